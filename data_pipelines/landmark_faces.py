@@ -1,0 +1,106 @@
+"""Faces known by an image and 18 landmarks: what all in-the-wild readers end in."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from data_pipelines.faces import (Face, Skip, SkipFace, SourceError, read_or_skip,
+                                  roi_box_from_18)
+from data_pipelines.images import crop_face, read_image
+from data_pipelines.manifest import CROP_SIZE
+from twodal_jax import projection
+
+_PEEK = 20
+
+
+class LandmarkFaces:
+    """A table of faces as a source of kind "wild" (`faces.FaceSource`).
+
+    Args:
+      description: for the manifest.
+      names: N names.
+      paths: N image files.
+      landmarks: [N, 18, 2] in the image's pixels, y down.
+      visible: [N, 18], 1 or 0.
+      yaw_deg: [N], NaN where unknown.
+      roi_boxes: [N, 4] image pixels; NaN rows are guessed from the landmarks (`roi_box_from_18`).
+      ready: whether the images are 120 x 120 crops already; None looks at the first ones.
+      margin: pixels stored around the 120-pixel crop; 0 for ready crops whatever is asked.
+      problems: {row: what is wrong with its line of the table}.
+    """
+
+    kind = "wild"
+
+    def __init__(
+        self, *, description: str, names: Sequence[str], paths: Sequence[pathlib.Path],
+        landmarks: np.ndarray, visible: np.ndarray, yaw_deg: np.ndarray,
+        roi_boxes: np.ndarray | None = None, ready: bool | None = None, margin: int = 20,
+        problems: dict[int, str] | None = None,
+    ):
+        self.description = description
+        self.names, self.paths = list(names), list(paths)
+        self.landmarks, self.visible = np.float32(landmarks), np.float32(visible)
+        self.yaw_deg = np.float32(yaw_deg)
+        self.roi_boxes = (np.full((len(self.names), 4), np.nan, np.float32)
+                          if roi_boxes is None else np.float32(roi_boxes))
+        self.problems = problems or {}
+        if not self.names:
+            raise SourceError(f"{description}: lists no faces")
+        self.ready = self._looks_ready() if ready is None else ready
+        self.margin = 0 if self.ready else margin
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256("\n".join(self.names).encode())
+        for array in (self.landmarks, self.visible, self.roi_boxes):
+            digest.update(array.tobytes())
+        return digest.hexdigest()[:16] + ("-ready" if self.ready else "")
+
+    def faces(self, start: int, stop: int) -> Iterator[Face | Skip]:
+        """Reads listed faces start ... stop - 1; fields as in manifest.py."""
+        for row in range(start, min(stop, len(self))):
+            yield read_or_skip(self.names[row] or f"row {row + 1}", self._read, row)
+
+    def _read(self, row: int) -> Face:
+        if row in self.problems:
+            raise SkipFace("broken line in the table", self.problems[row])
+        if not self.visible[row].any():
+            raise SkipFace("no landmarks", f"{self.paths[row]}: none of the 18 is visible")
+        image, landmarks = read_image(self.paths[row]), self.landmarks[row]
+        if self.ready:
+            if image.shape[:2] != (CROP_SIZE, CROP_SIZE):
+                raise SkipFace("not a 120 x 120 crop", f"{self.paths[row]}: {image.shape[1]} x"
+                               f" {image.shape[0]}, the other images are ready crops")
+        else:
+            roi_box = self._roi_box(row)
+            image = crop_face(image, roi_box, self.margin)
+            landmarks = np.asarray(projection.image_to_crop(landmarks, roi_box))
+        seen = self.visible[row]
+        return {
+            "name": self.names[row],
+            "image": image,
+            "landmarks": np.where(seen[:, None] > 0, landmarks, 0.0).astype(np.float32),
+            "visible": seen,
+            "yaw_deg": self.yaw_deg[row],
+        }
+
+    def _roi_box(self, row: int) -> np.ndarray:
+        box = self.roi_boxes[row]
+        if np.isfinite(box).all():
+            return box
+        return roi_box_from_18(self.landmarks[row], self.visible[row])
+
+    def _looks_ready(self) -> bool:
+        sizes = set()
+        for path in self.paths[:_PEEK]:
+            try:
+                sizes.add(read_image(path).shape[:2])
+            except SkipFace:
+                continue
+        return sizes == {(CROP_SIZE, CROP_SIZE)}

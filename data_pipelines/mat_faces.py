@@ -1,0 +1,190 @@
+"""300W-LP and AFLW2000-3D: folders of `.jpg` + `.mat` -> annotated faces.
+
+The folder is searched with all its subfolders (300W-LP: AFW HELEN IBUG LFPW and each with _Flip;
+`landmarks` and `Code` are no faces). Beside the images may lie
+
+  annotations.npz     name, roi_box [N, 4] and split: the crops to use, and `split` to choose by
+  fan_landmarks.csv   68 points a detector found in those 120-pixel crops (`detected`)
+  landmarks/<set>/<image>_pts.mat   pts_3d [68, 2], 300W-LP's own landmarks
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.io
+
+from data_pipelines import alpha_truth, detections
+from data_pipelines.faces import Face, Skip, SkipFace, SourceError, as_18, read_or_skip
+from data_pipelines.images import IMAGE_SUFFIXES, crop_face, read_image
+from twodal_jax import projection
+from twodal_jax.morphable_model import MorphableModel
+
+ANNOTATIONS, DETECTIONS = "annotations.npz", "fan_landmarks.csv"
+_NO_FACES = {"landmarks", "Code"}
+_SUFFIXES = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
+
+
+class MatFaces:
+    """A folder of 300W-LP's format as a source of annotated faces (`faces.FaceSource`).
+
+    Args:
+      folder: the folder; images lie in it, in `images` or in any subfolder.
+      split: only images of this split of annotations.npz.
+      model: rebuilds the landmarks of files without `pt3d_68` (all of 300W-LP's).
+      margin: pixels stored around the 120-pixel crop.
+      detected: a detections file in 120-crop pixels; by default fan_landmarks.csv where it exists.
+    """
+
+    kind = "annotated"
+
+    def __init__(
+        self, folder: os.PathLike | str, *, split: str | None = None,
+        model: MorphableModel | None = None, margin: int = 20,
+        detected: os.PathLike | str | None = None,
+    ):
+        self.folder, self.margin, self.model = pathlib.Path(folder), margin, model
+        if not self.folder.is_dir():
+            raise SourceError(f"{self.folder}: no such folder; give the folder of the .jpg and .mat"
+                              " files (300W-LP or AFLW2000-3D, unpacked)")
+        images = self.folder / "images"
+        self.root = images if images.is_dir() else self.folder
+        self.annotations = _read_annotations(self.folder / ANNOTATIONS)
+        self.stems = _list_stems(self.root)
+        if split is not None:
+            self.stems = self._of_split(split)
+        if not self.stems:
+            raise SourceError(f"{self.root}: no .mat files" + (f" of split {split!r}" if split else "")
+                              + "; expected name.jpg and name.mat side by side")
+        default = self.folder / DETECTIONS
+        detected = detected or (default if default.is_file() and self.annotations else None)
+        self.detections = detections.detections_by_stem(detected) if detected else {}
+        self.description = f"mat:{self.folder.name}" + (f":{split}" if split else "")
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256("\n".join(self.stems).encode())
+        if self.model is not None:
+            digest.update(alpha_truth.model_digest(self.model))
+        for name in sorted(self.detections):
+            digest.update(self.detections[name].tobytes())
+        return digest.hexdigest()[:16]
+
+    def faces(self, start: int, stop: int) -> Iterator[Face | Skip]:
+        """Reads listed faces start ... stop - 1; fields as in manifest.py."""
+        for name in self.stems[start:stop]:
+            yield read_or_skip(name, self._read, name)
+
+    def _of_split(self, split: str) -> list[str]:
+        if not self.annotations:
+            raise SourceError(f"{self.folder / ANNOTATIONS}: missing, but split {split!r} is asked"
+                              " for; leave --split away to take all images")
+        known = sorted({entry[1] for entry in self.annotations.values()})
+        if split not in known:
+            raise SourceError(f"{self.folder / ANNOTATIONS}: no split {split!r}; it has"
+                              f" {', '.join(known)}")
+        return [name for name in self.stems if self.annotations.get(name, (0, ""))[1] == split]
+
+    def _read(self, name: str) -> Face:
+        path = self.root / f"{name}.mat"
+        image_path = next((path.with_suffix(suffix) for suffix in _SUFFIXES
+                           if path.with_suffix(suffix).is_file()), None)
+        if image_path is None:
+            raise SkipFace("image not found", f"{path}: no .jpg of this name beside it")
+        if not path.is_file():
+            raise SkipFace("no .mat file", f"{image_path}: no .mat of this name beside it")
+        mat = read_mat(path)
+        try:
+            alpha_image = alpha_truth.image_alpha(mat)
+        except SkipFace as skip:
+            raise SkipFace(skip.reason, f"{path}: {skip.detail}") from None
+        image = read_image(image_path)
+        landmarks = self._landmarks(name, path, mat, alpha_image, image.shape[0])
+        roi_box = self._roi_box(name, landmarks)
+        detected, detected_visible = self._detected(name)
+        return {
+            "name": name,
+            "image": crop_face(image, roi_box, self.margin),
+            "alpha": alpha_truth.crop_alpha(alpha_image, roi_box, image.shape[0]),
+            "landmarks68": alpha_truth.points_to_crop(landmarks, roi_box),
+            "roi_box": roi_box,
+            "yaw_deg": np.float32(np.degrees(np.ravel(mat["Pose_Para"])[1])),
+            "detected": detected,
+            "detected_visible": detected_visible,
+        }
+
+    def _landmarks(self, name, path, mat, alpha_image, height) -> np.ndarray:
+        if "pt3d_68" in mat:
+            return _checked_points(path, "pt3d_68", mat["pt3d_68"], (3, 68)).T
+        if self.model is None:
+            raise SkipFace("needs a morphable model", f"{path}: no pt3d_68, so the landmarks are"
+                           " rebuilt from the parameters; give --morphable_model")
+        landmarks = alpha_truth.landmarks_image(self.model, alpha_image, height)
+        folder, _, base = name.rpartition("/")
+        own = self.root / "landmarks" / folder / f"{base}_pts.mat"
+        if own.is_file():
+            points = _checked_points(own, "pts_3d", read_mat(own).get("pts_3d"), (68, 2))
+            landmarks = np.concatenate([points, landmarks[:, 2:]], axis=1)
+        return landmarks
+
+    def _roi_box(self, name: str, landmarks: np.ndarray) -> np.ndarray:
+        if name in self.annotations:
+            return np.asarray(self.annotations[name][0], np.float32)
+        return np.asarray(projection.roi_box_from_landmarks(np.float32(landmarks)), np.float32)
+
+    def _detected(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        points = self.detections.get(name, np.full((68, 2), np.nan, np.float32))
+        return as_18(points, np.isfinite(points).all(axis=-1))
+
+
+def read_mat(path: os.PathLike | str) -> dict[str, np.ndarray]:
+    """Reads a MATLAB file (v4 to v7.2). Raises SkipFace naming it when it cannot be read."""
+    try:
+        return scipy.io.loadmat(path)
+    except Exception as error:  # SciPy raises many types on broken files, zlib's and struct's too
+        raise SkipFace("unreadable .mat", f"{path}: {type(error).__name__}: {error}") from None
+
+
+def _checked_points(path: pathlib.Path, key: str, value, shape: tuple) -> np.ndarray:
+    if value is None:
+        raise SkipFace("missing key", f"{path}: no {key}")
+    if getattr(value, "shape", None) != shape or value.dtype.kind not in "fiu":
+        raise SkipFace("bad landmarks", f"{path}: {key} is {getattr(value, 'shape', None)},"
+                       f" expected {shape}")
+    if not np.isfinite(value).all():
+        raise SkipFace("not finite", f"{path}: {key} has NaN or infinite values")
+    return value.astype(np.float32)
+
+
+def _list_stems(root: pathlib.Path) -> list[str]:
+    stems = set()
+    for folder, subfolders, files in os.walk(root):
+        relative = pathlib.Path(folder).relative_to(root)
+        if folder == str(root):
+            subfolders[:] = [name for name in subfolders if name not in _NO_FACES]
+        for file in files:
+            if file.lower().endswith((".mat", *IMAGE_SUFFIXES)):
+                stems.add((relative / pathlib.Path(file).stem).as_posix())
+    return sorted(stems)
+
+
+def _read_annotations(path: pathlib.Path) -> dict[str, tuple[np.ndarray, str]]:
+    """{name: (roi_box [4], split)}; empty without the file."""
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            columns = [content[key] for key in ("name", "roi_box", "split")]
+    except Exception as error:  # a broken zip, a missing key, a pickled array
+        raise SourceError(f"{path}: not readable ({error}); it needs name, roi_box [N, 4] and split,"
+                          " or remove it to crop by the landmarks") from None
+    if columns[1].shape != (len(columns[0]), 4) or len(columns[2]) != len(columns[0]):
+        raise SourceError(f"{path}: roi_box is {list(columns[1].shape)}, expected"
+                          f" [{len(columns[0])}, 4]")
+    return {str(name): (box, str(split)) for name, box, split in zip(*columns)}

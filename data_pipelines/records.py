@@ -1,0 +1,107 @@
+"""Faces <-> ArrayRecord shards of serialized tf.train.Example.
+
+Numbers are stored as float lists, the name as UTF-8 bytes, the image as an encoded JPEG (BGR on
+both sides of this module; RGB inside the file, as everywhere). TensorFlow is imported on use and
+keeps to the CPU: the accelerator belongs to JAX.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data_pipelines.faces import Face
+
+JPEG_QUALITY = 95
+# One record a chunk: any record is read without its neighbours.
+WRITER_OPTIONS = "group_size:1"
+
+
+def tensorflow_on_cpu() -> Any:
+    """The tensorflow module, with accelerators hidden from it and its start-up chatter off."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import tensorflow as tf
+    except ImportError:
+        raise ImportError(
+            "format array_record needs TensorFlow: pip install tensorflow-cpu array-record, or"
+            " prepare the data with --format=arrays, which needs NumPy alone") from None
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:  # TensorFlow was started before by the caller, with its own devices
+        pass
+    return tf
+
+
+def shard_name(shard: int, shards: int) -> str:
+    """`data-00000-of-00008.array_record`."""
+    return f"data-{shard:05d}-of-{shards:05d}.array_record"
+
+
+def encode_face(face: Face) -> bytes:
+    """One row -> a serialized tf.train.Example."""
+    tf = tensorflow_on_cpu()
+    features = {}
+    for name, value in sorted(face.items()):
+        if name == "image":
+            done, encoded = cv2.imencode(".jpg", value, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            if not done:
+                raise ValueError(f"{face.get('name')}: the crop could not be encoded as JPEG")
+            features[name] = tf.train.Feature(
+                bytes_list=tf.train.BytesList(value=[encoded.tobytes()]))
+        elif isinstance(value, str):
+            features[name] = tf.train.Feature(
+                bytes_list=tf.train.BytesList(value=[value.encode("utf-8")]))
+        else:
+            numbers = np.asarray(value, np.float32).ravel()
+            features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=numbers))
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)
+
+
+def write_shard(path: os.PathLike | str, records: Iterable[bytes]) -> int:
+    """Writes records to one ArrayRecord file; returns their number."""
+    from array_record.python import array_record_module
+
+    writer = array_record_module.ArrayRecordWriter(os.fspath(path), WRITER_OPTIONS)
+    count = 0
+    try:
+        for record in records:
+            writer.write(record)
+            count += 1
+    finally:
+        writer.close()
+    return count
+
+
+def open_shards(paths: Sequence[pathlib.Path]) -> Any:
+    """The shards as one random-access source of records (`__len__`, `__getitems__`)."""
+    from array_record.python import array_record_data_source
+
+    return array_record_data_source.ArrayRecordDataSource([os.fspath(path) for path in paths])
+
+
+def parse_batch(tf: Any, records: Any, fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Serialized examples, string tensor [b] -> {field: tensor [b, ...]}, images BGR uint8.
+
+    `fields` is the manifest's, or a part of it: only those are parsed.
+    """
+    spec = {name: tf.io.FixedLenFeature([], tf.string) if field["dtype"] in ("uint8", "string")
+            else tf.io.FixedLenFeature(field["shape"], tf.float32)
+            for name, field in fields.items()}
+    batch = tf.io.parse_example(records, spec)
+    if "image" in fields:
+        side = fields["image"]["shape"][0]
+
+        def decode(encoded):
+            image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+            return tf.ensure_shape(image, [side, side, 3])
+
+        images = tf.map_fn(decode, batch["image"], fn_output_signature=tf.uint8)
+        batch["image"] = tf.reverse(images, axis=[-1])
+    return batch

@@ -1,0 +1,74 @@
+"""CSV tables read by column name."""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines.faces import SourceError
+
+
+def read_header(path: pathlib.Path) -> list[str]:
+    """The column names of a CSV. Raises SourceError when the file is missing or empty."""
+    if not path.is_file():
+        raise SourceError(f"{path}: no such CSV file")
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+        header = next(csv.reader(file), [])
+    if not any(cell.strip() for cell in header):
+        raise SourceError(f"{path}: is empty; its first line should name the columns")
+    return [cell.strip() for cell in header]
+
+
+def read_columns(
+    path: pathlib.Path, text_column: str, number_columns: Sequence[str]
+) -> tuple[list[str], np.ndarray, dict[int, str]]:
+    """One text column and some numeric ones of a CSV with a header line.
+
+    Returns:
+      texts: N strings. numbers: float32 [N, len(number_columns)], NaN where a cell is empty.
+      problems: {row: what is wrong with it}, for lines cut short or with text for a number.
+
+    Raises:
+      SourceError: columns are missing; the message names them and those found.
+    """
+    header = read_header(path)
+    wanted = [text_column, *number_columns]
+    missing = [name for name in wanted if name not in header]
+    if missing:
+        raise SourceError(f"{path}: lacks the columns {_some(missing)}; found {_some(header)}")
+    places = [header.index(name) for name in wanted]
+    texts, rows, problems = [], [], {}
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+        lines = csv.reader(file)
+        next(lines)
+        for line in lines:
+            if not any(cell.strip() for cell in line):
+                continue
+            text, values, problem = _parse(line, places, len(header), wanted)
+            if problem:
+                problems[len(texts)] = f"{path} line {lines.line_num}: {problem}"
+            texts.append(text)
+            rows.append(values)
+    numbers = np.array(rows, np.float32).reshape(len(rows), len(number_columns))
+    return texts, numbers, problems
+
+
+def _parse(line: list[str], places: list[int], width: int, names: list[str]):
+    empty = [np.nan] * (len(places) - 1)
+    text = line[places[0]].strip() if places[0] < len(line) else ""
+    if len(line) != width:
+        return text, empty, f"{len(line)} cells, the header has {width}"
+    if not text:
+        return text, empty, f"no {names[0]}"
+    try:
+        return text, [float(line[place] or "nan") for place in places[1:]], ""
+    except ValueError as error:
+        return text, empty, str(error)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8])
+    return shown if len(names) <= 8 else f"{shown} ... ({len(names)} in all)"

@@ -1,0 +1,174 @@
+"""From a config to what the trainer is fed: finds, makes and opens the data sets of a run."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from data_pipelines import loader, prepared
+from data_pipelines.prepared import PreparedSet
+from twodal_jax.evaluation.held_out import HeldOut
+from twodal_jax.morphable_model import MorphableModel
+from twodal_jax.train import TrainingData
+
+BUILTIN = "builtin"
+SYNTHETIC = "synthetic"
+KINDS = {"annotated": "annotated", "wild": "wild", "evaluation": "annotated"}
+TRAINED_ON = {
+    "annotated": ("image", "alpha"),
+    "wild": ("image", "landmarks", "visible"),
+}
+# A part of a config's seed for each stream, so that equal sets are not walked in the same order.
+ORDER_SEEDS = {"annotated": 0, "wild": 1}
+
+
+class MissingData(ValueError):
+    """Data the config names is not there; the message lists all of it with what to do."""
+
+
+def needed_sets(config: ml_collections.ConfigDict) -> list[str]:
+    """The names of `config.data` a run reads: the wild set only where a loss looks at it."""
+    wild = config.self_supervision or config.self_critic
+    return ["annotated", *(["wild"] if wild else []), "evaluation"]
+
+
+def check_present(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Raises MissingData with one message for everything that is missing; reads nothing large."""
+    problems = []
+    model = config.morphable_model
+    if model != BUILTIN and not os.path.exists(model):
+        problems.append(
+            f"- morphable model: {model} does not exist.\n"
+            "    Get the 40 + 10 model of 3DDFA (its folder `train.configs`, with tri.mat) or one of the\n"
+            "    other formats the README lists, and set --config.morphable_model=PATH\n"
+            "    (--config.morphable_model=builtin is the built-in one, for synthetic data)."
+        )
+    for name in needed_sets(config):
+        spec, folder = config.data[name], set_folder(config, name, workdir)
+        if (folder / prepared.MANIFEST).is_file() or spec.source == SYNTHETIC:
+            continue
+        if spec.make and os.path.exists(spec.input):
+            continue
+        problems.append(_how_to_prepare(config, name, spec, folder))
+    if problems:
+        raise MissingData(
+            f"The config {config.name!r} needs data that is not here:\n" + "\n".join(problems)
+            + "\nFolders are looked for in $TWODAL_DATA_DIR"
+            + (f" ({os.environ['TWODAL_DATA_DIR']})" if "TWODAL_DATA_DIR" in os.environ
+               else " (not set: ./data)")
+            + ".\nWithout any data: python -m twodal_jax.main --config=configs/demo.py --workdir=runs/demo"
+        )
+
+
+def _how_to_prepare(config, name: str, spec, folder: pathlib.Path) -> str:
+    lines = [f"- {name} set: {folder} does not exist" + (
+        f", and neither does {spec.input}, which it is made from." if spec.make else ".")]
+    if spec.get:
+        lines.append(f"    Get {spec.get}.")
+    if spec.make:
+        lines.append(f"    Put it at {spec.input}, or set --config.data.{name}.input=FOLDER.")
+        return "\n".join(lines)
+    split = f" --split={spec.split}" if spec.split else ""
+    model = f" --morphable_model={config.morphable_model}" if spec.source == "mat" else ""
+    lines += [
+        "    Prepare it:  python -m scripts.prepare_data"
+        f" {spec.source} --input={spec.input} --output={folder}{split}{model}",
+        f"    or point to a prepared folder: --config.data.{name}.folder=FOLDER",
+    ]
+    return "\n".join(lines)
+
+
+def set_folder(config: ml_collections.ConfigDict, name: str, workdir: pathlib.Path) -> pathlib.Path:
+    """Where a set lies prepared: as the config says, else in the work directory."""
+    folder = config.data[name].folder
+    return pathlib.Path(folder) if folder else workdir / "data" / name
+
+
+def _make(config: ml_collections.ConfigDict, name: str, folder: pathlib.Path) -> None:
+    """Prepares a small set into `folder`, with a progress bar."""
+    spec = config.data[name]
+    if spec.source == SYNTHETIC:
+        from data_pipelines import synthetic
+
+        synthetic.generate(folder, KINDS[name], spec.count, spec.seed)
+        return
+    from data_pipelines import prepare, progress, sources
+
+    source = sources.open_source(
+        spec.source, spec.input, split=spec.split or None,
+        morphable_model=None if config.morphable_model == BUILTIN else config.morphable_model)
+    with progress.preparing(f"{spec.input} -> {folder}") as show:
+        summary = prepare.prepare(source, folder, format="arrays", progress=show)
+    print(f"{folder}: {summary.count} faces, {len(summary.skips)} skipped", file=sys.stderr)
+
+
+def _open(config: ml_collections.ConfigDict, name: str, workdir: pathlib.Path) -> PreparedSet:
+    folder = set_folder(config, name, workdir)
+    if not (folder / prepared.MANIFEST).is_file() and jax.process_index() == 0:
+        _make(config, name, folder)
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(f"data set {name}")
+    return prepared.open_prepared(folder, kind=KINDS[name])
+
+
+def _held_out(evaluation: PreparedSet) -> HeldOut:
+    rows = loader.read_rows(evaluation, np.arange(evaluation.count))
+    fields = HeldOut.__dataclass_fields__
+    return HeldOut(**{name: np.asarray(rows[name]) for name in fields})
+
+
+def open_training_data(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, model: MorphableModel
+) -> tuple[TrainingData, MorphableModel]:
+    """Opens (or first makes) a run's data sets.
+
+    Returns:
+      The data, and the morphable model: with the annotated set's whitening if it brought none.
+
+    Raises:
+      MissingData: see `check_present`. PreparedError, SourceError: a set is broken.
+    """
+    check_present(config, workdir)
+    sets = {name: _open(config, name, workdir) for name in needed_sets(config)}
+    manifest = sets["annotated"].manifest
+    if not model.has_whitening:
+        model = model.with_whitening(manifest["alpha_mean"], manifest["alpha_std"])
+
+    limited = {name: found.first(config.data[name].limit) for name, found in sets.items()}
+
+    def stream(name: str, start_step: int):
+        return loader.batches(
+            limited[name],
+            batch_size=config[f"batch_{name}"],
+            seed=2 * config.seed + ORDER_SEEDS[name],
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            fields=TRAINED_ON[name],
+        )
+
+    data = TrainingData(
+        annotated=functools.partial(stream, "annotated"),
+        wild=functools.partial(stream, "wild") if "wild" in sets else None,
+        held_out=_held_out(limited["evaluation"]),
+        description={name: _describe(found) for name, found in limited.items()},
+    )
+    return data, model
+
+
+def _describe(found: PreparedSet) -> dict[str, Any]:
+    return {
+        "source": found.manifest["source"],
+        "faces": found.count,
+        "skipped": found.manifest.get("skipped", {}),
+        "format": found.format,
+    }

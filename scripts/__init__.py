@@ -1,0 +1,1 @@
+"""Thin command-line programs, one job each: `python -m scripts.<name>`."""

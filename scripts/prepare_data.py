@@ -1,0 +1,126 @@
+"""Turns a source of faces into a prepared folder that training reads.
+
+    python -m scripts.prepare_data mat --input=300W_LP --morphable_model=train.configs --output=data/300w_lp
+    python -m scripts.prepare_data umdfaces --input=UMDFaces --output=data/umdfaces
+    python -m scripts.prepare_data wild_csv --input=my_faces --output=data/mine --format=arrays
+
+A run that was cut is continued by the same command. What cannot be read is skipped, counted, and
+listed in skipped.csv of the output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from rich.console import Console
+from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
+                           TimeRemainingColumn)
+
+from data_pipelines import sources
+from data_pipelines.faces import SourceError
+from data_pipelines.manifest import FORMATS, PreparedError
+from data_pipelines.prepare import SKIPPED, Summary, prepare
+from twodal_jax.assets import AssetError
+
+SYNTHETIC = ("synthetic_annotated", "synthetic_wild")
+SHOWN_SKIPS = 10
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    args = _parser().parse_args(arguments)
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        if args.source in SYNTHETIC:
+            return _synthesise(args)
+        summary = _prepare(args, console)
+    except (SourceError, PreparedError, AssetError, ImportError) as error:
+        console.print(f"error: {error}")
+        return 1
+    except OSError as error:
+        console.print(f"error: {error.filename or args.output}: {error.strerror or error}")
+        return 1
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command continues where it stopped")
+        return 130
+    _report(summary, console)
+    return 0
+
+
+def _prepare(args: argparse.Namespace, console: Console) -> Summary:
+    if not args.input:
+        raise SourceError(f"--input is missing: the {sources.SOURCES[args.source]}")
+    ready = {"auto": None, "yes": True, "no": False}[args.ready_crops]
+    source = sources.open_source(
+        args.source, args.input, split=args.split, morphable_model=args.morphable_model,
+        margin=args.margin, landmarks=args.landmarks, ready=ready)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(f"{args.source} -> {args.output}", total=None, rate="")
+
+        def show(done: int, total: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total,
+                       rate=f"{speed:.0f} faces/s" if speed else "")
+
+        return prepare(source, args.output, format=args.format, shards=args.shards,
+                       limit=args.limit, progress=show)
+
+
+def _report(summary: Summary, console: Console) -> None:
+    for skip in summary.skips[:SHOWN_SKIPS]:
+        console.print(f"skipped {skip.name}: {skip.reason}: {skip.detail}")
+    if len(summary.skips) > SHOWN_SKIPS:
+        console.print(f"... and {len(summary.skips) - SHOWN_SKIPS} more, see"
+                      f" {summary.folder / SKIPPED}")
+    for reason, count in summary.reasons.items():
+        console.print(f"{count:8d} skipped: {reason}")
+    print(f"{summary.folder}: {summary.count} faces, {len(summary.skips)} skipped")
+
+
+def _synthesise(args: argparse.Namespace) -> int:
+    from data_pipelines import synthetic
+
+    count = args.limit or 2000
+    kind = args.source.removeprefix("synthetic_")
+    synthetic.generate(args.output, kind=kind, count=count, seed=args.seed, margin=args.margin)
+    print(f"{args.output}: {count} faces, 0 skipped")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.prepare_data", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(f"  {name:14s}{text}" for name, text in sources.SOURCES.items()))
+    parser.add_argument("source", choices=[*sources.SOURCES, *SYNTHETIC])
+    parser.add_argument("--input", help="what the source reads, see the list below")
+    parser.add_argument("--output", required=True, help="the folder to make")
+    parser.add_argument("--format", choices=FORMATS, default="array_record",
+                        help="array_record (default) or arrays, which needs no TensorFlow")
+    parser.add_argument("--split", help="mat: a split of annotations.npz; tfds: a tfds split")
+    parser.add_argument("--morphable_model",
+                        help="model file or folder; needed for .mat files without pt3d_68")
+    parser.add_argument("--landmarks", help="the landmark CSV or .npz, where it is not the only one")
+    parser.add_argument("--ready_crops", choices=("auto", "yes", "no"), default="auto",
+                        help="wild_csv, detections: whether images are 120 x 120 crops already")
+    parser.add_argument("--shards", type=_positive, help="number of shards")
+    parser.add_argument("--limit", type=_positive,
+                        help="only the first faces; for synthetic sources their number")
+    parser.add_argument("--margin", type=int, default=20,
+                        help="pixels stored around the 120-pixel crop (default 20)")
+    parser.add_argument("--seed", type=int, default=0, help="of synthetic faces")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

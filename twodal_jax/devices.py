@@ -1,0 +1,63 @@
+"""Mapping a step over devices: how a batch is laid out, and the mapped step. No other module knows."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from twodal_jax.experiment import AXIS_NAME
+from twodal_jax.train_state import Method
+from twodal_jax.train_step import train_step
+
+
+def check_divisible(name: str, batch_size: int) -> None:
+    """Raises ValueError unless the global batch divides among all devices of all hosts."""
+    if batch_size % jax.device_count():
+        raise ValueError(
+            f"{name} ({batch_size}) must be divisible by the number of devices ({jax.device_count()})."
+        )
+
+
+def shard(batch: Any) -> Any:
+    """A host's batch: every array [b, ...] -> [local devices, b / local devices, ...]."""
+    count = jax.local_device_count()
+    return jax.tree.map(lambda x: np.reshape(x, (count, -1, *np.shape(x)[1:])), batch)
+
+
+def mapped_train_step(method: Method) -> Callable:
+    """`train_step` over all devices: (state, sharded batch, model) -> (state, metrics).
+
+    State and model go in once, not once a device, and come out so; the state's buffers are donated.
+    """
+    return jax.pmap(
+        functools.partial(train_step, method=method),
+        axis_name=AXIS_NAME,
+        in_axes=(None, 0, None),
+        out_axes=None,
+        donate_argnums=0,
+    )
+
+
+def host_copy(tree: Any) -> Any:
+    """NumPy copies of arrays that are the same on every device."""
+    return jax.tree.map(_host_array, tree)
+
+
+def _host_array(value: Any) -> np.ndarray:
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        value = value.addressable_shards[0].data
+    return np.array(value)
+
+
+def runs_ahead() -> bool:
+    """Whether steps may be queued without waiting. Queued steps of several virtual CPU devices can
+    deadlock, and on one CPU nothing is gained."""
+    return jax.default_backend() != "cpu"
+
+
+def paired(annotated: Iterator[dict], wild: Iterator[dict] | None) -> Iterator[dict[str, dict]]:
+    """Two streams of batches -> one of {"annotated": ..., "wild": ...} (without "wild" if None)."""
+    for batch in annotated:
+        yield {"annotated": batch} | ({} if wild is None else {"wild": next(wild)})

@@ -1,0 +1,1 @@
+"""Measuring and reporting: normalised mean errors, their summary, charts and the report page."""

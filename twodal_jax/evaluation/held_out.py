@@ -1,0 +1,117 @@
+"""Landmark error of a regressor on a held-out annotated set, by protocol. Pure but for the batching."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from twodal_jax import augmentation, forward, projection
+from twodal_jax.evaluation import metrics
+from twodal_jax.models.regressor import Regressor
+from twodal_jax.morphable_model import MorphableModel
+from twodal_jax.train_state import Method, NetState
+
+DETECTED, EMPTY = "detected_landmarks", "empty_heatmap"
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """A held-out set, in memory.
+
+    Attributes:
+      name: [n] strings. image: [n, S, S, 3] uint8 BGR, the crop in its margin.
+      landmarks68: [n, 68, 3], true landmarks, crop pixels, y down. roi_box: [n, 4]. yaw_deg: [n].
+      detected: [n, 18, 2] a detector's landmarks, crop pixels; detected_visible: [n, 18], 0: not found.
+    """
+
+    name: np.ndarray
+    image: np.ndarray
+    landmarks68: np.ndarray
+    roi_box: np.ndarray
+    yaw_deg: np.ndarray
+    detected: np.ndarray
+    detected_visible: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Detected landmarks, where there are any, and an empty heatmap."""
+        return (DETECTED, EMPTY) if self.detected_visible.any() else (EMPTY,)
+
+
+@functools.partial(jax.jit, static_argnames=("network", "settings", "passes"))
+def predict_batch(
+    regressor: NetState,
+    images: jax.Array,
+    landmarks: jax.Array,
+    visible: jax.Array,
+    model: MorphableModel,
+    *,
+    network: Regressor,
+    settings: forward.HeatmapSettings,
+    passes: int = 1,
+) -> forward.Reconstruction:
+    """images [B, S, S, 3] uint8, landmarks [B, 18, 2] and visible [B, 18] of the heatmap (crop pixels)."""
+    variables = {"params": regressor.params, "batch_stats": regressor.batch_stats}
+    return forward.forward_passes(
+        functools.partial(network.apply, variables),
+        augmentation.centre_crop(images).astype(jnp.float32),
+        landmarks,
+        visible,
+        model,
+        settings,
+        passes=passes,
+    )
+
+
+def predict(
+    regressor: NetState,
+    held_out: HeldOut,
+    model: MorphableModel,
+    method: Method,
+    protocol: str,
+    *,
+    batch_size: int = 64,
+) -> tuple[np.ndarray, np.ndarray]:
+    """alpha [n, 62] (raw) and landmarks [n, 68, 3] (crop pixels, y down) of all faces."""
+    visible = held_out.detected_visible * float(protocol == DETECTED)
+    alphas, points = [], []
+    for start in range(0, len(held_out), batch_size):
+        rows = np.minimum(np.arange(start, start + batch_size), len(held_out) - 1)
+        result = predict_batch(
+            regressor,
+            held_out.image[rows],
+            held_out.detected[rows],
+            visible[rows],
+            model,
+            network=method.regressor,
+            settings=method.heatmap,
+        )
+        count = min(batch_size, len(held_out) - start)  # the last batch repeats its last face
+        alphas.append(np.asarray(result.alpha)[:count])
+        points.append(np.asarray(result.landmarks)[:count])
+    return np.concatenate(alphas), np.concatenate(points)
+
+
+def nme_2d_68(landmarks_crop: np.ndarray, held_out: HeldOut) -> np.ndarray:
+    """NME [n] in per cent of predicted [n, 68, >=2] crop landmarks, measured in the whole image."""
+    predicted, true = (
+        np.asarray(projection.crop_to_image(points[..., :2], held_out.roi_box))
+        for points in (landmarks_crop, held_out.landmarks68)
+    )
+    return np.asarray(metrics.nme(predicted, true, true))
+
+
+def evaluate(
+    regressor: NetState, held_out: HeldOut, model: MorphableModel, method: Method, batch_size: int
+) -> dict[str, dict]:
+    """{protocol: summary of the 2D NME of 68 landmarks by yaw}; see `metrics.summarize`."""
+    results = {}
+    for protocol in held_out.protocols:
+        _, points = predict(regressor, held_out, model, method, protocol, batch_size=batch_size)
+        results[protocol] = metrics.summarize(nme_2d_68(points, held_out), held_out.yaw_deg)
+    return results

@@ -1,0 +1,196 @@
+"""The end of a run: final error, `metrics.json` and `report.html` from the run's folder."""
+
+import pathlib
+import platform
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from twodal_jax import augmentation, experiment, heatmap, projection, run_log
+from twodal_jax.evaluation import held_out as held_out_module
+from twodal_jax.evaluation import metrics, report
+from twodal_jax.evaluation.held_out import HeldOut
+from twodal_jax.morphable_model import MorphableModel
+from twodal_jax.rendering import overlay
+from twodal_jax.train_state import Method, TrainState, num_parameters
+
+PROTOCOL_TITLES = {
+    held_out_module.DETECTED: "Detected landmarks",
+    held_out_module.EMPTY: "Empty heatmap (image alone)",
+}
+LOSS_UNITS = {
+    "loss_2d_con": "weighted crop pixels",
+    "loss_cyc": "weighted crop pixels",
+    "loss_3d_con": "crop pixels",
+    "loss_vdc": "crop pixels squared",
+}
+
+
+def _stage_ends(config: ml_collections.ConfigDict) -> dict[str, int]:
+    """{name of the weights: step}, before training and after each stage."""
+    ends, step = {"before training": 0}, 0
+    for name, stage in experiment.stage_configs(config).items():
+        step += stage.steps
+        ends[f"after {name.replace('stage', 'stage ')}"] = step
+    return ends
+
+
+def _summaries(history: list[dict], step: int) -> dict[str, dict[str, Any]]:
+    """{protocol: summary} of the evaluation logged at `step`."""
+    for entry in history:
+        if entry["kind"] == "evaluation" and entry["step"] == step:
+            split = [(*name.split("/"), value) for name, value in entry.items() if "/" in name]
+            protocols = dict.fromkeys(protocol for protocol, _, _ in split)
+            return {p: {key: value for q, key, value in split if q == p} for p in protocols}
+    return {}
+
+
+def _histories(history: list[dict], kind: str, chosen) -> dict[str, list[tuple[int, float]]]:
+    """{name: [(step, value), ...]} of the entries of a kind whose name `chosen` accepts."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for entry in history:
+        if entry["kind"] != kind:
+            continue
+        for name, value in entry.items():
+            if chosen(name) and value is not None:
+                curves.setdefault(name, []).append((entry["step"], value))
+    return curves
+
+
+def _examples(
+    held_out: HeldOut, model: MorphableModel, method: Method, protocol: str, alphas, points, errors, count
+) -> list[report.Example]:
+    """Faces from best to worst, each with its four pictures."""
+    chosen = metrics.best_to_worst(errors, count)
+    visible = held_out.detected_visible * float(protocol == held_out_module.DETECTED)
+    examples = []
+    for index, rank in zip(chosen, metrics.rank_names(len(chosen))):
+        channel = heatmap.heatmap(
+            held_out.detected[index],
+            visible[index] * float(method.heatmap.enabled),
+            sigma=method.heatmap.sigma,
+            kind=method.heatmap.kind,
+        )
+        pictures = overlay.example_pictures(
+            augmentation.centre_crop(held_out.image[index]),
+            np.asarray(channel),
+            points[index],
+            np.asarray(projection.vertices_crop(model, alphas[index])),
+            model.triangles,
+            landmarks_true=held_out.landmarks68[index],
+        )
+        examples.append(
+            report.Example(
+                name=str(held_out.name[index]),
+                nme=float(errors[index]),
+                yaw_deg=float(held_out.yaw_deg[index]),
+                pictures=pictures,
+                rank=rank,
+            )
+        )
+    return examples
+
+
+def _parts(predictions: dict, held_out: HeldOut, model, method, config) -> dict[str, Any]:
+    protocol = held_out.protocols[0]
+    alphas, points, errors = predictions[protocol]
+    return dict(
+        error_distributions={PROTOCOL_TITLES[p]: e for p, (_, _, e) in predictions.items()},
+        num_images_by_bin=metrics.count_by_bin(held_out.yaw_deg),
+        examples=_examples(
+            held_out, model, method, protocol, alphas, points, errors, config.run.report_faces
+        ),
+    )
+
+
+def write(
+    workdir: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    model: MorphableModel,
+    data: Any,
+    method: Method,
+    state: TrainState,
+    *,
+    seconds: float,
+) -> None:
+    """Measures the final state and writes metrics.json and report.html into `workdir`.
+
+    data: the run's `train.TrainingData`. seconds: wall time of this process's part of the training.
+    """
+    held_out = data.held_out
+    predictions = {}
+    for protocol in held_out.protocols:
+        alphas, points = held_out_module.predict(
+            state.regressor, held_out, model, method, protocol, batch_size=config.run.evaluation_batch
+        )
+        predictions[protocol] = alphas, points, held_out_module.nme_2d_68(points, held_out)
+    history = run_log.read_history(workdir)
+    results = {stage: _summaries(history, step) for stage, step in _stage_ends(config).items()}
+    final = {p: metrics.summarize(e, held_out.yaw_deg) for p, (_, _, e) in predictions.items()}
+    results[list(results)[-1]] = final
+    run_log.write_json(workdir / "metrics.json", _metrics_json(config, data, state, results, final))
+    rates = [entry["images_per_second"] for entry in history if entry["kind"] == "train"]
+    losses = _histories(history, "train", lambda name: name.startswith("loss"))
+    curves = _histories(history, "evaluation", lambda name: name.endswith("/mean_of_bins"))
+    stages = list(_stage_ends(config).items())
+    skipped = int(state.skipped)
+    page = report.ReportData(
+        title=f"2DAL training run: {config.name}",
+        lede=_lede(config, data),
+        headlines={
+            f"NME, {PROTOCOL_TITLES[p].lower()}": f"{summary['mean_of_bins']:.2f} %"
+            for p, summary in final.items()
+        },
+        summary={
+            "regressor": f"{config.regressor.name} ({config.regressor.variant}), width"
+            f" {config.regressor.width:g}, {num_parameters(state.regressor.params) / 1e6:.2f} M parameters",
+            "encoder and critic": f"{num_parameters(state.critic.params) / 1e6:.2f} M parameters",
+            "morphable model": f"{config.morphable_model}, {model.num_vertices:,} vertices",
+            "steps": f"{int(state.step):,} of {config.batch_annotated} annotated"
+            + (f" + {config.batch_wild} wild images" if data.wild else " images"),
+            "this process trained for": f"{seconds / 60:.1f} min",
+            "median rate": f"{np.median(rates):.0f} images/s" if rates else "",
+            "machine": f"{jax.device_count()} {jax.default_backend()} device(s), {platform.machine()}",
+            "seed": config.seed,
+        },
+        losses=losses,
+        loss_units=LOSS_UNITS,
+        nme_curves={PROTOCOL_TITLES[name.split("/")[0]]: curve for name, curve in curves.items()},
+        stage_starts=[(step, f"stage {i + 1}") for i, (_, step) in enumerate(stages[:-1]) if i],
+        results=[
+            report.Result(PROTOCOL_TITLES[p], stage, summary)
+            for p in held_out.protocols
+            for stage, summaries in results.items()
+            if (summary := summaries.get(p))
+        ],
+        notes=[f"{skipped} step(s) were skipped: a loss or gradient was not finite."] if skipped else [],
+        **_parts(predictions, held_out, model, method, config),
+    )
+    report.write_report(workdir / "report.html", page)
+
+
+def _lede(config: ml_collections.ConfigDict, data: Any) -> str:
+    sets = data.description
+    wild = f" and {sets['wild']['faces']:,} faces with landmarks alone" if "wild" in sets else ""
+    return (
+        f"Trained on {sets['annotated']['faces']:,} annotated faces{wild};"
+        f" measured on {len(data.held_out):,} held-out faces."
+    )
+
+
+def _metrics_json(config, data, state, results, final) -> dict[str, Any]:
+    return {
+        "config": config.name,
+        "step": int(state.step),
+        "skipped_steps": int(state.skipped),
+        "measure": "nme_2d_68: mean distance of the 68 landmarks in 2D, per cent of sqrt(w h) of the box"
+        " around the true ones",
+        "faces": len(data.held_out),
+        "final": {protocol: {"nme_2d_68": summary} for protocol, summary in final.items()},
+        "by_stage": {
+            stage: {protocol: {"nme_2d_68": summary} for protocol, summary in summaries.items()}
+            for stage, summaries in results.items()
+        },
+    }

@@ -1,0 +1,135 @@
+"""From a config to the fixed parts of a run: networks, optimisers, stages. Pure.
+
+Config fields are described where they are set: `configs/paper.py`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from twodal_jax import heatmap
+from twodal_jax.augmentation import AugmentationSettings
+from twodal_jax.forward import HeatmapSettings
+from twodal_jax.models.critic import EncoderCritic
+from twodal_jax.models.layers import check_choice
+from twodal_jax.models.regressor import Regressor
+from twodal_jax.train_state import LOSS_NAMES, Method
+
+AXIS_NAME = "devices"
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+SELF_SUPERVISION_LOSSES = ("loss_2d_con", "loss_3d_con", "loss_cyc")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of training: steps [start, end) and the method used there."""
+
+    name: str
+    start: int
+    end: int
+    method: Method
+
+
+def loss_weights(config: ml_collections.ConfigDict, stage: ml_collections.ConfigDict) -> dict[str, float]:
+    """{loss: lambda} of a stage after the ablation's switches."""
+    weights = {name: float(stage.loss_weights[name]) for name in LOSS_NAMES}
+    if not config.self_supervision:
+        weights |= dict.fromkeys(SELF_SUPERVISION_LOSSES, 0.0)
+    if not config.self_critic:
+        weights["loss_sc"] = 0.0
+    return weights
+
+
+def stage_configs(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+    """The stages that take place, in order: those of `config.stages` with steps."""
+    chosen = {name: config[name] for name in ("stage1", "stage2") if config[name].steps > 0}
+    if not chosen:
+        raise ValueError("Nothing to train: config.stage1.steps and config.stage2.steps are both 0.")
+    return chosen
+
+
+def learning_rate_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
+    """Exponential decay in each stage, from `learning_rate` to `final_learning_rate`, after a warm-up."""
+    pieces, boundaries, total = [], [], 0
+    for stage in stage_configs(config).values():
+        pieces.append(
+            optax.exponential_decay(
+                stage.learning_rate,
+                transition_steps=stage.steps,
+                decay_rate=stage.final_learning_rate / stage.learning_rate,
+            )
+        )
+        total += stage.steps
+        boundaries.append(total)
+    decay = optax.join_schedules(pieces, boundaries[:-1])
+    warmup = config.optimizer.warmup_steps
+
+    def schedule(count):
+        return decay(count) * (jnp.minimum(1.0, (count + 1) / warmup) if warmup else 1.0)
+
+    return schedule
+
+
+def regressor_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """SGD with momentum and exponentially decaying learning rate."""
+    settings = config.optimizer
+    parts = []
+    if settings.clip_norm:
+        parts.append(optax.clip_by_global_norm(settings.clip_norm))
+    if settings.weight_decay:
+        parts.append(optax.add_decayed_weights(settings.weight_decay))
+    sgd = optax.sgd(
+        learning_rate_schedule(config), momentum=settings.momentum or None, nesterov=settings.nesterov
+    )
+    return optax.chain(*parts, sgd)
+
+
+def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
+    """The stages of a run. They share networks and optimisers and differ in the losses' weights."""
+    check_choice("dtype (config.regressor.dtype)", config.regressor.dtype, tuple(DTYPES))
+    dtype = DTYPES[config.regressor.dtype]
+    shared: dict[str, Any] = dict(
+        regressor=Regressor(
+            depth=config.regressor.name,
+            variant=config.regressor.variant,
+            width=config.regressor.width,
+            dtype=dtype,
+            axis_name=AXIS_NAME,
+        ),
+        critic=EncoderCritic(width=config.critic.width, dtype=dtype),
+        regressor_optimizer=regressor_optimizer(config),
+        critic_optimizer=optax.adam(config.critic.learning_rate),
+        landmark_weights=tuple(heatmap.weight_mask(*config.landmark_mask).tolist()),
+        weight_dims=config.loss_3d_dims,
+        augmentation=AugmentationSettings(**config.augmentation),
+        heatmap=HeatmapSettings(**config.heatmap),
+        seed=config.seed,
+    )
+    stages, start = [], 0
+    for name, stage in stage_configs(config).items():
+        method = Method(loss_weights=loss_weights(config, stage), **shared)
+        stages.append(Stage(name, start, start + stage.steps, method))
+        start += stage.steps
+    return stages
+
+
+def description(config: ml_collections.ConfigDict, model_digest: str) -> dict[str, Any]:
+    """What must agree for a checkpoint to be continued: every field but those of `config.run`."""
+    return flatten({k: v for k, v in config.to_dict().items() if k != "run"}) | {
+        "morphable_model_digest": model_digest
+    }
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; tuples become lists, as JSON has them."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat

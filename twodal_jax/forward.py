@@ -1,0 +1,110 @@
+"""The walk: image and landmarks -> heatmap -> coefficients -> landmarks. Two verbs, both pure:
+
+    network_input(images, landmarks, visible)   what the regressor sees
+    reconstruct(whitened, model)                what its coefficients mean
+
+`forward` does both with the regressor between them; cycle consistency is a second call of it.
+"""
+
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from twodal_jax import coefficients, heatmap, projection
+from twodal_jax.morphable_model import MorphableModel
+
+
+@flax.struct.dataclass
+class HeatmapSettings:
+    """How the heatmap is drawn (static).
+
+    Attributes:
+      kind: "gaussian", the paper's; "points", the authors' code.
+      sigma: pixels.
+      enabled: False leaves the heatmap empty: the paper's variants that see the image only.
+    """
+
+    kind: str = flax.struct.field(pytree_node=False, default="gaussian")
+    sigma: float = flax.struct.field(pytree_node=False, default=2.0)
+    enabled: bool = flax.struct.field(pytree_node=False, default=True)
+
+
+@flax.struct.dataclass
+class Reconstruction:
+    """What a forward pass gives.
+
+    Attributes:
+      whitened: [B, 62], the network's output.
+      alpha: [B, 62], raw coefficients in the crop's frame.
+      landmarks: [B, 68, 3], crop pixels, y down, z towards the viewer.
+    """
+
+    whitened: jax.Array
+    alpha: jax.Array
+    landmarks: jax.Array
+
+    @property
+    def landmarks_18(self) -> jax.Array:
+        """[B, 18, 2], the paper's landmarks, crop pixels, y down."""
+        return heatmap.landmarks_18_from_68(self.landmarks[..., :2])
+
+
+def normalize_image(images: jax.Array) -> jax.Array:
+    """BGR in 0..255 -> (x - 127.5) / 128, float32."""
+    return (images.astype(jnp.float32) - 127.5) / 128.0
+
+
+def network_input(
+    images: jax.Array, landmarks: jax.Array, visible: jax.Array, settings: HeatmapSettings
+) -> jax.Array:
+    """images [B, 120, 120, 3] BGR 0..255, landmarks [B, 18, 2], visible [B, 18] -> [B, 120, 120, 4]."""
+    pixels = normalize_image(images)
+    if settings.enabled:
+        channel = heatmap.heatmap(landmarks, visible, sigma=settings.sigma, kind=settings.kind)
+    else:
+        channel = jnp.full((*images.shape[:-1], 1), -1.0)
+    return jnp.concatenate([pixels, channel], axis=-1)
+
+
+def reconstruct(whitened: jax.Array, model: MorphableModel) -> Reconstruction:
+    """whitened [B, 62] -> Reconstruction."""
+    alpha = coefficients.unwhiten(whitened, model.alpha_mean, model.alpha_std)
+    return Reconstruction(
+        whitened=whitened, alpha=alpha, landmarks=projection.landmarks_crop(model, alpha)
+    )
+
+
+def forward(
+    regressor: Callable[[jax.Array], jax.Array],
+    images: jax.Array,
+    landmarks: jax.Array,
+    visible: jax.Array,
+    model: MorphableModel,
+    settings: HeatmapSettings,
+) -> Reconstruction:
+    """One pass. regressor: [B, 120, 120, 4] -> whitened [B, 62]; the rest as in `network_input`."""
+    return reconstruct(regressor(network_input(images, landmarks, visible, settings)), model)
+
+
+def forward_passes(
+    regressor: Callable[[jax.Array], jax.Array],
+    images: jax.Array,
+    landmarks: jax.Array,
+    visible: jax.Array,
+    model: MorphableModel,
+    settings: HeatmapSettings,
+    *,
+    passes: int = 1,
+) -> Reconstruction:
+    """`forward`, repeated: each further pass sees the heatmap of the previous one's landmarks.
+
+    The paper's self-mapping used at test time; with no visible landmark, two passes let the network
+    supply its own heatmap.
+    """
+    result = forward(regressor, images, landmarks, visible, model, settings)
+    for _ in range(passes - 1):
+        seen = jnp.ones_like(visible)
+        result = forward(regressor, images, result.landmarks_18, seen, model, settings)
+    return result

@@ -1,0 +1,171 @@
+"""The losses of 2DAL, one function a term, unweighted and unreduced: [...] in, one number a face out.
+
+Notation: alpha* is the truth, alpha^ the prediction; H(alpha) are the 68 projected landmarks,
+x the landmarks a heatmap was made from, y those of the prediction. The weights lambda live in the
+config (`config.loss`), the mean over the batch in `twodal_jax.train_step`. All are finite and have
+finite gradients everywhere, also at zero distance and with no visible landmark.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from twodal_jax import coefficients
+from twodal_jax.morphable_model import NUM_DIRECTIONS, MorphableModel, landmarks_model
+
+
+def safe_norm(vectors: jax.Array) -> jax.Array:
+    """Euclidean norm over the last axis; its gradient at 0 is 0."""
+    squared = jnp.sum(vectors**2, axis=-1)
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+
+
+def _check_same_shape(name_a: str, a: jax.Array, name_b: str, b: jax.Array) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"Expected `{name_a}` and `{name_b}` of one shape, got {a.shape} and {b.shape}.")
+
+
+def coefficient_weights(
+    alpha_true: jax.Array, alpha_predicted: jax.Array, model: MorphableModel, *, dims: int = 2
+) -> jax.Array:
+    """w_i of L_3d: how far coefficient i alone, predicted, moves the landmarks; their sum is 1.
+
+    w_i is proportional to ||H(alpha^(i)) - H(alpha*)||, alpha^(i) being alpha* with its i-th entry
+    predicted. H is linear in every single coefficient, so that norm is |alpha^_i - alpha*_i| times the
+    norm of dH/dalpha_i at alpha*: exact, without 62 projections.
+
+    Args:
+      alpha_true, alpha_predicted: [..., 62], raw.
+      dims: 2 is the paper's text (landmarks in the picture: the third row of the pose then weighs
+        nothing); 3 keeps z, as the implementation of the paper's reference [69] does.
+
+    Returns:
+      [..., 62], non-negative, sum 1 (all 0 where the prediction is exact). No gradient flows through.
+    """
+    if dims not in (2, 3):
+        raise ValueError(f"`dims` must be 2 or 3, got {dims}.")
+    _check_same_shape("alpha_true", alpha_true, "alpha_predicted", alpha_predicted)
+    alpha_true, alpha_predicted = map(jax.lax.stop_gradient, (alpha_true, alpha_predicted))
+    pose, _, _ = coefficients.split(alpha_true)
+    points = landmarks_model(model, alpha_true)
+    columns = jnp.sqrt(jnp.sum(points**2, axis=-2))
+    shift = jnp.full((*columns.shape[:-1], 1), jnp.sqrt(points.shape[-2]))
+    row = jnp.concatenate([columns, shift], axis=-1)
+    rows = [row if i < dims else jnp.zeros_like(row) for i in range(3)]
+    # ||M B_k||^2 = sum_ij (M^T M)_ij (B_k B_k^T)_ij
+    linear = pose[..., :dims, :3]
+    metric = jnp.einsum("...di,...dj->...ij", linear, linear, precision=jax.lax.Precision.HIGHEST)
+    basis_gram = jnp.einsum(
+        "kip,kjp->kij", model.landmark_basis, model.landmark_basis, precision=jax.lax.Precision.HIGHEST
+    )
+    squared = jnp.einsum("...ij,kij->...k", metric, basis_gram, precision=jax.lax.Precision.HIGHEST)
+    sensitivity = jnp.concatenate([*rows, jnp.sqrt(jnp.maximum(squared, 0.0))], axis=-1)
+    moved = jnp.abs(alpha_predicted - alpha_true) * sensitivity
+    total = moved.sum(axis=-1, keepdims=True)
+    return jnp.where(total > 0, moved / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def loss_3d(
+    whitened_predicted: jax.Array, whitened_true: jax.Array, model: MorphableModel, *, dims: int = 2
+) -> jax.Array:
+    """L_3d = (alpha* - alpha^)^T W (alpha* - alpha^), Section III-C, on whitened coefficients.
+
+    Args:
+      whitened_predicted, whitened_true: [..., 62]. dims: see `coefficient_weights`.
+
+    Returns:
+      [...].
+    """
+    _check_same_shape("whitened_predicted", whitened_predicted, "whitened_true", whitened_true)
+    alpha_predicted, alpha_true = (
+        coefficients.unwhiten(whitened, model.alpha_mean, model.alpha_std)
+        for whitened in (whitened_predicted, whitened_true)
+    )
+    weights = coefficient_weights(alpha_true, alpha_predicted, model, dims=dims)
+    return jnp.sum(weights * (whitened_predicted - whitened_true) ** 2, axis=-1)
+
+
+def loss_2d_con(
+    landmarks_predicted: jax.Array, landmarks: jax.Array, weights: jax.Array
+) -> jax.Array:
+    """L_2d-con = sum_i v_i ||x_i - y_i||, Section III-D.
+
+    Args:
+      landmarks_predicted, landmarks: [..., 18, 2], crop pixels.
+      weights: [..., 18], the mask v of Fig. 4, 0 for an invisible landmark (whose coordinates may
+        then be anything, NaN included).
+
+    Returns:
+      [...], pixels.
+    """
+    _check_same_shape("landmarks_predicted", landmarks_predicted, "landmarks", landmarks)
+    counted = jnp.broadcast_to(weights, landmarks.shape[:-1]) > 0
+    difference = jnp.where(counted[..., None], landmarks_predicted - landmarks, 0.0)
+    return jnp.sum(weights * safe_norm(difference), axis=-1)
+
+
+def loss_3d_con(landmarks_forward: jax.Array, landmarks_backward: jax.Array) -> jax.Array:
+    """L_3d-con = sum_i ||x3d_i - x^3d_i|| between the first and the second pass, Section III-D.
+
+    landmarks_forward, landmarks_backward: [..., 68, 3], crop pixels with z -> [...], pixels.
+    """
+    _check_same_shape("landmarks_forward", landmarks_forward, "landmarks_backward", landmarks_backward)
+    return jnp.sum(safe_norm(landmarks_forward - landmarks_backward), axis=-1)
+
+
+def loss_cyc(
+    landmarks_second_pass: jax.Array, landmarks: jax.Array, weights: jax.Array
+) -> jax.Array:
+    """L_cyc = L_2d-con(x, x^) between the input landmarks and those of the second pass, Section III-D.
+
+    Arguments as in `loss_2d_con`.
+    """
+    return loss_2d_con(landmarks_second_pass, landmarks, weights)
+
+
+def loss_sc_critic(logits_true: jax.Array, logits_predicted: jax.Array) -> jax.Array:
+    """-L_sc, what the critic and the encoder minimise: -(log C(z*, alpha*) + log(1 - C(z, R(I)))).
+
+    logits_true: [A] of annotated pairs, logits_predicted: [B] of wild ones -> []: mean over each.
+    Section III-E, computed from logits.
+    """
+    true, predicted = jax.nn.log_sigmoid(logits_true), jax.nn.log_sigmoid(-logits_predicted)
+    return -(jnp.mean(true) + jnp.mean(predicted))
+
+
+def loss_sc(logits_predicted: jax.Array) -> jax.Array:
+    """The part of L_sc that moves the regressor: log(1 - C(z, R(I))), Section III-E. [...] -> [...]."""
+    return jax.nn.log_sigmoid(-logits_predicted)
+
+
+def loss_vdc_dense(vertices_predicted: jax.Array, vertices_true: jax.Array) -> jax.Array:
+    """VDC by its definition: mean over vertices of the squared distance.
+
+    [..., N, 3], crop pixels -> [...], square pixels. Source: 3DDFA (reference [69]).
+    """
+    _check_same_shape("vertices_predicted", vertices_predicted, "vertices_true", vertices_true)
+    return jnp.mean(jnp.sum((vertices_predicted - vertices_true) ** 2, axis=-1), axis=-1)
+
+
+def _vertex_rows(alpha: jax.Array) -> jax.Array:
+    """[..., 3, 154]: the rows whose product with [1, mean_n, basis_n] is the projected vertex n."""
+    pose, shape, expression = coefficients.split(alpha)
+    linear, shift = pose[..., :3], pose[..., 3:]
+    scaled = jnp.concatenate([shape, expression], axis=-1)[..., None, :, None] * linear[..., :, None, :]
+    flat = scaled.reshape(*linear.shape[:-1], 3 * NUM_DIRECTIONS)
+    return jnp.concatenate([shift, linear, flat], axis=-1)
+
+
+def loss_vdc(alpha_predicted: jax.Array, alpha_true: jax.Array, model: MorphableModel) -> jax.Array:
+    """VDC in closed form: the same number as `loss_vdc_dense` without making a mesh.
+
+    A projected vertex is P(alpha) phi_n with P 3x154 and phi_n = [1, mean_n, basis_n]; so the mean over
+    n of ||(P^ - P*) phi_n||^2 is the squared norm of (P^ - P*) R^T, R the factor of phi's Gram matrix.
+    The factor, not the Gram matrix, is used because it keeps float32's digits.
+
+    alpha_predicted, alpha_true: [..., 62], raw -> [...], square pixels of the crop.
+    """
+    _check_same_shape("alpha_predicted", alpha_predicted, "alpha_true", alpha_true)
+    difference = _vertex_rows(alpha_predicted) - _vertex_rows(alpha_true)
+    spread = jnp.matmul(difference, model.vertex_factor.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.sum(spread**2, axis=(-2, -1))

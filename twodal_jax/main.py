@@ -1,0 +1,61 @@
+"""Trains 2DAL: `python -m twodal_jax.main --config=configs/paper.py --workdir=runs/paper`.
+
+Any field of the config can be given: `--config.stage1.steps=1000`. The same command continues a run
+that was interrupted.
+"""
+
+import os
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+# 1x1 convolutions as matrix products are only fast on a CPU with this; see `models.layers`.
+CPU_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=individual_dot"
+
+
+def fail(message: str, code: int = 1) -> None:
+    """Leaves with one message and no traceback."""
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def run(config, workdir: pathlib.Path) -> None:
+    """One run; errors a user can mend become one message."""
+    os.environ["XLA_FLAGS"] = f"{CPU_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
+    from data_pipelines import training_data
+
+    try:
+        # Looked at before anything slow is imported or made.
+        training_data.check_present(config, workdir)
+    except training_data.MissingData as error:
+        fail(str(error))
+    from data_pipelines.faces import SourceError
+    from data_pipelines.prepared import PreparedError
+    from twodal_jax import assets, train
+    from twodal_jax.checkpoint import CheckpointError
+
+    try:
+        model = assets.load_morphable_model(config.morphable_model)
+        data, model = training_data.open_training_data(config, workdir, model)
+        train.train_and_evaluate(config, workdir, data, model)
+    except train.Stopped as stopped:
+        fail(str(stopped), stopped.code)
+    except (assets.AssetError, SourceError, PreparedError, CheckpointError, train.NotFinite) as error:
+        fail(str(error))
+    print(f"Report: {workdir / 'report.html'}")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    run(_CONFIG.value, pathlib.Path(_WORKDIR.value))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,1 @@
+"""The three networks of 2DAL: regressor, encoder and critic."""

@@ -1,0 +1,64 @@
+"""The encoder (image -> latent code z) and the critic (z, whitened alpha) -> logit of Section III-E."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from twodal_jax.models.layers import max_pool, scaled
+
+ENCODER_FEATURES = (32, 64, 128, 256, 256, 256)  # ours: the paper names six layers, no widths
+CRITIC_FEATURES = (512, 1024, 1024)
+
+
+class Encoder(nn.Module):
+    """Six times (3x3 convolution, ReLU, 2x2 max-pool): 120 -> 60 -> 30 -> 15 -> 7 -> 3 -> 1 pixel."""
+
+    width: float = 1.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """images [B, 120, 120, 3], (BGR - 127.5) / 128 -> z [B, 256 * width] float32."""
+        x = images.astype(self.dtype)
+        for index, features in enumerate(ENCODER_FEATURES):
+            x = nn.Conv(
+                scaled(features, self.width), (3, 3), dtype=self.dtype, name=f"conv{index + 1}"
+            )(x)
+            x = max_pool(nn.relu(x), window=2, stride=2)
+        return x.reshape(x.shape[0], -1).astype(jnp.float32)
+
+
+class Critic(nn.Module):
+    """C of Section III-E: dense 512, 1024, 1024, 1. The paper's "softmax" on one number is read as a
+    sigmoid; the module returns its logit."""
+
+    width: float = 1.0
+
+    @nn.compact
+    def __call__(self, latent: jax.Array, whitened: jax.Array) -> jax.Array:
+        """latent [B, Z] and whitened alpha [B, 62] -> logits [B]."""
+        x = jnp.concatenate([latent, whitened], axis=-1)
+        for index, features in enumerate(CRITIC_FEATURES):
+            x = nn.relu(nn.Dense(scaled(features, self.width), name=f"dense{index + 1}")(x))
+        return nn.Dense(1, name="dense4")(x)[..., 0]
+
+
+class EncoderCritic(nn.Module):
+    """Encoder and critic as one module: they are trained together and share one optimiser."""
+
+    width: float = 1.0
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.encoder = Encoder(self.width, self.dtype)
+        self.critic = Critic(self.width)
+
+    def __call__(self, images: jax.Array, whitened: jax.Array) -> jax.Array:
+        """images [B, 120, 120, 3], whitened alpha [B, 62] -> logits [B]."""
+        return self.critic(self.encode(images), whitened)
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        return self.encoder(images)
+
+    def criticize(self, latent: jax.Array, whitened: jax.Array) -> jax.Array:
+        return self.critic(latent, whitened)

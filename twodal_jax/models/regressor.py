@@ -1,0 +1,94 @@
+"""The regressor R: image and heatmap [B, 120, 120, 4] -> whitened coefficients [B, 62].
+
+ResNet (He et al. 2016) in the two forms that matter here, from one module:
+  "standard": ResNet-50 as everywhere: last stage with stride 2, global average pool.
+  "authors": the paper's authors': last stage with stride 1, then a 7x7 average pool with stride 2, which
+    on their 8x8 map sees the top left 7x7.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from twodal_jax import coefficients
+from twodal_jax.models.layers import BatchNorm, Conv, StemConv, check_choice, max_pool, scaled
+
+STAGE_SIZES = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
+VARIANTS = ("authors", "standard")
+
+
+class Block(nn.Module):
+    """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 with `bottleneck` (4 times wider out)."""
+
+    features: int
+    strides: int
+    bottleneck: bool
+    axis_name: str | None
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        out_features = self.features * (4 if self.bottleneck else 1)
+        layers = (
+            [(self.features, 1, 1), (self.features, 3, self.strides), (out_features, 1, 1)]
+            if self.bottleneck
+            else [(self.features, 3, self.strides), (self.features, 3, 1)]
+        )
+        y = x
+        for index, (features, kernel_size, strides) in enumerate(layers):
+            last = index == len(layers) - 1
+            y = Conv(features, kernel_size, strides, self.dtype, name=f"conv{index + 1}")(y)
+            # A zero scale makes every block start as the identity, which steadies short schedules.
+            init = nn.initializers.zeros if last else nn.initializers.ones
+            y = BatchNorm(self.axis_name, init, name=f"norm{index + 1}")(y, train=train)
+            y = y if last else nn.relu(y)
+        if x.shape != y.shape:
+            x = Conv(out_features, 1, self.strides, self.dtype, name="conv_shortcut")(x)
+            x = BatchNorm(self.axis_name, name="norm_shortcut")(x, train=train)
+        return nn.relu(x + y)
+
+
+class Regressor(nn.Module):
+    """R of Fig. 2.
+
+    Attributes:
+      depth: "resnet50" or "resnet18".
+      variant: "authors" or "standard" (see the module's docstring).
+      width: multiplies every layer's features (1 is the paper's).
+      dtype: of the computation; parameters and statistics stay float32.
+      axis_name: mapped axis over which BatchNorm's statistics are shared, or None.
+    """
+
+    depth: str = "resnet50"
+    variant: str = "authors"
+    width: float = 1.0
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+
+    def stage_strides(self) -> Sequence[int]:
+        return (1, 2, 2, 1 if self.variant == "authors" else 2)
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, *, train: bool = False) -> jax.Array:
+        """inputs [B, 120, 120, 4] ((BGR - 127.5) / 128 and the heatmap) -> [B, 62] float32."""
+        check_choice("regressor", self.depth, tuple(STAGE_SIZES))
+        check_choice("regressor variant", self.variant, VARIANTS)
+        if inputs.ndim != 4 or inputs.shape[-1] != 4:
+            raise ValueError(f"Expected `inputs` of shape [B, 120, 120, 4], got {inputs.shape}.")
+        x = StemConv(scaled(64, self.width), self.dtype, name="conv_stem")(inputs)
+        x = nn.relu(BatchNorm(self.axis_name, name="norm_stem")(x, train=train))
+        x = max_pool(x, window=3, stride=2, padding=1)
+        for stage, (blocks, strides) in enumerate(zip(STAGE_SIZES[self.depth], self.stage_strides())):
+            for block in range(blocks):
+                x = Block(
+                    features=scaled(64 * 2**stage, self.width),
+                    strides=strides if block == 0 else 1,
+                    bottleneck=self.depth == "resnet50",
+                    axis_name=self.axis_name,
+                    dtype=self.dtype,
+                    name=f"stage{stage + 1}_block{block + 1}",
+                )(x, train=train)
+        x = x[:, :7, :7].mean(axis=(1, 2)) if self.variant == "authors" else x.mean(axis=(1, 2))
+        return nn.Dense(coefficients.NUM_COEFFICIENTS, name="head")(x.astype(jnp.float32))

@@ -1,0 +1,139 @@
+"""From a shape to pixels, and every change of frame. No other module converts between frames.
+
+Frames:
+  model: the morphable model's own, y up.
+  alpha's: pixels of the 120-pixel crop (or of a whole image), y up, 1-based as in MATLAB.
+  crop: pixels of the 120-pixel crop, y down:           y_crop = 121 - y_alpha.
+  image: pixels of the whole image, y down:             y_image = height + 1 - y_alpha.
+z grows towards the viewer in all of them and has the scale of x and y.
+A `roi_box` = (sx, sy, ex, ey) places the crop in its image, in image pixels.
+Every function takes any number of leading dimensions.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from twodal_jax import coefficients, morphable_model
+
+CROP_SIZE = 120
+
+
+def _project(points_model: jax.Array, alpha: jax.Array) -> jax.Array:
+    pose, _, _ = coefficients.split(alpha)
+    rotated = jnp.einsum(
+        "...nj,...ij->...ni", points_model, pose[..., :3], precision=jax.lax.Precision.HIGHEST
+    )
+    return flip_y(rotated + pose[..., None, :, 3], CROP_SIZE)
+
+
+def flip_y(points: jax.Array, height: float | jax.Array) -> jax.Array:
+    """y up <-> y down: y -> height + 1 - y. points [..., 2 or 3]; its own inverse."""
+    return points.at[..., 1].set(height + 1 - points[..., 1])
+
+
+def vertices_crop(model: morphable_model.MorphableModel, alpha: jax.Array) -> jax.Array:
+    """V = f Pr Pi S + t (Section III-A), with z kept: alpha [..., 62] (raw) -> [..., N, 3], crop."""
+    return _project(morphable_model.vertices_model(model, alpha), alpha)
+
+
+def landmarks_crop(model: morphable_model.MorphableModel, alpha: jax.Array) -> jax.Array:
+    """The 68 landmarks of V: alpha [..., 62] (raw) -> [..., 68, 3], crop pixels, y down."""
+    return _project(morphable_model.landmarks_model(model, alpha), alpha)
+
+
+def _roi_scale_offset(roi_box: jax.Array, dims: int) -> tuple[jax.Array, jax.Array]:
+    roi_box = jnp.asarray(roi_box, jnp.float32)
+    offset = roi_box[..., :2]
+    scale = (roi_box[..., 2:] - offset) / CROP_SIZE
+    if dims == 3:
+        scale = jnp.concatenate([scale, scale.mean(axis=-1, keepdims=True)], axis=-1)
+        offset = jnp.concatenate([offset, jnp.zeros_like(offset[..., :1])], axis=-1)
+    return scale, offset
+
+
+def crop_to_image(points_crop: jax.Array, roi_box: jax.Array) -> jax.Array:
+    """points [..., P, 2 or 3] of the crop -> image pixels; roi_box [..., 4]. z by the mean scale."""
+    scale, offset = _roi_scale_offset(roi_box, points_crop.shape[-1])
+    return points_crop * scale[..., None, :] + offset[..., None, :]
+
+
+def image_to_crop(points_image: jax.Array, roi_box: jax.Array) -> jax.Array:
+    """The inverse of `crop_to_image`."""
+    scale, offset = _roi_scale_offset(roi_box, points_image.shape[-1])
+    return (points_image - offset[..., None, :]) / scale[..., None, :]
+
+
+def alpha_image_to_crop(
+    alpha: jax.Array, roi_box: jax.Array, image_height: float | jax.Array
+) -> jax.Array:
+    """alpha [..., 62] (raw) of a whole image -> that of its crop; roi_box [..., 4], height in pixels."""
+    pose, shape, expression = coefficients.split(alpha)
+    scale, offset = _roi_scale_offset(roi_box, 3)
+    moved = pose / scale[..., :, None]
+    t_x = (pose[..., 0, 3] - offset[..., 0]) / scale[..., 0]
+    t_y = CROP_SIZE + 1 - (image_height + 1 - pose[..., 1, 3] - offset[..., 1]) / scale[..., 1]
+    moved = moved.at[..., 0, 3].set(t_x).at[..., 1, 3].set(t_y)
+    return coefficients.join(moved, shape, expression)
+
+
+def alpha_crop_to_image(
+    alpha: jax.Array, roi_box: jax.Array, image_height: float | jax.Array
+) -> jax.Array:
+    """The inverse of `alpha_image_to_crop`."""
+    pose, shape, expression = coefficients.split(alpha)
+    scale, offset = _roi_scale_offset(roi_box, 3)
+    moved = pose * scale[..., :, None]
+    t_x = pose[..., 0, 3] * scale[..., 0] + offset[..., 0]
+    y_image = (CROP_SIZE + 1 - pose[..., 1, 3]) * scale[..., 1] + offset[..., 1]
+    moved = moved.at[..., 0, 3].set(t_x).at[..., 1, 3].set(image_height + 1 - y_image)
+    return coefficients.join(moved, shape, expression)
+
+
+def roi_box_from_landmarks(landmarks: jax.Array) -> jax.Array:
+    """Square crop box: centre of the landmarks' box, side sqrt(2) max(w, h).
+
+    landmarks [..., P, 2 or 3], image pixels, all P taken -> [..., 4], image pixels (not rounded).
+    Source: 3DDFA.
+    """
+    low, high = landmarks[..., :2].min(axis=-2), landmarks[..., :2].max(axis=-2)
+    side = jnp.sqrt(2.0) * (high - low).max(axis=-1, keepdims=True)
+    centre = (low + high) / 2.0
+    return jnp.concatenate([centre - side / 2.0, centre + side / 2.0], axis=-1)
+
+
+def roi_box_from_detection(box: jax.Array) -> jax.Array:
+    """Square crop box from a face detector's box [..., 4] = (x1, y1, x2, y2), image pixels.
+
+    Side 1.58 mean(w, h), centre moved down by 0.14 mean(w, h). Source: 3DDFA.
+    """
+    low, high = box[..., :2], box[..., 2:]
+    size = (high - low).mean(axis=-1, keepdims=True)
+    centre = (low + high) / 2.0 + jnp.array([0.0, 0.14]) * size
+    return jnp.concatenate([centre - 0.79 * size, centre + 0.79 * size], axis=-1)
+
+
+def transform_points(points_crop: jax.Array, matrix: jax.Array) -> jax.Array:
+    """points [..., P, 2] (crop pixels, y down) under x -> matrix [..., 2, 3] applied to (x, y, 1)."""
+    moved = jnp.einsum(
+        "...nj,...ij->...ni", points_crop, matrix[..., :2], precision=jax.lax.Precision.HIGHEST
+    )
+    return moved + matrix[..., None, :, 2]
+
+
+def transform_alpha(alpha: jax.Array, matrix: jax.Array) -> jax.Array:
+    """alpha [..., 62] (raw, crop) of the crop moved by a similarity, matrix [..., 2, 3] in crop pixels
+    with y down (rotation, uniform scale, shift; no mirror). Exact: the projected landmarks of the
+    result are `transform_points` of the original's; z is scaled alike.
+    """
+    pose, shape, expression = coefficients.split(alpha)
+    down = pose * jnp.array([1.0, -1.0, 1.0])[:, None]
+    down = down.at[..., 1, 3].add(CROP_SIZE + 1.0)
+    scale = jnp.sqrt(jnp.abs(jnp.linalg.det(matrix[..., :2])))
+    planar = jnp.einsum(
+        "...ij,...jk->...ik", matrix[..., :2], down[..., :2, :], precision=jax.lax.Precision.HIGHEST
+    )
+    planar = planar.at[..., 3].add(matrix[..., 2])
+    depth = scale[..., None, None] * down[..., 2:, :]
+    moved = jnp.concatenate([planar, depth], axis=-2)
+    moved = moved.at[..., 1, 3].add(-(CROP_SIZE + 1.0)) * jnp.array([1.0, -1.0, 1.0])[:, None]
+    return coefficients.join(moved, shape, expression)

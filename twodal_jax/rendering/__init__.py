@@ -1,0 +1,1 @@
+"""Drawing meshes on the host: z-buffer rasteriser (NumPy in, NumPy out) and shading."""

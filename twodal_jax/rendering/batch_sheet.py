@@ -1,0 +1,48 @@
+"""A sheet of training faces as the network gets them, to judge by eye whether they are right."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from twodal_jax.rendering import drawing
+
+
+def batch_sheet(
+    images, heatmaps, landmarks, visible, *, landmarks_68=None, names: Sequence[str] = (),
+    faces_per_row: int = 2, scale: int = 3,
+) -> np.ndarray:  # fmt: skip
+    """Draws n faces: the crop, its 18 numbered landmarks, the heatmap and, if given, the 68.
+
+    Args:
+      images: [n, 120, 120, 3], BGR from 0 to 255, uint8 or float.
+      heatmaps: [n, 120, 120, 1] in [-1, 1], what the network sees in its fourth channel.
+      landmarks: [n, 18, 2], crop pixels, y down; visible: [n, 18], hidden where <= 0.
+      landmarks_68: [n, 68, >=2], crop pixels, or None. names: [n] captions, or empty.
+      faces_per_row: faces side by side. scale: canvas pixels a crop pixel.
+
+    Returns:
+      BGR uint8 sheet. Cyan landmarks belong to the left of an upright face, yellow to the right.
+    """
+    images = np.clip(np.round(np.asarray(images, np.float32)), 0, 255).astype(np.uint8)
+    faces = []
+    for index, image in enumerate(images):
+        canvas = drawing.upscale(image, scale)
+        marked = drawing.draw_landmarks_18(
+            canvas, landmarks[index], scale=scale, visible=visible[index]
+        )
+        name = names[index] if len(names) else f"face {index}"
+        count = int((np.asarray(visible[index]) > 0).sum())
+        face = [
+            drawing.caption(canvas, name),
+            drawing.caption(marked, f"{count} of 18 visible"),
+            drawing.caption(drawing.heatmap_picture(heatmaps[index], scale), "heatmap"),
+        ]
+        if landmarks_68 is not None:
+            drawn = drawing.draw_landmarks(canvas, landmarks_68[index], scale=scale, size=0.8)
+            face.append(drawing.caption(drawn, "68 landmarks of alpha"))
+        faces.append(face)
+    rows = [
+        [picture for face in faces[start : start + faces_per_row] for picture in face]
+        for start in range(0, len(faces), faces_per_row)
+    ]
+    return drawing.panels(rows)

@@ -1,0 +1,134 @@
+"""What a run says while it trains: a progress line, TensorBoard, and `history.jsonl`.
+
+history.jsonl holds one JSON object a line: {"kind": "train" | "evaluation", "step": n, ...}. When a run
+is continued, lines after the step it continues from are dropped, so a history has no step twice.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import rich.console
+import rich.progress
+import tensorboardX
+
+HISTORY = "history.jsonl"
+
+
+def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of history.jsonl; a last line cut short by a crash is left out."""
+    path = workdir / HISTORY
+    if not path.is_file():
+        return []
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return entries
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes JSON atomically."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class RunLog:
+    """Writes a run's history; a context manager. Hosts other than the first write nothing.
+
+    Args:
+      workdir: the run's folder. start_step, total_steps: of this process's part of the run.
+      images_per_step: for the progress line. active: whether this host writes.
+    """
+
+    def __init__(
+        self, workdir: pathlib.Path, start_step: int, total_steps: int, images_per_step: int, active: bool
+    ):
+        self._active = active
+        self._images_per_step = images_per_step
+        self._console = rich.console.Console(file=sys.stderr, quiet=not active)
+        if active:
+            kept = [entry for entry in read_history(workdir) if entry["step"] <= start_step]
+            temporary = workdir / f".{HISTORY}.tmp"
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+            os.replace(temporary, workdir / HISTORY)
+            self._history = (workdir / HISTORY).open("a", encoding="utf-8")
+            self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+        self._progress = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.fields[note]}"),
+            console=self._console,
+            disable=not (active and self._console.is_terminal),
+        )
+        self._task = self._progress.add_task("", total=total_steps, completed=start_step, note="")
+        self._total, self._start = total_steps, start_step
+        self._began = self._last_time = time.monotonic()
+        self._last_step = start_step
+
+    def __enter__(self) -> "RunLog":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._progress.stop()
+        if self._active:
+            self._history.close()
+            self._board.close()
+
+    def say(self, message: str) -> None:
+        """A line on the screen, above the progress bar."""
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def advance(self, stage: str, step: int) -> None:
+        self._progress.update(self._task, completed=step, description=stage)
+
+    def train(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Logs mean losses, weights and learning rate of the steps since the last call."""
+        now = time.monotonic()
+        seconds = max(now - self._last_time, 1e-9)
+        rate = (step - self._last_step) * self._images_per_step / seconds
+        self._last_time, self._last_step = now, step
+        self._write("train", step, dict(metrics) | {"images_per_second": rate})
+        losses = "  ".join(f"{k[5:]} {v:.3g}" for k, v in metrics.items() if k.startswith("loss_"))
+        left = (self._total - step) * (now - self._began) / max(step - self._start, 1)
+        note = f"{rate:.0f} images/s"
+        self._progress.update(self._task, note=note)
+        self.say(
+            f"{stage} step {step}/{self._total}  loss {metrics['loss']:.4g}  {losses}  {note}"
+            f"  {left / 60:.0f} min left"
+        )
+
+    def evaluation(self, stage: str, step: int, results: Mapping[str, Mapping[str, Any]]) -> None:
+        """Logs summaries by protocol."""
+        flat = {f"{p}/{key}": value for p, summary in results.items() for key, value in summary.items()}
+        self._write("evaluation", step, flat)
+        for protocol, summary in results.items():
+            bins = " / ".join(_percent(summary[key]) for key in ("0-30", "30-60", "60-90"))
+            self.say(
+                f"{stage} step {step}  NME {protocol.replace('_', ' ')}: {bins},"
+                f" mean of bins {_percent(summary['mean_of_bins'])} % ({summary['count']} faces)"
+            )
+        self._last_time = time.monotonic()  # evaluation does not count in images/s
+
+    def _write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        if not self._active:
+            return
+        self._history.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._history.flush()
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,249 @@
+"""Reads pickles of NumPy arrays and plain containers, and nothing else.
+
+`pickle.load` runs whatever a file names, and an allow-list of NumPy's own constructors still lets a
+forged file call them with arguments that crash the process. Here no function of the file is called
+at all: the opcodes are interpreted (their arguments are read by `pickletools`), the few globals that
+NumPy's pickles contain are inert names, and arrays are made by `np.frombuffer` once type, shape and
+number of bytes agree. Reads protocols 0 to 5, from Python 2 and 3 and NumPy 1 and 2.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import pathlib
+import pickletools
+from typing import Any
+
+from twodal_jax import safe_pickle_arrays as arrays
+from twodal_jax.safe_pickle_arrays import PickleError
+
+_MARK = object()
+_PLAIN_KEYS = (str, bytes, int, float, bool, type(None))
+
+
+def load(path: os.PathLike | str) -> Any:
+    """Reads a pickle file.
+
+    Returns:
+      NumPy arrays and scalars, dict, list, tuple, set, str, bytes, int, float, bool, None.
+
+    Raises:
+      PickleError: the file is missing, broken, or contains anything else; the message names the
+        file and the offending global, e.g. "posix.system".
+    """
+    path = pathlib.Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PickleError(f"{path}: {error.strerror}") from None
+    return loads(data, str(path))
+
+
+def loads(data: bytes, name: str = "pickle") -> Any:
+    """Like `load`, from bytes; `name` is for messages."""
+    machine = _Machine()
+    stream = io.BytesIO(data)
+    try:
+        while True:
+            opcode, argument = _next(stream)
+            if opcode == "STOP":
+                return machine.result()
+            machine.step(opcode, argument)
+    except PickleError as error:
+        raise PickleError(f"{name}: {error}") from None
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError,
+            MemoryError, DeprecationWarning) as error:
+        raise PickleError(f"{name}: broken pickle at byte {stream.tell()} ({error})") from None
+
+
+def _next(stream: io.BytesIO) -> tuple[str, Any]:
+    code = stream.read(1)
+    if not code:
+        raise PickleError("the pickle ends early (broken download?)")
+    opcode = pickletools.code2op.get(code.decode("latin-1"))
+    if opcode is None:
+        raise PickleError(f"not a pickle: unknown opcode {code!r} at byte {stream.tell() - 1}")
+    if opcode.name == "STRING":  # pickletools reads ASCII only, Python 2 wrote bytes here
+        return opcode.name, codecs.escape_decode(_unquote(stream.readline()))[0].decode("latin-1")
+    if opcode.name in ("GLOBAL", "INST"):
+        module, name = (stream.readline().rstrip(b"\n").decode("utf-8") for _ in range(2))
+        return opcode.name, f"{module} {name}"
+    return opcode.name, None if opcode.arg is None else opcode.arg.reader(stream)
+
+
+def _unquote(line: bytes) -> bytes:
+    text = line.rstrip(b"\r\n")
+    if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
+        raise PickleError("broken string")
+    return text[1:-1]
+
+
+class _Machine:
+    """The stack machine of the pickle format with inert globals."""
+
+    def __init__(self):
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def step(self, opcode: str, argument: Any) -> None:
+        if opcode in _CONSTANTS:
+            self.stack.append(argument)
+        elif opcode in _LITERALS:
+            self.stack.append(_LITERALS[opcode]())
+        elif opcode in _NO_EFFECT:
+            pass
+        else:
+            handler = getattr(self, f"op_{opcode.lower()}", None)
+            if handler is None:
+                raise PickleError(f"uses {opcode}, which a pickle of arrays never does; refused")
+            handler(argument)
+
+    def result(self) -> Any:
+        if len(self.stack) != 1:
+            raise PickleError(f"broken pickle: {len(self.stack)} objects left at its end")
+        if self.stack[0] is _MARK:
+            raise PickleError("broken pickle: an open mark at its end")
+        return arrays.check_finished(self.stack[0])
+
+    def pop_mark(self) -> list[Any]:
+        for position in range(len(self.stack) - 1, -1, -1):
+            if self.stack[position] is _MARK:
+                items = self.stack[position + 1:]
+                del self.stack[position:]
+                return items
+        raise PickleError("broken pickle: no mark")
+
+    # Globals and calls: names are looked up in a fixed table and stay names.
+    def op_global(self, argument):
+        module, _, name = argument.partition(" ")
+        self.stack.append(arrays.known_global(module, name))
+
+    def op_stack_global(self, _):
+        name, module = self.stack.pop(), self.stack.pop()
+        self.stack.append(arrays.known_global(module, name))
+
+    def op_inst(self, argument):
+        module, _, name = argument.partition(" ")
+        arrays.known_global(module, name)
+        raise PickleError(f"makes an object of {module}.{name}; refused")
+
+    def op_reduce(self, _):
+        arguments, function = self.stack.pop(), self.stack.pop()
+        self.stack.append(arrays.call(function, arguments))
+
+    def op_build(self, _):
+        state = self.stack.pop()
+        pending = self.stack[-1]
+        self.stack[-1] = arrays.with_state(pending, state)
+        for key in pending.memo_keys:
+            self.memo[key] = self.stack[-1]
+
+    # Containers.
+    def op_mark(self, _):
+        self.stack.append(_MARK)
+
+    def op_tuple(self, _):
+        self.stack.append(tuple(self.pop_mark()))
+
+    def op_list(self, _):
+        self.stack.append(self.pop_mark())
+
+    def op_dict(self, _):
+        items = self.pop_mark()
+        self.stack.append({})
+        self._set_items(items)
+
+    def op_frozenset(self, _):
+        self.stack.append(frozenset(_plain(item) for item in self.pop_mark()))
+
+    def op_tuple1(self, _):
+        self._tuple(1)
+
+    def op_tuple2(self, _):
+        self._tuple(2)
+
+    def op_tuple3(self, _):
+        self._tuple(3)
+
+    def _tuple(self, size: int) -> None:
+        if len(self.stack) < size:
+            raise PickleError("broken pickle: the stack is empty")
+        items = tuple(self.stack[-size:])
+        self.stack[-size:] = [items]
+
+    def op_append(self, _):
+        item = self.stack.pop()
+        self._top(list).append(item)
+
+    def op_appends(self, _):
+        items = self.pop_mark()
+        self._top(list).extend(items)
+
+    def op_additems(self, _):
+        items = self.pop_mark()
+        self._top(set).update(_plain(item) for item in items)
+
+    def op_setitem(self, _):
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set_items([key, value])
+
+    def op_setitems(self, _):
+        self._set_items(self.pop_mark())
+
+    def _set_items(self, items: list[Any]) -> None:
+        if len(items) % 2:
+            raise PickleError("broken pickle: a key without a value")
+        target = self._top(dict)
+        for key, value in zip(items[::2], items[1::2]):
+            target[_plain(key)] = value
+
+    def _top(self, kind: type) -> Any:
+        if not self.stack or type(self.stack[-1]) is not kind:
+            raise PickleError(f"broken pickle: expected a {kind.__name__}")
+        return self.stack[-1]
+
+    # Stack and memo.
+    def op_pop(self, _):
+        self.stack.pop()
+
+    def op_pop_mark(self, _):
+        self.pop_mark()
+
+    def op_dup(self, _):
+        self.stack.append(self.stack[-1])
+
+    def op_put(self, argument):
+        self._remember(argument)
+
+    op_binput = op_long_binput = op_put
+
+    def op_memoize(self, _):
+        self._remember(len(self.memo))
+
+    def _remember(self, key: int) -> None:
+        value = self.memo[key] = self.stack[-1]
+        if isinstance(value, arrays.Pending):
+            value.memo_keys.append(key)
+
+    def op_get(self, argument):
+        self.stack.append(self.memo[argument])
+
+    op_binget = op_long_binget = op_get
+
+
+def _plain(key: Any) -> Any:
+    """Keys and set members are plain values: hashing a forged, deeply nested tuple could crash."""
+    if type(key) not in _PLAIN_KEYS:
+        raise PickleError(f"broken pickle: a key of type {type(key).__name__}")
+    return key
+
+
+_CONSTANTS = frozenset(
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING"
+    " UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8"
+    " BYTEARRAY8".split())
+_LITERALS = {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
+             "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_SET": set}
+_NO_EFFECT = frozenset(("PROTO", "FRAME"))

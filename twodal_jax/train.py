@@ -1,0 +1,235 @@
+"""The host loop: batches in, steps on all devices, logs, held-out error, checkpoints, report out.
+
+Takes any iterators of dicts of NumPy arrays (`TrainingData`); needs no TensorFlow. The same call on the
+same folder continues where the last one stopped, with the same result as if it never had.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from twodal_jax import devices, experiment, run_log
+from twodal_jax.checkpoint import Checkpoints
+from twodal_jax.evaluation import held_out as held_out_module
+from twodal_jax.evaluation import training_report
+from twodal_jax.evaluation.held_out import HeldOut
+from twodal_jax.morphable_model import MorphableModel, digest, without_mesh
+from twodal_jax.train_state import TrainState, create_train_state, num_parameters
+
+CHECKPOINTS, BEST = "checkpoints", "best"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What a run is fed.
+
+    Attributes:
+      annotated, wild: step -> iterator of this host's part of the batches from that step on (fields as in
+        `train_step`); wild is None where no loss needs it.
+      held_out: the set the error is measured on.
+      description: what the sets are, for config.json and the report.
+    """
+
+    annotated: Callable[[int], Iterator[dict[str, np.ndarray]]]
+    wild: Callable[[int], Iterator[dict[str, np.ndarray]]] | None
+    held_out: HeldOut
+    description: dict[str, Any]
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its state is saved. `code` is the exit status."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
+class NotFinite(Exception):
+    """Too many steps in a row had a loss or gradient that was not finite."""
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying of them; a second Ctrl-C interrupts at once."""
+    received: list[int] = []
+
+    def note(number, _frame):
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@dataclasses.dataclass
+class _Run:
+    """What the loop carries along. `state` is None only while a step runs."""
+
+    config: ml_collections.ConfigDict
+    model: MorphableModel
+    data: TrainingData
+    stages: list[experiment.Stage]
+    state: TrainState
+    checkpoints: Checkpoints
+    best: Checkpoints
+    description: dict[str, Any]
+    log: run_log.RunLog
+    best_error: float = float("inf")
+
+    def save(self, *, wait: bool = False) -> None:
+        self.checkpoints.save(devices.host_copy(self.state), self.description, wait=wait)
+
+    def evaluate(self, stage: experiment.Stage, step: int) -> None:
+        """Measures the held-out error, logs it, and keeps the state if it is the best so far."""
+        regressor = devices.host_copy(self.state.regressor)
+        results = held_out_module.evaluate(
+            regressor, self.data.held_out, self.model, stage.method, self.config.run.evaluation_batch
+        )
+        self.log.evaluation(stage.name, step, results)
+        error = next(iter(results.values()))["mean_of_bins"]
+        if step and error is not None and error < self.best_error:
+            self.best_error = error
+            self.best.save(devices.host_copy(self.state), self.description)
+
+
+def train_and_evaluate(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | str,
+    data: TrainingData,
+    model: MorphableModel,
+) -> TrainState:
+    """Trains through both stages, or what is left of them, and writes the report.
+
+    Args:
+      config: see `configs/paper.py`. workdir: the run's folder, made if missing.
+      data: see `TrainingData`. model: with whitening.
+
+    Returns:
+      The final state, on the host.
+
+    Raises:
+      ValueError: the batch does not divide among the devices. CheckpointError: the folder holds a run
+        of another config. Stopped: a signal came; the state is saved. NotFinite: see the config's
+        `run.max_skipped_in_a_row`.
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    workdir.mkdir(parents=True, exist_ok=True)
+    devices.check_divisible("config.batch_annotated", config.batch_annotated)
+    devices.check_divisible("config.batch_wild", config.batch_wild)
+    stages = experiment.make_stages(config)
+    small_model = without_mesh(model)
+    description = experiment.description(config, digest(model))
+    state = create_train_state(stages[0].method, config.seed)
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=config.run.keep_checkpoints)
+    best = Checkpoints(workdir / BEST, keep=1)
+    if checkpoints.latest_step() is not None:
+        state = checkpoints.restore(state, description)
+    run_log.write_json(
+        workdir / "config.json", {"config": config.to_dict(), "data": data.description}
+    )
+    start, total = int(state.step), stages[-1].end
+    images = config.batch_annotated + config.batch_wild * (data.wild is not None)
+    active = jax.process_index() == 0
+    began = time.monotonic()
+    with run_log.RunLog(workdir, start, total, images, active) as log, _signals() as signals:
+        parameters = num_parameters(state.regressor.params)
+        log.say(
+            f"{config.name}: {config.regressor.name} with {parameters / 1e6:.2f} M parameters, steps"
+            f" {start} to {total} on {jax.device_count()} {jax.default_backend()} device(s)"
+        )
+        run = _Run(config, small_model, data, stages, state, checkpoints, best, description, log)
+        run.best_error = _best_error_so_far(workdir)
+        _train(run, signals)
+        run.save(wait=True)
+        best.wait()
+    final = devices.host_copy(run.state)
+    if active:
+        training_report.write(
+            workdir, config, model, data, stages[-1].method, final, seconds=time.monotonic() - began
+        )
+    return final
+
+
+def _best_error_so_far(workdir: pathlib.Path) -> float:
+    errors = [
+        entry[f"{protocol}/mean_of_bins"]
+        for entry in run_log.read_history(workdir)
+        if entry["kind"] == "evaluation" and entry["step"]
+        for protocol in (held_out_module.DETECTED, held_out_module.EMPTY)
+        if f"{protocol}/mean_of_bins" in entry
+    ]
+    return min(errors, default=float("inf"))
+
+
+def _train(run: _Run, signals: list[int]) -> None:
+    """All steps that are left, stage by stage."""
+    start = int(run.state.step)
+    if start == 0:
+        run.evaluate(run.stages[0], 0)
+    batches = devices.paired(
+        run.data.annotated(start), None if run.data.wild is None else run.data.wild(start)
+    )
+    for stage in run.stages:
+        step_fn = devices.mapped_train_step(stage.method)
+        window: list[dict[str, jax.Array]] = []
+        for step in range(max(start, stage.start) + 1, stage.end + 1):
+            batch = devices.shard(next(batches))
+            run.state, metrics = step_fn(run.state, batch, run.model)
+            if not devices.runs_ahead():
+                jax.block_until_ready(run.state)
+            window.append(metrics)
+            run.log.advance(stage.name, step)
+            _after_step(run, stage, step, window)
+            if signals or step == run.config.run.stop_after:
+                _stop(run, step, signals)
+
+
+def _after_step(run: _Run, stage: experiment.Stage, step: int, window: list) -> None:
+    """Logging, the non-finite limit, evaluation and checkpoints, each when due."""
+    settings, last = run.config.run, step == stage.end
+    if last or step % settings.log_every == 0 or len(window) >= settings.max_skipped_in_a_row:
+        _check_finite(run, step)
+    if last or step % settings.log_every == 0:
+        values = {name: float(np.mean([float(m[name]) for m in window])) for name in window[0]}
+        schedule = experiment.learning_rate_schedule(run.config)
+        values["learning_rate"] = float(schedule(step - 1))
+        values |= {f"weight_{k}": v for k, v in stage.method.loss_weights.items() if v}
+        run.log.train(stage.name, step, values)
+        window.clear()
+    if last or step % settings.evaluate_every == 0:
+        run.evaluate(stage, step)
+    if last or step % settings.checkpoint_every == 0:
+        run.save()
+
+
+def _check_finite(run: _Run, step: int) -> None:
+    skipped = int(devices.host_copy(run.state.skipped_in_a_row))
+    limit = run.config.run.max_skipped_in_a_row
+    if skipped >= limit:
+        run.save(wait=True)
+        raise NotFinite(
+            f"Stopped at step {step}: the loss or a gradient was not finite in {skipped} steps in a row"
+            f" (config.run.max_skipped_in_a_row = {limit}). The weights of the last good step are saved."
+            " Lower config.stage1.learning_rate, or set config.optimizer.clip_norm."
+        )
+
+
+def _stop(run: _Run, step: int, signals: list[int]) -> None:
+    if int(devices.host_copy(run.state.step)) not in (run.checkpoints.latest_step(),):
+        run.save(wait=True)
+    run.checkpoints.wait()
+    code = 128 + signals[0] if signals else 0
+    raise Stopped(f"Stopped at step {step}; saved. The same command continues from here.", code)

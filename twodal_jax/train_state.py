@@ -1,0 +1,119 @@
+"""What training changes (`TrainState`) and what it does not (`Method`)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from twodal_jax.augmentation import AugmentationSettings
+from twodal_jax.coefficients import NUM_COEFFICIENTS
+from twodal_jax.forward import HeatmapSettings
+from twodal_jax.models.critic import EncoderCritic
+from twodal_jax.models.regressor import Regressor
+from twodal_jax.projection import CROP_SIZE
+
+LOSS_NAMES = ("loss_3d", "loss_2d_con", "loss_3d_con", "loss_cyc", "loss_sc", "loss_vdc")
+WILD_LOSSES = ("loss_2d_con", "loss_3d_con", "loss_cyc", "loss_sc")
+SECOND_PASS_LOSSES = ("loss_3d_con", "loss_cyc")
+
+
+@flax.struct.dataclass
+class NetState:
+    """One network with its optimiser.
+
+    Attributes:
+      params: float32 parameters. batch_stats: BatchNorm's running statistics ({} without BatchNorm).
+      opt_state: the Optax state.
+    """
+
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a step changes; a checkpoint holds all of it.
+
+    Attributes:
+      step: [] int32, steps taken, skipped ones included.
+      skipped: [] int32, steps whose update was left out because something was not finite.
+      skipped_in_a_row: [] int32, how many of the latest steps were.
+      regressor: R. critic: encoder and critic.
+    """
+
+    step: jax.Array
+    skipped: jax.Array
+    skipped_in_a_row: jax.Array
+    regressor: NetState
+    critic: NetState
+
+
+@flax.struct.dataclass
+class Method:
+    """The fixed part of training in one stage: networks, optimisers, settings. All fields are static.
+
+    Attributes:
+      regressor, critic: the Flax modules.
+      regressor_optimizer, critic_optimizer: Optax transformations.
+      loss_weights: {name of `LOSS_NAMES`: lambda}; a loss of weight 0 is not computed, nor a pass that
+        only such losses need.
+      landmark_weights: [18] tuple, the mask v of Fig. 4.
+      weight_dims: 2 or 3, see `losses.coefficient_weights`.
+      augmentation: of annotated and of wild images. heatmap: how the heatmap is drawn.
+      seed: of the augmentation.
+    """
+
+    regressor: Regressor = flax.struct.field(pytree_node=False)
+    critic: EncoderCritic = flax.struct.field(pytree_node=False)
+    regressor_optimizer: optax.GradientTransformation = flax.struct.field(pytree_node=False)
+    critic_optimizer: optax.GradientTransformation = flax.struct.field(pytree_node=False)
+    loss_weights: Mapping[str, float] = flax.struct.field(pytree_node=False)
+    landmark_weights: tuple[float, ...] = flax.struct.field(pytree_node=False)
+    weight_dims: int = flax.struct.field(pytree_node=False)
+    augmentation: AugmentationSettings = flax.struct.field(pytree_node=False)
+    heatmap: HeatmapSettings = flax.struct.field(pytree_node=False)
+    seed: int = flax.struct.field(pytree_node=False)
+
+    def __post_init__(self):
+        unknown = set(self.loss_weights) - set(LOSS_NAMES)
+        if unknown:
+            raise ValueError(f"Unknown losses {sorted(unknown)}; expected some of {LOSS_NAMES}.")
+
+    def uses(self, *names: str) -> bool:
+        """Whether any of these losses has a weight other than 0."""
+        return any(self.loss_weights.get(name, 0.0) for name in names)
+
+    @property
+    def axis_name(self) -> str | None:
+        """The mapped axis gradients and statistics are averaged over; BatchNorm holds it."""
+        return self.regressor.axis_name
+
+
+def create_train_state(method: Method, seed: int) -> TrainState:
+    """A fresh state: parameters from `seed` (independent of the number of devices), optimisers at 0."""
+    key_regressor, key_critic = jax.random.split(jax.random.key(seed))
+    image = jnp.zeros((1, CROP_SIZE, CROP_SIZE, 4))
+    variables = jax.jit(method.regressor.init)(key_regressor, image)
+    critic = jax.jit(method.critic.init)(
+        key_critic, image[..., :3], jnp.zeros((1, NUM_COEFFICIENTS))
+    )
+    counters = [np.zeros((), np.int32) for _ in range(3)]
+    return TrainState(
+        *counters,
+        regressor=_net_state(variables, method.regressor_optimizer),
+        critic=_net_state(critic, method.critic_optimizer),
+    )
+
+
+def _net_state(variables: Mapping[str, Any], optimizer: optax.GradientTransformation) -> NetState:
+    params = variables["params"]
+    return NetState(params, variables.get("batch_stats", {}), optimizer.init(params))
+
+
+def num_parameters(params: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

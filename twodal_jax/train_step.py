@@ -1,0 +1,277 @@
+"""One training step: regressor and critic, updated alternately. Pure; mapped over devices once.
+
+A batch is {"annotated": {...}, "wild": {...}} of arrays with a leading batch axis:
+  annotated: image uint8 [A, S, S, 3] BGR, alpha [A, 62] raw, position uint32 [A, 2]
+  wild:      image uint8 [W, S, S, 3] BGR, landmarks [W, 18, 2], visible [W, 18], position uint32 [W, 2]
+Landmarks and alpha are in the frame of the 120-pixel crop; `position` is the sample's global position
+in the training stream as (high, low) words, from which its augmentation is drawn.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from twodal_jax import augmentation, coefficients, forward, heatmap, losses, projection
+from twodal_jax.morphable_model import MorphableModel
+from twodal_jax.train_state import SECOND_PASS_LOSSES, WILD_LOSSES, Method, NetState, TrainState
+
+Batch = dict[str, dict[str, jax.Array]]
+ANNOTATED_STREAM, WILD_STREAM = 0, 1
+METRIC_CRITIC = "loss_sc_critic"
+
+
+@flax.struct.dataclass
+class Faces:
+    """Augmented faces, ready for the regressor. Crop pixels, y down.
+
+    Attributes:
+      image: [B, 120, 120, 3] float 0..255, BGR.
+      landmarks: [B, 18, 2] true (annotated) or given (wild) landmarks; visible: [B, 18].
+      heatmap_landmarks, heatmap_visible: the same with a detector's noise; what the heatmap shows.
+      whitened: [B, 62] true whitened coefficients, None for wild faces.
+    """
+
+    image: jax.Array
+    landmarks: jax.Array
+    visible: jax.Array
+    heatmap_landmarks: jax.Array
+    heatmap_visible: jax.Array
+    whitened: jax.Array | None = None
+
+
+def prepare_annotated(batch: dict[str, jax.Array], model: MorphableModel, method: Method) -> Faces:
+    """Augments annotated faces; their 18 landmarks are those of the moved alpha."""
+    keys = augmentation.sample_keys(method.seed, ANNOTATED_STREAM, batch["position"])
+
+    def one(key, image, alpha):
+        key_face, key_noise = jax.random.split(key)
+        image, alpha = augmentation.augment_annotated(key_face, image, alpha, method.augmentation)
+        points = heatmap.landmarks_18_from_68(projection.landmarks_crop(model, alpha)[:, :2])
+        visible = jnp.ones(heatmap.NUM_LANDMARKS)
+        noisy = augmentation.detector_noise(key_noise, points, visible, method.augmentation)
+        whitened = coefficients.whiten(alpha, model.alpha_mean, model.alpha_std)
+        return Faces(image, points, visible, *noisy, whitened)
+
+    return jax.vmap(one)(keys, batch["image"], batch["alpha"])
+
+
+def prepare_wild(batch: dict[str, jax.Array], method: Method) -> Faces:
+    """Augments wild faces."""
+    keys = augmentation.sample_keys(method.seed, WILD_STREAM, batch["position"])
+
+    def one(key, image, landmarks, visible):
+        key_face, key_noise = jax.random.split(key)
+        landmarks = jnp.where(visible[:, None] > 0, landmarks, 0.0)
+        image, landmarks, visible = augmentation.augment_wild(
+            key_face, image, landmarks, visible, method.augmentation
+        )
+        noisy = augmentation.detector_noise(key_noise, landmarks, visible, method.augmentation)
+        return Faces(image, landmarks, visible, *noisy)
+
+    return jax.vmap(one)(keys, batch["image"], batch["landmarks"], batch["visible"])
+
+
+def _inputs(faces: Faces, method: Method) -> jax.Array:
+    return forward.network_input(
+        faces.image, faces.heatmap_landmarks, faces.heatmap_visible, method.heatmap
+    )
+
+
+def _wild_losses(
+    result: forward.Reconstruction, wild: Faces, second_pass, critic: NetState, method: Method
+) -> dict[str, jax.Array]:
+    """{name: [W]} of the four self-supervision losses that have a weight."""
+    weights = jnp.asarray(method.landmark_weights) * wild.visible
+    terms = {}
+    if method.uses("loss_2d_con"):
+        terms["loss_2d_con"] = losses.loss_2d_con(result.landmarks_18, wild.landmarks, weights)
+    if method.uses(*SECOND_PASS_LOSSES):
+        second = second_pass(result.landmarks_18)
+        terms["loss_3d_con"] = losses.loss_3d_con(result.landmarks, second.landmarks)
+        terms["loss_cyc"] = losses.loss_cyc(second.landmarks_18, wild.landmarks, weights)
+    if method.uses("loss_sc"):
+        latent = jax.lax.stop_gradient(encode(critic.params, wild.image, method))
+        logits = method.critic.apply(
+            {"params": critic.params}, latent, result.whitened, method="criticize"
+        )
+        terms["loss_sc"] = losses.loss_sc(logits)
+    return terms
+
+
+def encode(params: Any, images: jax.Array, method: Method) -> jax.Array:
+    """Latent code z [B, Z] of images [B, 120, 120, 3] BGR 0..255."""
+    return method.critic.apply(
+        {"params": params}, forward.normalize_image(images), method="encode"
+    )
+
+
+def regressor_loss(
+    params: Any,
+    state: TrainState,
+    annotated: Faces,
+    wild: Faces | None,
+    model: MorphableModel,
+    method: Method,
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, jax.Array | None]]:
+    """Total loss of the regressor (Section III-F) and (mean losses, new statistics, wild whitened).
+
+    Annotated and wild images go through the network as one batch, so that BatchNorm's statistics are
+    those of real inputs; the second pass normalises by its own and leaves no trace in them.
+    """
+    stats = state.regressor.batch_stats
+    inputs = _inputs(annotated, method)
+    if wild is not None:
+        inputs = jnp.concatenate([inputs, _inputs(wild, method)])
+    whitened, updates = method.regressor.apply(
+        {"params": params, "batch_stats": stats}, inputs, train=True, mutable=["batch_stats"]
+    )
+    count = len(annotated.image)
+    terms = {}
+    if method.uses("loss_3d"):
+        terms["loss_3d"] = losses.loss_3d(
+            whitened[:count], annotated.whitened, model, dims=method.weight_dims
+        )
+    if method.uses("loss_vdc"):
+        predicted, true = (
+            coefficients.unwhiten(value, model.alpha_mean, model.alpha_std)
+            for value in (whitened[:count], annotated.whitened)
+        )
+        terms["loss_vdc"] = losses.loss_vdc(predicted, true, model)
+    wild_whitened = None
+    if wild is not None:
+        wild_whitened = whitened[count:]
+
+        def regress(inputs):
+            variables = {"params": params, "batch_stats": stats}
+            return method.regressor.apply(variables, inputs, train=True, mutable=["batch_stats"])[0]
+
+        def second_pass(points):
+            seen = jnp.ones(points.shape[:-1])
+            return forward.forward(regress, wild.image, points, seen, model, method.heatmap)
+
+        result = forward.reconstruct(wild_whitened, model)
+        terms |= _wild_losses(result, wild, second_pass, state.critic, method)
+    means = {name: jnp.mean(term) for name, term in terms.items()}
+    total = sum(method.loss_weights.get(name, 0.0) * mean for name, mean in means.items())
+    return total, (means | {"loss": total}, updates["batch_stats"], wild_whitened)
+
+
+def _all_mean(tree: Any, method: Method) -> Any:
+    return tree if method.axis_name is None else jax.lax.pmean(tree, method.axis_name)
+
+
+def _apply_gradients(
+    net: NetState, gradients: Any, stats: Any, optimizer: optax.GradientTransformation
+) -> NetState:
+    updates, opt_state = optimizer.update(gradients, net.opt_state, net.params)
+    return NetState(optax.apply_updates(net.params, updates), stats, opt_state)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _select(condition: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def regressor_update(
+    state: TrainState, annotated: Faces, wild: Faces | None, model: MorphableModel, method: Method
+) -> tuple[NetState, dict[str, jax.Array], jax.Array | None]:
+    """Descends the total loss, encoder and critic held fixed -> (new regressor, metrics, R(I) [W, 62])."""
+    gradients, (metrics, stats, wild_whitened) = jax.grad(regressor_loss, has_aux=True)(
+        state.regressor.params, state, annotated, wild, model, method
+    )
+    gradients, metrics = _all_mean((gradients, metrics), method)
+    metrics["gradient_norm"] = optax.global_norm(gradients)
+    new = _apply_gradients(state.regressor, gradients, stats, method.regressor_optimizer)
+    return new, metrics, wild_whitened
+
+
+def critic_loss(
+    params: Any, annotated: Faces, wild: Faces, wild_whitened: jax.Array, method: Method
+) -> jax.Array:
+    """-L_sc (Section III-E): alpha* against R(I), each with the code of its own image."""
+    # Encoded apart, so that the compiler finds the wild code the regressor's loss needs as well.
+    latent = [encode(params, faces.image, method) for faces in (annotated, wild)]
+    whitened = [annotated.whitened, jax.lax.stop_gradient(wild_whitened)]
+    logits = method.critic.apply(
+        {"params": params}, jnp.concatenate(latent), jnp.concatenate(whitened), method="criticize"
+    )
+    count = len(annotated.image)
+    return losses.loss_sc_critic(logits[:count], logits[count:])
+
+
+def critic_update(
+    state: TrainState, annotated: Faces, wild: Faces, wild_whitened: jax.Array, method: Method
+) -> tuple[NetState, dict[str, jax.Array]]:
+    """Ascends L_sc in encoder and critic, the regressor's output held fixed -> (new critic, metrics)."""
+    loss, gradients = jax.value_and_grad(critic_loss)(
+        state.critic.params, annotated, wild, wild_whitened, method
+    )
+    gradients, loss = _all_mean((gradients, loss), method)
+    new = _apply_gradients(state.critic, gradients, {}, method.critic_optimizer)
+    return new, {METRIC_CRITIC: loss}
+
+
+def _prepare(batch: Batch, model: MorphableModel, method: Method) -> tuple[Faces, Faces | None]:
+    annotated = prepare_annotated(batch["annotated"], model, method)
+    needs_wild = method.uses(*WILD_LOSSES)
+    return annotated, prepare_wild(batch["wild"], method) if needs_wild else None
+
+
+def regressor_step(
+    state: TrainState, batch: Batch, model: MorphableModel, *, method: Method
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The regressor's half of `train_step` alone; the critic is left bit-identical."""
+    annotated, wild = _prepare(batch, model, method)
+    new, metrics, _ = regressor_update(state, annotated, wild, model, method)
+    return state.replace(regressor=new), metrics
+
+
+def critic_step(
+    state: TrainState, batch: Batch, model: MorphableModel, *, method: Method
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The critic's half of `train_step` alone; the regressor is left bit-identical."""
+    annotated, wild = _prepare(batch, model, method)
+    if wild is None:
+        return state, {}
+    _, (_, _, wild_whitened) = regressor_loss(
+        state.regressor.params, state, annotated, wild, model, method
+    )
+    new, metrics = critic_update(state, annotated, wild, wild_whitened, method)
+    return state.replace(critic=new), metrics
+
+
+def train_step(
+    state: TrainState, batch: Batch, model: MorphableModel, *, method: Method
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Both updates from one forward pass: each sees the other network as it was before the step.
+
+    Where a loss or a gradient is not finite, on any device, both networks with their statistics and
+    optimisers stay as they were and the step counts as skipped.
+
+    Returns:
+      The new state, and {name: []} of the mean losses over all devices, the gradient's norm and whether
+      the step was skipped.
+    """
+    annotated, wild = _prepare(batch, model, method)
+    regressor, metrics, wild_whitened = regressor_update(state, annotated, wild, model, method)
+    critic = state.critic
+    if method.uses("loss_sc"):
+        critic, critic_metrics = critic_update(state, annotated, wild, wild_whitened, method)
+        metrics |= critic_metrics
+    # The update of a non-finite gradient is itself not finite: looking at both covers everything.
+    finite = _all_finite((metrics, regressor, critic))
+    skipped = 1 - finite.astype(jnp.int32)
+    new_state = TrainState(
+        step=state.step + 1,
+        skipped=state.skipped + skipped,
+        skipped_in_a_row=(state.skipped_in_a_row + skipped) * skipped,
+        regressor=_select(finite, regressor, state.regressor),
+        critic=_select(finite, critic, state.critic),
+    )
+    return new_state, metrics | {"skipped": skipped.astype(jnp.float32)}
