@@ -10,9 +10,10 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 
 from data_pipelines import records
@@ -21,6 +22,7 @@ from data_pipelines.prepared import PreparedSet
 
 POSITION = "position"
 Batch = dict[str, np.ndarray]
+Reader = Callable[[np.ndarray], Batch]
 
 
 def batches(
@@ -58,11 +60,14 @@ def batches(
     local = batch_size // process_count
     offsets = process_index * local + np.arange(local, dtype=np.int64)
 
-    def positions(step: int) -> np.ndarray:
-        return step * batch_size + offsets
+    read = _reader(prepared, chosen)
 
-    make = _from_arrays if prepared.format == "arrays" else _from_shards
-    return make(prepared, chosen, positions, seed, start_step, num_threads, prefetch)
+    def make(step: int) -> Batch:
+        positions = step * batch_size + offsets
+        rows = sample_indices(seed, positions, prepared.count)
+        return read(rows) | {POSITION: split_position(positions)}
+
+    return _ahead(make, start_step, num_threads, prefetch)
 
 
 def read_rows(prepared: PreparedSet, indices: np.ndarray,
@@ -71,12 +76,7 @@ def read_rows(prepared: PreparedSet, indices: np.ndarray,
     `name`, unless some are named. For evaluation, which goes through a set once."""
     indices = np.asarray(indices, np.int64)
     chosen = _chosen_fields(prepared, tuple(fields or prepared.fields))
-    if prepared.format == "arrays":
-        return {name: prepared.arrays[name][indices] for name in chosen}
-    tf = records.tensorflow_on_cpu()
-    serialized = records.open_shards(prepared.shards).__getitems__(indices.tolist())
-    parsed = records.parse_batch(tf, tf.constant(serialized), chosen)
-    return {name: _strings(value.numpy()) for name, value in parsed.items()}
+    return _reader(prepared, chosen)(indices)
 
 
 def split_position(positions: np.ndarray) -> np.ndarray:
@@ -96,15 +96,44 @@ def _chosen_fields(prepared: PreparedSet, fields: Sequence[str] | None) -> dict[
     return {name: prepared.fields[name] for name in fields}
 
 
-def _from_arrays(prepared, chosen, positions, seed, start_step, num_threads, prefetch):
-    """Fancy indexing of memory-mapped arrays in a thread pool; batches come in order."""
+def _reader(prepared: PreparedSet, chosen: dict[str, Any]) -> Reader:
+    """rows [b] -> their fields, from either format."""
+    if prepared.format == "arrays":
+        return _array_reader(prepared, chosen)
+    return _shard_reader(prepared, chosen)
 
-    def make(step: int) -> Batch:
-        where = positions(step)
-        rows = sample_indices(seed, where, prepared.count)
-        batch = {name: prepared.arrays[name][rows] for name in chosen}
-        return batch | {POSITION: split_position(where)}
 
+def _array_reader(prepared: PreparedSet, chosen: dict[str, Any]) -> Reader:
+    return lambda rows: {name: prepared.arrays[name][rows] for name in chosen}
+
+
+def _shard_reader(prepared: PreparedSet, chosen: dict[str, Any]) -> Reader:
+    """Random-access read, then one traced TensorFlow function that parses and decodes.
+
+    Threads of Python call TensorFlow, never the reverse: a tf.data iterator that waits for a Python
+    function while Python drops the iterator blocks for ever (its destructor holds the interpreter's
+    lock), and ArrayRecord has no reader of TensorFlow's own.
+    """
+    tf = records.tensorflow_on_cpu()
+    source = records.open_shards(prepared.shards)
+    if len(source) != prepared.count:
+        raise ValueError(f"{prepared.folder}: its shards hold {len(source)} faces, the manifest"
+                         f" says {prepared.count}; prepare it again")
+    parse = tf.function(lambda serialized: records.parse_batch(tf, serialized, chosen),
+                        input_signature=[tf.TensorSpec([None], tf.string)])
+
+    def read(rows: np.ndarray) -> Batch:
+        # One by one: `__getitems__` starts a thread for each shard at every call, 7 times slower.
+        serialized = [source[row] for row in rows.tolist()]
+        parsed = parse(tf.constant(serialized))
+        return {name: _as_stored(name, value.numpy()) for name, value in parsed.items()}
+
+    return read
+
+
+def _ahead(make: Callable[[int], Batch], start_step: int, num_threads: int,
+           prefetch: int) -> Iterator[Batch]:
+    """make(start_step), make(start_step + 1), ... in order, each begun `prefetch` steps early."""
     with _Pool(num_threads) as pool:
         steps = itertools.count(start_step)
         pending = collections.deque(pool.submit(make, next(steps)) for _ in range(max(1, prefetch)))
@@ -121,35 +150,11 @@ class _Pool(concurrent.futures.ThreadPoolExecutor):
         self.shutdown(wait=True, cancel_futures=True)
 
 
-def _from_shards(prepared, chosen, positions, seed, start_step, num_threads, prefetch):
-    """tf.data over step numbers: random-access read, parallel parse and decode, prefetch."""
-    tf = records.tensorflow_on_cpu()
-    source = records.open_shards(prepared.shards)
-    if len(source) < prepared.count:
-        raise ValueError(f"{prepared.folder}: its shards hold {len(source)} faces, the manifest"
-                         f" says {prepared.count}; prepare it again")
-
-    def read(step):
-        where = positions(int(step))
-        rows = sample_indices(seed, where, prepared.count)
-        return np.array(source.__getitems__(rows.tolist()), object), split_position(where)
-
-    def load(step):
-        serialized, words = tf.numpy_function(read, [step], [tf.string, tf.uint32])
-        serialized = tf.ensure_shape(serialized, [None])
-        return records.parse_batch(tf, serialized, chosen) | {POSITION: words}
-
-    options = tf.data.Options()
-    options.deterministic = True
-    options.threading.private_threadpool_size = num_threads
-    options.threading.max_intra_op_parallelism = 1
-    dataset = tf.data.Dataset.range(start_step, 2**62)
-    dataset = dataset.map(load, num_parallel_calls=num_threads)
-    dataset = dataset.prefetch(prefetch).with_options(options)
-    yield from dataset.as_numpy_iterator()
-
-
-def _strings(array: np.ndarray) -> np.ndarray:
-    if array.dtype != object:
+def _as_stored(name: str, array: np.ndarray) -> np.ndarray:
+    """TensorFlow's output -> what the folder holds: strings as str, images BGR."""
+    if array.dtype == object:
+        return np.array([value.decode("utf-8") for value in array])
+    if name != "image":
         return array
-    return np.array([value.decode("utf-8") for value in array])
+    rows = array.reshape(-1, array.shape[2], 3)
+    return cv2.cvtColor(rows, cv2.COLOR_RGB2BGR).reshape(array.shape)

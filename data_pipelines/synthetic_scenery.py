@@ -44,7 +44,8 @@ def _shapes(rng: np.random.Generator, image: np.ndarray, count: int) -> np.ndarr
             cv2.rectangle(image, (x - w // 4, y - h // 4), (x + w // 4, y + h // 4), colour, -1)
         else:
             turn = float(rng.uniform(0, 180))
-            cv2.ellipse(image, (x, y), (1 + w // 5, 1 + h // 5), turn, 0, 360, colour, -1, cv2.LINE_AA)
+            axes = (1 + w // 5, 1 + h // 5)
+            cv2.ellipse(image, (x, y), axes, turn, 0, 360, colour, -1, cv2.LINE_AA)
     return image
 
 
@@ -56,7 +57,8 @@ def background(rng: np.random.Generator, size: int) -> np.ndarray:
     elif kind == 1:
         image = _stripes(rng, size)
     else:
-        image = _colour(rng) + rng.uniform(0.1, 0.9) * (_noise(rng, size, int(rng.integers(3, 12))) - 0.5)
+        pattern = _noise(rng, size, int(rng.integers(3, 12))) - 0.5
+        image = _colour(rng) + rng.uniform(0.1, 0.9) * pattern
     if rng.random() < 0.6:
         image = _shapes(rng, image.astype(np.float32), int(rng.integers(2, 12)))
     image = image + rng.uniform(0, 0.15) * (_noise(rng, size, size // 3, 1) - 0.5)
@@ -66,7 +68,8 @@ def background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def long_hair(
-    rng: np.random.Generator, image: np.ndarray, crown: np.ndarray, chin: np.ndarray, colour: np.ndarray
+    rng: np.random.Generator, image: np.ndarray, crown: np.ndarray, chin: np.ndarray,
+    colour: np.ndarray,
 ) -> np.ndarray:
     """Hair that falls behind the head, drawn into the background.
 
@@ -93,9 +96,11 @@ def _hand(rng: np.random.Generator, mask: np.ndarray, centre: np.ndarray, reach:
     for finger in range(4):
         angle = heading + (finger - 1.5) * 0.22
         tip = centre + reach * rng.uniform(0.6, 0.8) * np.array([np.cos(angle), np.sin(angle)])
-        cv2.line(mask, (x, y), tuple(int(v) for v in tip), 1.0, max(2, int(reach * 0.13)), cv2.LINE_AA)
+        width = max(2, int(reach * 0.13))
+        cv2.line(mask, (x, y), tuple(int(v) for v in tip), 1.0, width, cv2.LINE_AA)
     wrist = centre - 3 * reach * np.array([np.cos(heading), np.sin(heading)])
-    cv2.line(mask, (x, y), tuple(int(v) for v in wrist), 1.0, max(3, int(reach * 0.42)), cv2.LINE_AA)
+    width = max(3, int(reach * 0.42))
+    cv2.line(mask, (x, y), tuple(int(v) for v in wrist), 1.0, width, cv2.LINE_AA)
 
 
 def _glasses(mask: np.ndarray, eyes: np.ndarray) -> None:
@@ -147,7 +152,8 @@ def occlude(
 def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Exposure, contrast, blur, grain and JPEG of an ordinary camera: -> uint8 [S, S, 3]."""
     image = np.clip(image, 0, 1) ** np.float32(rng.uniform(0.75, 1.2))
-    image = (image - 0.5) * np.float32(rng.uniform(0.8, 1.2)) + 0.5 + np.float32(rng.normal(0, 0.04))
+    contrast, brightness = np.float32(rng.uniform(0.8, 1.2)), np.float32(rng.normal(0, 0.04))
+    image = (image - 0.5) * contrast + 0.5 + brightness
     if rng.random() < 0.12:
         image = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
     if rng.random() < 0.5:

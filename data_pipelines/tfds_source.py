@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import alpha_truth
+from data_pipelines import alpha_truth, records
 from data_pipelines.faces import Face, Skip, SkipFace, SourceError, as_18, read_or_skip
 from data_pipelines.images import crop_face, to_bgr8
 from twodal_jax import projection
@@ -32,7 +32,7 @@ class TfdsFaces:
     Args:
       data_dir: tensorflow_datasets' data folder, the one that holds `the300w_lp`.
       model: gives the landmarks their z.
-      split: tfds split, e.g. "train" or "train[:1000]".
+      split: name of a split; slices such as "train[:1000]" are not taken.
     """
 
     kind = "annotated"
@@ -47,6 +47,9 @@ class TfdsFaces:
         if missing:
             raise SourceError(f"{data_dir}: lacks the features {', '.join(missing)}; found"
                               f" {', '.join(self.builder.info.features)}")
+        if split not in tuple(self.builder.info.splits):
+            raise SourceError(f"{data_dir}: {BUILDER} has no split {split!r}; it has"
+                              f" {', '.join(self.builder.info.splits)}")
         self.description = f"tfds:{self.builder.info.full_name}:{split}"
 
     def __len__(self) -> int:
@@ -57,8 +60,13 @@ class TfdsFaces:
 
     def faces(self, start: int, stop: int) -> Iterator[Face | Skip]:
         """Reads faces start ... stop - 1 in the order of the files; fields as in manifest.py."""
-        dataset = self.builder.as_dataset(split=self.split, shuffle_files=False)
-        for row, example in enumerate(dataset.skip(start).take(stop - start).as_numpy_iterator()):
+        import tensorflow_datasets as tfds
+
+        stop = min(stop, len(self))
+        dataset = self.builder.as_dataset(
+            split=tfds.core.ReadInstruction(self.split, from_=start, to=stop, unit="abs"),
+            shuffle_files=False, read_config=tfds.ReadConfig(interleave_cycle_length=1))
+        for row, example in enumerate(dataset.as_numpy_iterator()):
             name = f"{BUILDER}/{start + row:06d}"
             yield read_or_skip(name, self._read, name, example)
 
@@ -87,16 +95,19 @@ class TfdsFaces:
 
 
 def _open_builder(data_dir: os.PathLike | str):
+    records.tensorflow_on_cpu()
     try:
         import tensorflow_datasets as tfds
     except ImportError:
         raise SourceError("tensorflow_datasets is not installed: pip install tensorflow-datasets"
                           " tensorflow-cpu") from None
     try:
-        return tfds.builder(BUILDER, data_dir=os.fspath(data_dir), download=False)
-    except TypeError:
         builder = tfds.builder(BUILDER, data_dir=os.fspath(data_dir))
+        prepared = bool(builder.info.splits)
     except Exception as error:  # tfds raises its own types for an unknown or unreadable data set
         raise SourceError(f"{data_dir}: tensorflow_datasets cannot open {BUILDER} there"
                           f" ({type(error).__name__}: {error})") from None
+    if not prepared:
+        raise SourceError(f"{data_dir}: {BUILDER} is not prepared there; tensorflow_datasets does"
+                          f" it: tfds.builder({BUILDER!r}, data_dir=...).download_and_prepare()")
     return builder

@@ -57,7 +57,8 @@ def _prepare(args: argparse.Namespace, console: Console) -> Summary:
         margin=args.margin, landmarks=args.landmarks, ready=ready)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True,
+                  disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{args.source} -> {args.output}", total=None, rate="")
 
         def show(done: int, total: int) -> None:

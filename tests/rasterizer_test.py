@@ -43,7 +43,8 @@ def test_same_triangle_and_depth_as_brute_force(spread):
     assert same.mean() >= 0.999
     covered = same & (expected_index >= 0)
     assert covered.any()
-    np.testing.assert_allclose(fragments.depth[covered], expected_depth[covered], atol=1e-4, rtol=1e-5)
+    np.testing.assert_allclose(
+        fragments.depth[covered], expected_depth[covered], atol=1e-4, rtol=1e-5)
 
 
 def test_barycentric_weights_rebuild_the_pixel_centres():
@@ -79,7 +80,8 @@ def test_bad_triangles_are_skipped_and_cost_the_others_nothing():
                     [1e30, -1e30, 5]], np.float32)
     n = len(vertices)
     extra = np.array([[n, n + 4, 0], [n + 1, n + 4, 0], [n + 2, n + 4, 0], [n + 3, n + 4, 0],
-                      [n + 4, n + 4, n + 4], [n + 4, 0, n + 4], [-1, 0, 1], [0, 1, n + 6]], np.int32)
+                      [n + 4, n + 4, n + 4], [n + 4, 0, n + 4], [-1, 0, 1], [0, 1, n + 6]],
+                     np.int32)
     dirty = rasterizer.rasterize(
         np.concatenate([vertices, bad]), np.concatenate([triangles, extra]), 40, 40)
     np.testing.assert_array_equal(dirty.triangle_index, clean.triangle_index)
@@ -95,7 +97,8 @@ def test_a_mesh_wholly_outside_leaves_the_image_empty():
 
 
 @pytest.mark.parametrize("vertices, triangles, name", [
-    (np.zeros((4, 2)), np.zeros((1, 3)), "vertices"), (np.zeros((4, 3)), np.zeros((3,)), "triangles")])
+    (np.zeros((4, 2)), np.zeros((1, 3)), "vertices"),
+    (np.zeros((4, 3)), np.zeros((3,)), "triangles")])
 def test_a_wrong_shape_is_an_error_that_names_the_argument(vertices, triangles, name):
     with pytest.raises(ValueError, match=name):
         rasterizer.rasterize(vertices, triangles, 8, 8)
@@ -117,8 +120,8 @@ def sphere(size, rings=120):
 def test_the_near_half_of_a_sphere_is_visible():
     points, vertices, triangles = sphere(100)
     visible = rasterizer.visible_vertices(vertices, triangles, 100, 100)
-    assert visible[points[:, 2] > 0.15].all()
-    # Within two pixels of the outline there may be no surface in front of the nearest centres.
+    # Within two pixels of the outline depth falls too steeply for pixel centres to decide.
+    assert visible[points[:, 2] > 0.3].all()
     assert not visible[points[:, 2] < -0.3].any()
 
 
@@ -158,3 +161,8 @@ def test_a_face_sized_mesh_is_drawn_in_milliseconds():
         times.append(time.perf_counter() - start)
     # About 1.5 ms on an idle core; the bar leaves room for a busy machine.
     assert min(times) < 0.006
+
+
+def test_no_vertices_is_an_empty_image():
+    fragments = rasterizer.rasterize(np.zeros((0, 3)), np.array([[0, 1, 2]]), 4, 4)
+    assert (fragments.triangle_index == -1).all()

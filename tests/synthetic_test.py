@@ -100,7 +100,7 @@ def test_the_face_is_drawn_where_its_landmarks_are():
 
     cheek = brightness((points[41] + points[31]) / 2 + [0, 2])
     for eye in (points[36:42], points[42:48]):
-        assert brightness(eye.mean(axis=0)) < 0.7 * cheek, "iris and pupil are darker than the cheek"
+        assert brightness(eye.mean(axis=0)) < 0.7 * cheek, "an iris is darker than a cheek"
     for x, y in np.round(points[[19, 24]]).astype(int):
         assert grey[y - 2:y + 3, x - 1:x + 2].min() < 0.75 * cheek, "brows are dark"
     x, y = np.round(points[57] + [0, -2]).astype(int)
@@ -117,9 +117,9 @@ def test_a_bad_request_is_refused(tmp_path, kind, count):
 def test_a_stranger_finds_the_face():
     """scikit-image's LBP frontal-face cascade, which has never seen our faces.
 
-    100 unoccluded renders, |yaw| <= 15 degrees: the crop is enlarged to 240 pixels, windows from 80
-    pixels up are searched in steps of 5 %, and the window found must lie on the face: its centre within
-    a quarter of its side from the landmarks' centre.
+    100 unoccluded renders, |yaw| <= 15 degrees, every expression and light: the crop with 20 pixels
+    around it is doubled in size, windows from 80 pixels up are searched in steps of 5 %, and the
+    window found must lie on the face: its centre within a quarter of its side from the landmarks'.
     """
     skimage_data = pytest.importorskip("skimage.data")
     feature = pytest.importorskip("skimage.feature")

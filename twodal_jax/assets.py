@@ -1,12 +1,12 @@
 """The only reader of 3D morphable model files: every format -> `MorphableModel`.
 
-| given | what it is | coefficients |
-|---|---|---|
-| folder with `u_shp.npy` | 3DDFA's `train.configs` (u_shp, u_exp, w_shp_sim, w_exp_sim, keypoints_sim `.npy`; param_whitening.pkl; tri.mat, 1-based) | 3DDFA's |
-| folder with `Model_Shape.mat` | BFM 2009 + FaceWarehouse with `Model_Expression.mat`, the first 40 + 10 directions | raw, those of 300W-LP's `Shape_Para`, `Exp_Para` |
-| `.pkl` | 3DDFA_V2's `bfm_noneck_v3.pkl`, with param_mean_std_62d_120x120.pkl and tri.pkl beside it | 3DDFA_V2's |
-| `.npz` | this project's own, written by `save_morphable_model` | as saved |
-| "builtin" | the procedural face of `twodal_jax.face_model` | its own |
+  a folder with `u_shp.npy`: 3DDFA's `train.configs` (u_shp, u_exp, w_shp_sim, w_exp_sim and
+      keypoints_sim `.npy`; param_whitening.pkl; tri.mat, 1-based);
+  a folder with `Model_Shape.mat` and `Model_Expression.mat`: BFM 2009 + FaceWarehouse, the first
+      40 + 10 directions; coefficients are raw, those of 300W-LP's `Shape_Para` and `Exp_Para`;
+  a `.pkl`: 3DDFA_V2's bfm_noneck_v3.pkl, with param_mean_std_62d_120x120.pkl and tri.pkl beside it;
+  an `.npz`: this project's own, written by `save_morphable_model`;
+  "builtin": the procedural face of `twodal_jax.face_model`.
 
 Pickles go through `safe_pickle`, `.npy` and `.npz` are read without pickles. Triangles come out
 counter-clockwise seen from outside whatever the file's order.
@@ -39,7 +39,7 @@ class AssetError(ValueError):
 def load_morphable_model(
     path: os.PathLike | str, *, whitening: os.PathLike | str | None = None
 ) -> MorphableModel:
-    """Reads a 3D morphable model of any format of the table above.
+    """Reads a 3D morphable model of any of the formats above.
 
     Args:
       path: the file or folder, or "builtin".
@@ -178,11 +178,12 @@ def _create(path, mean, basis, tri_path, triangles, keypoints, first_vertex) -> 
 
 def _zero_based(path: pathlib.Path, triangles: np.ndarray, num_vertices: int, first: int):
     """3 x T or T x 3 indices from `first`, or what their range proves -> int32 [T, 3] from 0."""
-    if triangles.ndim != 2 or 3 not in triangles.shape or triangles.dtype.kind not in "iuf":
+    numeric = triangles.dtype.kind in "iuf" and triangles.size
+    if triangles.ndim != 2 or 3 not in triangles.shape or not numeric:
         raise AssetError(f"{path}: triangles are {triangles.dtype} {list(triangles.shape)},"
                          " expected 3 x T indices")
     triangles = (triangles.T if triangles.shape[0] == 3 else triangles).astype(np.int64)
-    low, high = triangles.min(initial=first), triangles.max(initial=0)
+    low, high = triangles.min(), triangles.max()
     first = 0 if low == 0 else 1 if high == num_vertices else first
     if low < first or high >= num_vertices + first:
         raise AssetError(f"{path}: triangles use vertices {low} to {high}, the model has"
@@ -234,11 +235,13 @@ def _load_npz(path: pathlib.Path, keys: tuple[str, ...]) -> dict[str, np.ndarray
 
 def _load_mat(path: pathlib.Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
     try:
-        return _having(path, scipy.io.loadmat(path, variable_names=keys), keys)
-    except AssetError:
-        raise
+        # Only what is needed: BFM's texture basis alone takes 250 MB.
+        content = scipy.io.loadmat(path, variable_names=keys)
+        present = dict.fromkeys(name for name, _, _ in scipy.io.whosmat(path))
     except Exception as error:  # SciPy raises many types on broken files, zlib's and struct's too
         raise AssetError(f"{path}: not a readable .mat file ({error})") from None
+    _having(path, present, keys)
+    return content
 
 
 def _read_pickle(path: pathlib.Path):

@@ -110,7 +110,10 @@ def euler_from_rotation(rotation: jax.Array) -> jax.Array:
         jnp.arctan2(rotation[..., 1, 2], rotation[..., 2, 2]),
     )
     yaw = jnp.arctan2(sin_yaw, cos_yaw)
-    roll = jnp.where(locked, 0.0, jnp.arctan2(rotation[..., 0, 1], rotation[..., 0, 0]))
+    # From the second row of R_x^T R: right beside the lock too, where the first row is all but zero.
+    sin_roll = rotation[..., 1, 2] * rotation[..., 2, 0] - rotation[..., 2, 2] * rotation[..., 1, 0]
+    cos_roll = rotation[..., 2, 2] * rotation[..., 1, 1] - rotation[..., 1, 2] * rotation[..., 2, 1]
+    roll = jnp.where(locked, 0.0, jnp.arctan2(sin_roll, cos_roll))
     return jnp.stack([pitch, yaw, roll], axis=-1)
 
 

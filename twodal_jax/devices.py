@@ -1,11 +1,13 @@
 """Mapping a step over devices: how a batch is laid out, and the mapped step. No other module knows."""
 
+import collections
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from twodal_jax.experiment import AXIS_NAME
 from twodal_jax.train_state import Method
@@ -38,6 +40,20 @@ def mapped_train_step(method: Method) -> Callable:
         out_axes=None,
         donate_argnums=0,
     )
+
+
+def prefetched(batches: Iterator[Any], ahead: int = 2) -> Iterator[Any]:
+    """Sharded batches on this host's devices, copied there while earlier ones are worked on."""
+    mesh = Mesh(np.array(jax.local_devices()), (AXIS_NAME,))
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS_NAME))
+    several_hosts = jax.process_count() > 1  # pmap then wants this host's part as host arrays
+    queue = collections.deque()
+    for batch in batches:
+        batch = shard(batch)
+        queue.append(batch if several_hosts else jax.device_put(batch, sharding))
+        if len(queue) >= ahead:
+            yield queue.popleft()
+    yield from queue
 
 
 def host_copy(tree: Any) -> Any:

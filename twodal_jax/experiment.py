@@ -100,7 +100,7 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
             dtype=dtype,
             axis_name=AXIS_NAME,
         ),
-        critic=EncoderCritic(width=config.critic.width, dtype=dtype),
+        critic=EncoderCritic(config.critic.width, dtype, config.critic.half_size),
         regressor_optimizer=regressor_optimizer(config),
         critic_optimizer=optax.adam(config.critic.learning_rate),
         landmark_weights=tuple(heatmap.weight_mask(*config.landmark_mask).tolist()),

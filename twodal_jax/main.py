@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 
+import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -30,16 +31,21 @@ def run(config, workdir: pathlib.Path) -> None:
     os.environ["XLA_FLAGS"] = f"{CPU_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
     from data_pipelines import training_data
 
+    absl.logging.set_verbosity(absl.logging.WARNING)  # Orbax tells every step of every save
     try:
         # Looked at before anything slow is imported or made.
         training_data.check_present(config, workdir)
     except training_data.MissingData as error:
         fail(str(error))
+    import jax
+
     from data_pipelines.faces import SourceError
     from data_pipelines.prepared import PreparedError
     from twodal_jax import assets, train
     from twodal_jax.checkpoint import CheckpointError
 
+    # A continued run, and the next one like it, need not compile again.
+    jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / ".compiled"))
     try:
         model = assets.load_morphable_model(config.morphable_model)
         data, model = training_data.open_training_data(config, workdir, model)

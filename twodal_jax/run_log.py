@@ -92,19 +92,22 @@ class RunLog:
     def advance(self, stage: str, step: int) -> None:
         self._progress.update(self._task, completed=step, description=stage)
 
-    def train(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Logs mean losses, weights and learning rate of the steps since the last call."""
+    def train(self, stage: str, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Logs mean losses, weights and learning rate of the steps since the last call; None where no
+        step since then was finite."""
         now = time.monotonic()
         seconds = max(now - self._last_time, 1e-9)
         rate = (step - self._last_step) * self._images_per_step / seconds
         self._last_time, self._last_step = now, step
         self._write("train", step, dict(metrics) | {"images_per_second": rate})
-        losses = "  ".join(f"{k[5:]} {v:.3g}" for k, v in metrics.items() if k.startswith("loss_"))
+        losses = "  ".join(
+            f"{k[5:]} {_number(v)}" for k, v in metrics.items() if k.startswith("loss_")
+        )
         left = (self._total - step) * (now - self._began) / max(step - self._start, 1)
         note = f"{rate:.0f} images/s"
         self._progress.update(self._task, note=note)
         self.say(
-            f"{stage} step {step}/{self._total}  loss {metrics['loss']:.4g}  {losses}  {note}"
+            f"{stage} step {step}/{self._total}  loss {_number(metrics['loss'])}  {losses}  {note}"
             f"  {left / 60:.0f} min left"
         )
 
@@ -128,6 +131,10 @@ class RunLog:
         for name, value in values.items():
             if isinstance(value, (int, float)):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3g}"
 
 
 def _percent(value: float | None) -> str:

@@ -179,15 +179,13 @@ def _train(run: _Run, signals: list[int]) -> None:
     start = int(run.state.step)
     if start == 0:
         run.evaluate(run.stages[0], 0)
-    batches = devices.paired(
-        run.data.annotated(start), None if run.data.wild is None else run.data.wild(start)
-    )
+    wild = None if run.data.wild is None else run.data.wild(start)
+    batches = devices.prefetched(devices.paired(run.data.annotated(start), wild))
     for stage in run.stages:
         step_fn = devices.mapped_train_step(stage.method)
         window: list[dict[str, jax.Array]] = []
         for step in range(max(start, stage.start) + 1, stage.end + 1):
-            batch = devices.shard(next(batches))
-            run.state, metrics = step_fn(run.state, batch, run.model)
+            run.state, metrics = step_fn(run.state, next(batches), run.model)
             if not devices.runs_ahead():
                 jax.block_until_ready(run.state)
             window.append(metrics)
@@ -203,7 +201,7 @@ def _after_step(run: _Run, stage: experiment.Stage, step: int, window: list) -> 
     if last or step % settings.log_every == 0 or len(window) >= settings.max_skipped_in_a_row:
         _check_finite(run, step)
     if last or step % settings.log_every == 0:
-        values = {name: float(np.mean([float(m[name]) for m in window])) for name in window[0]}
+        values = {name: _mean_of_finite(window, name) for name in window[0]}
         schedule = experiment.learning_rate_schedule(run.config)
         values["learning_rate"] = float(schedule(step - 1))
         values |= {f"weight_{k}": v for k, v in stage.method.loss_weights.items() if v}
@@ -213,6 +211,13 @@ def _after_step(run: _Run, stage: experiment.Stage, step: int, window: list) -> 
         run.evaluate(stage, step)
     if last or step % settings.checkpoint_every == 0:
         run.save()
+
+
+def _mean_of_finite(window: list[dict[str, jax.Array]], name: str) -> float | None:
+    """Mean over the steps that were not skipped; None if all were."""
+    values = np.array([float(metrics[name]) for metrics in window])
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else None
 
 
 def _check_finite(run: _Run, step: int) -> None:

@@ -1,9 +1,11 @@
-"""The end of a run: final error, `metrics.json` and `report.html` from the run's folder."""
+"""The end of a run: final error, `metrics.json`, `report.html` and `examples.jpg`."""
 
+import os
 import pathlib
 import platform
 from typing import Any
 
+import cv2
 import jax
 import ml_collections
 import numpy as np
@@ -13,7 +15,7 @@ from twodal_jax.evaluation import held_out as held_out_module
 from twodal_jax.evaluation import metrics, report
 from twodal_jax.evaluation.held_out import HeldOut
 from twodal_jax.morphable_model import MorphableModel
-from twodal_jax.rendering import overlay
+from twodal_jax.rendering import drawing, overlay
 from twodal_jax.train_state import Method, TrainState, num_parameters
 
 PROTOCOL_TITLES = {
@@ -140,7 +142,7 @@ def write(
         title=f"2DAL training run: {config.name}",
         lede=_lede(config, data),
         headlines={
-            f"NME, {PROTOCOL_TITLES[p].lower()}": f"{summary['mean_of_bins']:.2f} %"
+            f"NME, {PROTOCOL_TITLES[p].lower()}": _percent(summary["mean_of_bins"])
             for p, summary in final.items()
         },
         summary={
@@ -152,7 +154,8 @@ def write(
             + (f" + {config.batch_wild} wild images" if data.wild else " images"),
             "this process trained for": f"{seconds / 60:.1f} min",
             "median rate": f"{np.median(rates):.0f} images/s" if rates else "",
-            "machine": f"{jax.device_count()} {jax.default_backend()} device(s), {platform.machine()}",
+            "machine": f"{jax.device_count()} {jax.default_backend()} device(s), {os.cpu_count()} cores,"
+            f" {platform.machine()}",
             "seed": config.seed,
         },
         losses=losses,
@@ -169,6 +172,25 @@ def write(
         **_parts(predictions, held_out, model, method, config),
     )
     report.write_report(workdir / "report.html", page)
+    _write_picture(workdir / "examples.jpg", page.examples)
+
+
+def _write_picture(path: pathlib.Path, examples: list[report.Example], rows: int = 4) -> None:
+    """The gallery as one picture: a row a face, from the best to the worst of the gallery."""
+    chosen = np.unique(np.linspace(0, len(examples) - 1, min(rows, len(examples))).astype(int))
+    sheet = drawing.panels(
+        [
+            [drawing.caption(picture, text) for text, picture in examples[index].pictures.items()]
+            for index in chosen
+        ]
+    )
+    temporary = path.with_name(f".tmp.{path.name}")
+    cv2.imwrite(str(temporary), sheet, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    os.replace(temporary, path)
+
+
+def _percent(value: float | None) -> str:
+    return "not measurable" if value is None else f"{value:.2f} %"
 
 
 def _lede(config: ml_collections.ConfigDict, data: Any) -> str:

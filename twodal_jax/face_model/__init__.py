@@ -4,7 +4,8 @@
     face.model          # MorphableModel, like any other
 """
 
-from twodal_jax.face_model.albedo import AVERAGE_LOOK, Look, hair_offset, sample_look, vertex_colours
+from twodal_jax.face_model.albedo import (
+    AVERAGE_LOOK, Look, hair_offset, sample_look, vertex_colours)
 from twodal_jax.face_model.expression_directions import EXPRESSION_NAMES
 from twodal_jax.face_model.model import FaceModel, build_face_model
 from twodal_jax.face_model.sampling import (
@@ -13,5 +14,5 @@ from twodal_jax.face_model.shape_directions import SHAPE_NAMES
 
 __all__ = [
     "AVERAGE_LOOK", "EXPRESSION_NAMES", "FaceModel", "Look", "SHAPE_NAMES", "build_face_model",
-    "hair_offset", "sample_alpha", "sample_expression", "sample_look", "sample_pose", "sample_shape",
-    "vertex_colours"]
+    "hair_offset", "sample_alpha", "sample_expression", "sample_look", "sample_pose",
+    "sample_shape", "vertex_colours"]

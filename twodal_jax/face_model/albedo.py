@@ -94,7 +94,7 @@ def _paint_skin(colours: np.ndarray, face: FaceModel, look: Look, rng: np.random
     colours *= (1 + 0.02 * mottling)[:, None]
     red = np.clip(skin * np.array([1.02, 0.72, 0.70]), 0, 1)
     _mix(colours, look.blush * (0.5 * r["cheeks"] + 0.35 * r["nose"] + 0.4 * r["ear"]), red)
-    _mix(colours, look.socket_shade * (0.45 * r["eye_socket"] + 0.3 * r["under_eye"]),
+    _mix(colours, look.socket_shade * (0.65 * r["eye_socket"] + 0.4 * r["under_eye"]),
          skin * np.array([0.66, 0.56, 0.55]))
     dots = rng.random(len(colours)) < 0.10
     freckles = min(look.freckles, 0.8) * dots * np.clip(r["cheeks"] + r["nose"], 0, 1)
@@ -120,7 +120,7 @@ def _paint_mouth_and_nose(colours: np.ndarray, face: FaceModel, look: Look) -> N
 def _paint_eyes(colours: np.ndarray, face: FaceModel, look: Look) -> None:
     r = face.regions
     _mix(colours, 0.55 * r["lid_crease"], look.skin * 0.5)
-    _mix(colours, r["eye"], np.array([0.90, 0.88, 0.86]))
+    _mix(colours, r["eye"], np.array([0.74, 0.71, 0.69]))
     _mix(colours, r["tear_duct"], look.skin * np.array([0.95, 0.66, 0.62]))
     _mix(colours, r["iris"], look.iris)
     _mix(colours, 0.85 * r["iris_rim"], look.iris * 0.35)

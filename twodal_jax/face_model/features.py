@@ -98,7 +98,8 @@ def nose_relief(p: FacePlan) -> np.ndarray:
     flank = np.exp(-0.5 * (p.side / (width + 9)) ** 2)
     nose = ridge * (0.80 * profile + 0.20 * flank)
     wings = 9.5 * both(p.x, p.y, 13.2, -40.0, 5.6, 5.6, 3.0)
-    crease = -2.2 * both(p.x, p.y, 20.0, -40.5, 2.4, 6.0) - 1.6 * both(p.x, p.y, 9.5, -35.0, 2.0, 4.0)
+    crease = -2.2 * both(p.x, p.y, 20.0, -40.5, 2.4, 6.0)
+    crease = crease - 1.6 * both(p.x, p.y, 9.5, -35.0, 2.0, 4.0)
     nostrils = -6.5 * both(p.x, p.y, NOSTRIL_X, NOSTRIL_Y, 3.2, 2.1)
     return nose + wings + crease + nostrils
 

@@ -49,8 +49,7 @@ class HeadGrid(NamedTuple):
 
     Attributes:
       points: float64 [R, C, 3], millimetres. The last column meets the first behind the head;
-        column C//2 - 1 + 1 - 1, the middle of the face, is `middle`; column `middle + k` mirrors
-        `middle - k`.
+        column `middle + k` mirrors column `middle - k`.
       ring: [R] place between the rings of the table (9 is the mouth).
       pocket: [R] 1 at the edge of the upper lip to -1 at that of the lower lip inside the mouth;
         2 above, -2 below.
@@ -118,7 +117,8 @@ def triangles(num_rows: int, num_columns: int) -> np.ndarray:
     a, b, c, d = index[:-1], right[:-1], right[1:], index[1:]  # clockwise from the upper left
     one = np.stack([a, d, b], -1), np.stack([b, d, c], -1)
     other = np.stack([a, d, c], -1), np.stack([a, c, b], -1)
-    left_half = (np.arange(num_columns) < num_columns // 2 - 1)[None, :, None]
+    column = np.arange(num_columns)
+    left_half = ((column < num_columns // 2 - 1) | (column == num_columns - 1))[None, :, None]
     quads = [np.where(left_half, p, q).reshape(-1, 3) for p, q in zip(one, other)]
     crown = num_rows * num_columns
     fan = np.stack([np.full(num_columns, crown), index[0], right[0]], -1)

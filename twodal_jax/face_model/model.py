@@ -99,5 +99,6 @@ def build_face_model() -> FaceModel:
         shape_names=shape_directions.SHAPE_NAMES,
         expression_names=expression_directions.EXPRESSION_NAMES,
         regions=regions.region_weights(plan), brow_height=height.astype(np.float32),
-        brow_along=along.astype(np.float32), hair_height=regions.hair_height(plan).astype(np.float32),
+        brow_along=along.astype(np.float32),
+        hair_height=regions.hair_height(plan).astype(np.float32),
         waves=_waves(neutral), normals=vertex_normals(neutral, triangles))

@@ -48,7 +48,7 @@ def rotation(pitch: float, yaw: float, roll: float) -> np.ndarray:
 
 def sample_angles(rng: np.random.Generator, max_yaw: float = MAX_YAW) -> np.ndarray:
     """Pitch, yaw, roll in radians, [3]: yaw uniform, the others bell-shaped within their limits."""
-    pitch, roll = np.clip(rng.normal(0, [MAX_PITCH / 2.5, MAX_ROLL / 2.5]),
+    pitch, roll = np.clip(rng.normal(0, [MAX_PITCH / 3, MAX_ROLL / 3]),
                           [-MAX_PITCH, -MAX_ROLL], [MAX_PITCH, MAX_ROLL])
     return np.radians([pitch, rng.uniform(-max_yaw, max_yaw), roll])
 
@@ -90,7 +90,8 @@ def sample_alpha(
       landmark_mean, landmark_basis: [3, 68] and [50, 3, 68] of the MorphableModel.
       shape_std, expression_scale: of the FaceModel. max_yaw, jitter: see `sample_pose`.
     """
-    weights = np.concatenate([sample_shape(rng, shape_std), sample_expression(rng, expression_scale)])
+    shape, expression = sample_shape(rng, shape_std), sample_expression(rng, expression_scale)
+    weights = np.concatenate([shape, expression])
     landmarks = landmark_mean + np.tensordot(weights, landmark_basis, axes=1)
     pose = sample_pose(rng, landmarks.T, max_yaw, jitter)
     return np.concatenate([pose.ravel(), weights]).astype(np.float32)

@@ -14,7 +14,7 @@ SHAPE_NAMES: tuple[str, ...] = (
     "cheekbone_width", "cheek_asymmetry", "ear_flare", "nose_length", "mouth_height", "eye_depth",
     "brow_height", "temple_width", "lip_protrusion", "eye_distance", "chin_length", "brow_ridge",
     "chin_width", "mouth_width", "jowls", "nose_bend", "brow_slant", "nose_width", "eye_size",
-    "nose_bridge", "nose_projection", "mouth_slant", "lower_lip_thickness", "eye_level",
+    "nose_bridge", "nose_projection", "mouth_slant", "eye_level", "lower_lip_thickness",
     "upper_lip_thickness", "eye_tilt", "nose_tip_tilt", "nostril_flare",
 )  # fmt: skip
 
@@ -29,7 +29,8 @@ def _head_fields(p: FacePlan, x, y, z, sign, front) -> dict[str, tuple]:
         "forehead_slope": (0, 0, -6.0 * step(y, 24.0, 100.0) * front),
         "temple_width": (3.4 * sign * bump(y, z, 26.0, 20.0, 22.0, 45.0), 0, 0),
         "neck_width": (0.06 * x * step(p.ring, 12.5, 14.5), 0, 0.06 * z * step(p.ring, 12.5, 14.5)),
-        "ear_flare": (5.0 * sign * bump(y, z, -8.0, -18.0, 22.0, 12.0) * step(p.side, 50, 66), 0, 0),
+        "ear_flare": (5.0 * sign * bump(y, z, -8.0, -18.0, 22.0, 12.0) * step(p.side, 50, 66),
+                      0, 0),
         "jaw_width": (4.2 * sign * bump(y, z, -74.0, 22.0, 22.0, 38.0) * step(p.side, 8, 45), 0, 0),
         "lower_face_height": (0, -4.5 * step(y, -40.0, -105.0) * jaw, 0),
         "jaw_shift": (2.6 * step(y, -35.0, -105.0) * jaw, 0, 0),
@@ -84,10 +85,10 @@ def _nose_and_mouth_fields(p: FacePlan, x, y, z, sign, front) -> dict[str, tuple
         "mouth_height": (0, 2.6 * bump(x, p.lip_y, 0.0, 0.0, 34.0, 13.0) * front, 0),
         "mouth_slant": (0, 0.055 * x * mouth, 0),
         "lip_protrusion": (0, 0, 3.0 * bump(x, p.lip_y, 0.0, -1.0, 22.0, 10.0) * front),
-        "upper_lip_thickness": (0, 2.0 * upper, 1.2 * bump(x, p.lip_y, 0.0, 4.0, 15.0, 3.2) * front
-                                * (p.pocket >= 0)),
-        "lower_lip_thickness": (0, -2.3 * lower, 1.4 * bump(x, p.lip_y, 0.0, -5.0, 15.0, 3.6) * front
-                                * (p.pocket <= 0)),
+        "upper_lip_thickness": (0, 2.0 * upper, 1.2 * bump(x, p.lip_y, 0.0, 4.0, 15.0, 3.2)
+                                * front * (p.pocket >= 0)),
+        "lower_lip_thickness": (0, -2.3 * lower, 1.4 * bump(x, p.lip_y, 0.0, -5.0, 15.0, 3.6)
+                                * front * (p.pocket <= 0)),
     }
 
 

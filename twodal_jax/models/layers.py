@@ -29,18 +29,26 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, 
 
 
 class Conv(nn.Module):
-    """2D convolution without bias, NHWC, PyTorch's padding (kernel // 2 on every side).
+    """2D convolution, NHWC, PyTorch's padding (kernel // 2 on every side).
 
-    A 1x1 convolution is a matrix product on a CPU. Parameter: `kernel` [k, k, in, out].
+    A 1x1 convolution is a matrix product on a CPU. Parameters: `kernel` [k, k, in, out] and, where asked
+    for, `bias` [out].
     """
 
     features: int
     kernel_size: int = 3
     strides: int = 1
     dtype: jnp.dtype = jnp.float32
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        if not self.bias:
+            return self._without_bias(x)
+        offset = self.param("bias", nn.initializers.zeros, (self.features,))
+        return self._without_bias(x) + offset.astype(self.dtype)
+
+    def _without_bias(self, x: jax.Array) -> jax.Array:
         size = self.kernel_size
         kernel = self.param("kernel", KERNEL_INIT, (size, size, x.shape[-1], self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)

@@ -35,24 +35,17 @@ class Fragments(NamedTuple):
 @njit(cache=True, nogil=True)
 def _fill(vertices, triangles, triangle_index, barycentric, depth):
     height, width = depth.shape
-    num_vertices = vertices.shape[0]
+    zero, last_row, last_column = np.float32(0), np.float32(height - 1), np.float32(width - 1)
     for t in range(triangles.shape[0]):
         i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-        if min(i, j, k) < 0 or max(i, j, k) >= num_vertices:
+        y0, y1, y2 = vertices[i, 1], vertices[j, 1], vertices[k, 1]
+        top, bottom = np.ceil(max(min(y0, y1, y2), zero)), min(max(y0, y1, y2), last_row)
+        # Written so that a NaN fails the test; one that slips through makes the area NaN.
+        if not top <= bottom:
             continue
-        x0, y0 = vertices[i, 0], vertices[i, 1]
-        x1, y1 = vertices[j, 0], vertices[j, 1]
-        x2, y2 = vertices[k, 0], vertices[k, 1]
-        left = max(min(x0, x1, x2), 0.0)
-        right = min(max(x0, x1, x2), width - 1.0)
-        top = max(min(y0, y1, y2), 0.0)
-        bottom = min(max(y0, y1, y2), height - 1.0)
-        # Written so that a NaN fails the test: such a triangle is skipped.
-        if not (left <= right and top <= bottom):
-            continue
-        column_start, column_end = int(np.ceil(left)), int(np.floor(right))
-        row_start, row_end = int(np.ceil(top)), int(np.floor(bottom))
-        if column_start > column_end or row_start > row_end:
+        x0, x1, x2 = vertices[i, 0], vertices[j, 0], vertices[k, 0]
+        left, right = np.ceil(max(min(x0, x1, x2), zero)), min(max(x0, x1, x2), last_column)
+        if not left <= right:
             continue
         # Relative to corner 0, in double: far-away corners cost no precision near the pixel.
         ax, ay = np.float64(x1) - x0, np.float64(y1) - y0
@@ -63,9 +56,9 @@ def _fill(vertices, triangles, triangle_index, barycentric, depth):
         if not (np.isfinite(area) and np.isfinite(za) and np.isfinite(zb)) or area == 0.0:
             continue
         inverse = 1.0 / area
-        for row in range(row_start, row_end + 1):
+        for row in range(int(top), int(bottom) + 1):
             py = row - np.float64(y0)
-            for column in range(column_start, column_end + 1):
+            for column in range(int(left), int(right) + 1):
                 px = column - np.float64(x0)
                 w1 = (px * by - py * bx) * inverse
                 w2 = (ax * py - ay * px) * inverse
@@ -88,6 +81,12 @@ def _checked(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, n
         raise ValueError(f"vertices: expected [N, 3] (x, y, z), got {vertices.shape}")
     if triangles.ndim != 2 or triangles.shape[1] != 3:
         raise ValueError(f"triangles: expected [T, 3] vertex indices, got {triangles.shape}")
+    if not len(vertices):
+        triangles = triangles[:0]
+    if triangles.size and (triangles.min() < 0 or triangles.max() >= len(vertices)):
+        wrong = ((triangles < 0) | (triangles >= len(vertices))).any(axis=1)
+        # A triangle without area is skipped, and the others keep their index.
+        triangles = np.where(wrong[:, None], 0, triangles).astype(np.int32)
     return vertices, triangles
 
 
@@ -155,7 +154,8 @@ def visible_vertices(
       fragments: the result of `rasterize` for the same mesh and size, if there is one already.
 
     Returns:
-      bool [N]; False for vertices that are not finite.
+      bool [N]; False for vertices that are not finite. Within about two pixels of an outline the
+      answer may go either way: depth falls too steeply there for pixel centres to decide.
     """
     vertices, triangles = _checked(vertices, triangles)
     if fragments is None:

@@ -180,7 +180,8 @@ def cast_shadow(
     forward = _unit(np.asarray(direction, np.float32) * np.array([1, -1, 1], np.float32))
     helper = np.array([0, 1, 0] if abs(forward[1]) < 0.9 else [1, 0, 0], np.float32)
     across = _unit(np.cross(helper, forward))
-    seen = np.asarray(vertices, np.float32) @ np.stack([across, np.cross(forward, across), forward]).T
+    axes = np.stack([across, np.cross(forward, across), forward])
+    seen = np.asarray(vertices, np.float32) @ axes.T
     bounds = [(float(np.nanmin(seen[:, i])), float(np.nanmax(seen[:, i]))) for i in range(2)]
     scale = (size - 1) / max(*(high - low for low, high in bounds), 1e-8)
     seen = seen * np.float32(scale)

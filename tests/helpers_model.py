@@ -1,0 +1,151 @@
+"""A tiny random morphable model, method and batches: enough to run every path in seconds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from twodal_jax import heatmap, morphable_model
+from twodal_jax.augmentation import AugmentationSettings
+from twodal_jax.forward import HeatmapSettings
+from twodal_jax.models.critic import EncoderCritic
+from twodal_jax.models.regressor import Regressor
+from twodal_jax.train_state import LOSS_NAMES, Method
+
+NUM_VERTICES = 200
+ALL_LOSSES = dict(zip(LOSS_NAMES, (1.0, 0.005, 0.005, 0.01, 0.005, 0.01)))
+STAGE1_LOSSES = ALL_LOSSES | {"loss_vdc": 0.0}
+STAGE2_LOSSES = dict.fromkeys(LOSS_NAMES, 0.0) | {"loss_vdc": 0.01}
+
+
+def tiny_model(seed: int = 0, num_vertices: int = NUM_VERTICES) -> morphable_model.MorphableModel:
+    """A blob about 2 units wide with random directions; the whitening fits `random_alpha`."""
+    rng = np.random.default_rng(seed)
+    alphas = random_alpha(rng, 500)
+    return morphable_model.create(
+        mean=rng.uniform(-1, 1, (3, num_vertices)),
+        basis=0.02 * rng.standard_normal((50, 3, num_vertices)),
+        triangles=rng.integers(0, num_vertices, (150, 3)),
+        landmark_indices=rng.choice(num_vertices, 68, replace=False),
+        alpha_mean=alphas.mean(axis=0),
+        alpha_std=alphas.std(axis=0),
+    )
+
+
+def random_rotation(rng: np.random.Generator, count: int) -> np.ndarray:
+    """[count, 3, 3] float64 rotations, uniform (QR of Gaussian matrices)."""
+    q, r = np.linalg.qr(rng.standard_normal((count, 3, 3)))
+    q = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
+    return q * np.linalg.det(q)[:, None, None]
+
+
+def random_alpha(rng: np.random.Generator, count: int) -> np.ndarray:
+    """[count, 62] float32 raw: scale 25-40 pixels a unit, any rotation, near the crop's centre."""
+    rotation = random_rotation(rng, count)
+    scale = rng.uniform(25, 40, (count, 1, 1))
+    translation = np.array([60.0, 60.0, 0.0]) + rng.uniform(-8, 8, (count, 3))
+    pose = np.concatenate([scale * rotation, translation[..., None]], axis=-1).reshape(count, 12)
+    return np.concatenate([pose, rng.standard_normal((count, 50))], axis=1).astype(np.float32)
+
+
+def project_loop(mean, basis, alpha, height: float) -> np.ndarray:
+    """The paper's V of one alpha, vertex by vertex in float64: [N, 3], y down in `height` pixels."""
+    alpha = np.asarray(alpha, np.float64)
+    pose = alpha[:12].reshape(3, 4)
+    out = []
+    for n in range(mean.shape[1]):
+        point = np.asarray(mean[:, n], np.float64)
+        for k in range(50):
+            point = point + alpha[12 + k] * np.asarray(basis[k, :, n], np.float64)
+        x, y, z = pose[:, :3] @ point + pose[:, 3]
+        out.append((x, height + 1 - y, z))
+    return np.array(out)
+
+
+def tiny_method(
+    *,
+    losses: dict[str, float] = STAGE1_LOSSES,
+    axis_name: str | None = None,
+    augmentation: AugmentationSettings = AugmentationSettings(),
+    learning_rate: float = 1e-3,
+    dtype=jnp.float32,
+    seed: int = 0,
+) -> Method:
+    """ResNet-18 of an eighth's width, an encoder and critic alike."""
+    return Method(
+        regressor=Regressor("resnet18", "standard", 0.125, dtype, axis_name),
+        critic=EncoderCritic(width=0.125, dtype=dtype),
+        regressor_optimizer=optax.sgd(learning_rate, momentum=0.9),
+        critic_optimizer=optax.adam(1e-4),
+        loss_weights=losses,
+        landmark_weights=tuple(heatmap.weight_mask(4.0, 2.0, 1.0).tolist()),
+        weight_dims=3,
+        augmentation=augmentation,
+        heatmap=HeatmapSettings(),
+        seed=seed,
+    )
+
+
+def smooth_images(rng: np.random.Generator, count: int, size: int = 120) -> np.ndarray:
+    """[count, size, size, 3] uint8: random colours, smooth over about 20 pixels."""
+    coarse = rng.uniform(0, 255, (count, size // 20 + 1, size // 20 + 1, 3)).astype(np.float32)
+    return np.asarray(jax.image.resize(coarse, (count, size, size, 3), "linear")).astype(np.uint8)
+
+
+def true_landmarks_18(model: morphable_model.MorphableModel, alpha: np.ndarray) -> np.ndarray:
+    """[B, 18, 2] crop pixels, in NumPy."""
+    points = np.stack(
+        [project_loop(model.landmark_mean, model.landmark_basis, row, 120)[:, :2] for row in alpha]
+    )
+    chosen = (points[:, heatmap.FIRST_OF_68] + points[:, heatmap.SECOND_OF_68]) / 2
+    return chosen.astype(np.float32)
+
+
+def tiny_batch(
+    model: morphable_model.MorphableModel, *, annotated: int = 2, wild: int = 2, seed: int = 0
+) -> dict[str, dict[str, np.ndarray]]:
+    """A batch as `train_step` takes it; every eighth wild landmark is hidden."""
+    rng = np.random.default_rng(seed)
+    alpha, wild_alpha = random_alpha(rng, annotated), random_alpha(rng, wild)
+    visible = np.ones((wild, 18), np.float32)
+    visible.reshape(-1)[::8] = 0
+
+    def positions(count):
+        index = np.arange(count) + 1000 * seed
+        return np.stack([index >> 32, index & 0xFFFFFFFF], axis=-1).astype(np.uint32)
+
+    return {
+        "annotated": {
+            "image": smooth_images(rng, annotated),
+            "alpha": alpha,
+            "position": positions(annotated),
+        },
+        "wild": {
+            "image": smooth_images(rng, wild),
+            "landmarks": true_landmarks_18(model, wild_alpha),
+            "visible": visible,
+            "position": positions(wild),
+        },
+    }
+
+
+def leaves(tree) -> dict[str, np.ndarray]:
+    """{path: array} of a pytree, for comparing states with names in the failure."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
+
+
+def assert_identical(a, b) -> None:
+    """Two pytrees agree bit for bit."""
+    a, b = leaves(a), leaves(b)
+    assert a.keys() == b.keys()
+    different = [path for path in a if a[path].tobytes() != b[path].tobytes()]
+    assert not different, different
+
+
+def identical(a, b) -> bool:
+    try:
+        assert_identical(a, b)
+    except AssertionError:
+        return False
+    return True

@@ -1,0 +1,248 @@
+"""Each loss against its formula in NumPy; finite values and gradients where they could fail."""
+
+import functools
+import os
+
+import helpers_model
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from twodal_jax import assets, losses, morphable_model, projection
+
+
+@pytest.fixture(scope="module")
+def model():
+    return helpers_model.tiny_model()
+
+
+def alphas(count=3, seed=0):
+    return helpers_model.random_alpha(np.random.default_rng(seed), count)
+
+
+def weights_loop(model, true, predicted, dims):
+    """w of L_3d as the paper writes it: 62 projections with one coefficient replaced, float64."""
+    project = functools.partial(
+        helpers_model.project_loop, model.landmark_mean, model.landmark_basis, height=120
+    )
+    reference = project(true)[:, :dims]
+    moved = []
+    for i in range(62):
+        changed = true.astype(np.float64)
+        changed[i] = predicted[i]
+        moved.append(np.linalg.norm(project(changed)[:, :dims] - reference))
+    return np.array(moved) / np.sum(moved)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_coefficient_weights_equal_the_loop_of_sixty_two_projections(model, dims):
+    true, predicted = alphas(seed=1), alphas(seed=2)
+    weights = losses.coefficient_weights(true, predicted, model, dims=dims)
+    assert weights.shape == (3, 62)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    for found, a, b in zip(weights, true, predicted):
+        np.testing.assert_allclose(found, weights_loop(model, a, b, dims), rtol=1e-4, atol=1e-7)
+
+
+def test_third_row_of_the_pose_weighs_nothing_in_the_picture(model):
+    weights = np.asarray(losses.coefficient_weights(alphas(seed=1), alphas(seed=2), model, dims=2))
+    np.testing.assert_array_equal(weights[:, 8:12], 0)
+    assert (weights[:, :8] > 0).all() and (weights[:, 12:] > 0).all()
+
+
+def test_coefficient_weights_pass_no_gradient(model):
+    true, predicted = alphas(1, 1)[0], alphas(1, 2)[0]
+    gradient = jax.grad(
+        lambda a, b: losses.coefficient_weights(a, b, model)[3], argnums=(0, 1)
+    )(true, predicted)
+    np.testing.assert_array_equal(np.stack(gradient), 0)
+
+
+def test_loss_3d_is_the_weighted_square_and_its_gradient_ignores_the_weights(model):
+    true, predicted = alphas(seed=1), alphas(seed=2)
+    whitened = [(a - model.alpha_mean) / model.alpha_std for a in (predicted, true)]
+    found = losses.loss_3d(*map(jnp.asarray, whitened), model, dims=3)
+    weights = np.stack([weights_loop(model, a, b, 3) for a, b in zip(true, predicted)])
+    difference = whitened[0].astype(np.float64) - whitened[1]
+    np.testing.assert_allclose(found, (weights * difference**2).sum(-1), rtol=1e-3)
+    gradient = jax.grad(lambda p: losses.loss_3d(p, whitened[1], model, dims=3).sum())(whitened[0])
+    np.testing.assert_allclose(gradient, 2 * weights * difference, rtol=1e-3, atol=1e-6)
+
+
+def test_loss_3d_and_its_gradient_are_finite_at_an_exact_prediction(model):
+    whitened = jnp.asarray((alphas() - model.alpha_mean) / model.alpha_std)
+    value, gradient = jax.value_and_grad(lambda p: losses.loss_3d(p, whitened, model).sum())(whitened)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_safe_norm_is_the_norm_with_gradient_zero_at_zero():
+    vectors = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    np.testing.assert_allclose(losses.safe_norm(vectors), np.linalg.norm(vectors, axis=-1), rtol=1e-6)
+    assert losses.safe_norm(jnp.zeros(3)) == 0
+    np.testing.assert_array_equal(jax.grad(lambda v: losses.safe_norm(v))(jnp.zeros(3)), 0)
+
+
+@pytest.mark.parametrize("loss", [losses.loss_2d_con, losses.loss_cyc])
+def test_landmark_losses_are_weighted_sums_of_distances(loss):
+    rng = np.random.default_rng(1)
+    predicted, true = rng.normal(size=(2, 4, 18, 2)).astype(np.float32)
+    weights = rng.uniform(0.5, 4, (4, 18)).astype(np.float32)
+    expected = (weights * np.linalg.norm(predicted - true, axis=-1)).sum(-1)
+    np.testing.assert_allclose(loss(predicted, true, weights), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        loss(predicted, true, weights[0]),
+        (weights[0] * np.linalg.norm(predicted - true, axis=-1)).sum(-1),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("loss", [losses.loss_2d_con, losses.loss_cyc])
+@pytest.mark.parametrize("hidden", [slice(0, 3), slice(0, 18)])
+def test_hidden_nan_landmarks_do_not_count(loss, hidden):
+    rng = np.random.default_rng(2)
+    predicted, true = rng.normal(size=(2, 18, 2)).astype(np.float32)
+    weights = np.ones(18, np.float32)
+    true[hidden], weights[hidden] = np.nan, 0
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(predicted), true, weights)
+    kept = weights > 0
+    np.testing.assert_allclose(value, np.linalg.norm((predicted - true)[kept], axis=-1).sum(), rtol=1e-5)
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(gradient[hidden], 0)
+
+
+def test_loss_2d_con_has_finite_gradients_at_zero_distance():
+    points = jnp.asarray(np.random.default_rng(3).normal(size=(2, 18, 2)))
+    gradient = jax.grad(lambda p: losses.loss_2d_con(p, points, jnp.ones((2, 18))).sum())(points)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_loss_3d_con_is_the_sum_of_distances_and_finite_at_zero():
+    a, b = np.random.default_rng(4).normal(size=(2, 5, 68, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        losses.loss_3d_con(a, b), np.linalg.norm(a - b, axis=-1).sum(-1), rtol=1e-5
+    )
+    gradients = jax.grad(lambda x, y: losses.loss_3d_con(x, y).sum(), (0, 1))(jnp.asarray(a), jnp.asarray(a))
+    np.testing.assert_array_equal(np.stack(gradients), 0)
+
+
+def test_both_sides_of_the_critics_loss_follow_the_formula():
+    rng = np.random.default_rng(5)
+    true, predicted = rng.normal(size=(2, 7)).astype(np.float32)
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x.astype(np.float64)))
+
+    expected = np.log(sigmoid(true)).mean() + np.log(1 - sigmoid(predicted)).mean()
+    np.testing.assert_allclose(losses.loss_sc_critic(true, predicted), -expected, rtol=1e-5)
+    np.testing.assert_allclose(losses.loss_sc(predicted), np.log(1 - sigmoid(predicted)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("logit", [-100.0, 100.0])
+def test_the_critics_loss_is_stable_at_large_logits(logit):
+    logits = jnp.array([logit])
+    value, gradients = jax.value_and_grad(losses.loss_sc_critic, (0, 1))(logits, -logits)
+    np.testing.assert_allclose(value, 0 if logit > 0 else 200, atol=1e-4)
+    assert np.isfinite(np.stack(gradients)).all()
+    value, gradient = jax.value_and_grad(lambda x: losses.loss_sc(x).sum())(logits)
+    np.testing.assert_allclose(value, -100 if logit > 0 else 0, atol=1e-4)
+    assert np.isfinite(gradient).all()
+
+
+def test_descending_loss_sc_raises_the_critics_belief():
+    assert jax.grad(losses.loss_sc)(0.3) < 0
+    gradient_true, gradient_predicted = jax.grad(losses.loss_sc_critic, (0, 1))(jnp.zeros(2), jnp.zeros(2))
+    assert (gradient_true < 0).all() and (gradient_predicted > 0).all()
+
+
+def dense(model, predicted, true):
+    """VDC in float64 from the meshes' definition."""
+    vertices = []
+    for alpha in (predicted, true):
+        alpha = np.asarray(alpha, np.float64)
+        shape = np.asarray(model.mean, np.float64) + np.tensordot(alpha[12:], model.basis, 1)
+        pose = alpha[:12].reshape(3, 4)
+        vertices.append(pose[:, :3] @ shape + pose[:, 3:])
+    return ((vertices[0] - vertices[1]) ** 2).sum(0).mean()
+
+
+@pytest.mark.parametrize("distance", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("num_vertices", [100, 400])
+def test_vdc_in_closed_form_equals_the_dense_one(num_vertices, distance):
+    model = helpers_model.tiny_model(num_vertices=num_vertices)
+    true = alphas(seed=1)
+    predicted = (true + distance * (alphas(seed=2) - true)).astype(np.float32)
+    expected = [dense(model, p, t) for p, t in zip(predicted, true)]
+    np.testing.assert_allclose(losses.loss_vdc(predicted, true, model), expected, rtol=1e-4)
+    if distance == 1.0:
+        meshes = (projection.vertices_crop(model, a) for a in (predicted, true))
+        np.testing.assert_allclose(losses.loss_vdc_dense(*meshes), expected, rtol=1e-4)
+
+
+def test_vdc_needs_no_mesh_and_its_gradient_is_the_dense_ones(model):
+    true, predicted = jnp.asarray(alphas(seed=1)), jnp.asarray(alphas(seed=2))
+    small = morphable_model.without_mesh(model)
+    closed = jax.grad(lambda p: losses.loss_vdc(p, true, small).sum())(predicted)
+
+    def through_the_mesh(p):
+        return losses.loss_vdc_dense(
+            projection.vertices_crop(model, p), projection.vertices_crop(model, true)
+        ).sum()
+
+    expected = jax.grad(through_the_mesh)(predicted)
+    scale = np.abs(expected).max(axis=0)
+    np.testing.assert_allclose(closed / scale, expected / scale, atol=1e-4)
+
+
+def test_vdc_is_zero_with_zero_gradient_at_an_exact_prediction(model):
+    true = jnp.asarray(alphas())
+    value, gradient = jax.value_and_grad(lambda p: losses.loss_vdc(p, true, model).sum())(true)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.skipif("TWODAL_DATA_DIR" not in os.environ, reason="TWODAL_DATA_DIR is not set")
+@pytest.mark.parametrize("distance", [1.0, 1e-2, 1e-4])
+def test_vdc_in_closed_form_equals_the_dense_one_on_the_real_model(distance):
+    model = assets.load_morphable_model(os.path.join(os.environ["TWODAL_DATA_DIR"], "bfm_3ddfa"))
+    assert model.num_vertices == 53_215
+    rng = np.random.default_rng(0)
+    whitened = rng.standard_normal((2, 3, 62))
+    true = (whitened[0] * model.alpha_std + model.alpha_mean).astype(np.float32)
+    predicted = (true + distance * whitened[1] * model.alpha_std).astype(np.float32)
+    expected = [dense(model, p, t) for p, t in zip(predicted, true)]
+    np.testing.assert_allclose(losses.loss_vdc(predicted, true, model), expected, rtol=1e-4)
+
+
+def test_every_loss_compiles_and_maps(model):
+    rng = np.random.default_rng(6)
+    a, b = jnp.asarray(alphas(seed=1)), jnp.asarray(alphas(seed=2))
+    points = jnp.asarray(rng.normal(size=(2, 3, 18, 2)).astype(np.float32))
+    cloud = jnp.asarray(rng.normal(size=(2, 3, 68, 3)).astype(np.float32))
+    cases = {
+        "loss_3d": (lambda x, y: losses.loss_3d(x, y, model), a, b),
+        "loss_vdc": (lambda x, y: losses.loss_vdc(x, y, model), a, b),
+        "loss_2d_con": (lambda x, y: losses.loss_2d_con(x, y, jnp.ones(18)), *points),
+        "loss_3d_con": (losses.loss_3d_con, *cloud),
+        "loss_sc": (lambda x, y: losses.loss_sc(x + y), jnp.arange(3.0), jnp.ones(3)),
+    }
+    for name, (loss, x, y) in cases.items():
+        batch = jax.jit(loss)(x, y)
+        assert batch.shape == (3,), name
+        np.testing.assert_allclose(jax.vmap(loss)(x, y), batch, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda m: losses.loss_3d(jnp.zeros((2, 62)), jnp.zeros((1, 62)), m), "whitened"),
+        (lambda m: losses.loss_vdc(jnp.zeros((2, 62)), jnp.zeros(62), m), "alpha"),
+        (lambda m: losses.loss_2d_con(jnp.zeros((2, 18, 2)), jnp.zeros((18, 2)), jnp.ones(18)), "landmarks"),
+        (lambda m: losses.loss_3d_con(jnp.zeros((2, 68, 3)), jnp.zeros((2, 68, 2))), "landmarks"),
+        (lambda m: losses.coefficient_weights(jnp.zeros(62), jnp.zeros(62), m, dims=4), "dims"),
+    ],
+)
+def test_shapes_that_would_broadcast_silently_are_errors(model, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(model)

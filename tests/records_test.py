@@ -1,0 +1,152 @@
+"""Batches: both formats give the same faces, purely from (seed, step), on any number of hosts."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from data_pipelines import loader, prepare, prepared
+from data_pipelines.faces import Skip
+from data_pipelines.order import sample_indices
+from tests.helpers_face_files import photo, wild_rows
+
+COUNT = 23
+
+
+class Rows:
+    """A source over arrays; every seventh face is unreadable."""
+
+    kind, margin, description = "wild", 0, "rows"
+
+    def __init__(self, count=COUNT):
+        self.rows = wild_rows(count)
+        self.rows["image"] = np.stack([photo(120, seed) for seed in range(count)])
+
+    def __len__(self):
+        return len(self.rows["name"])
+
+    def fingerprint(self):
+        return "rows"
+
+    def faces(self, start, stop):
+        for row in range(start, stop):
+            face = {name: values[row] for name, values in self.rows.items()}
+            face["name"] = str(face["name"])
+            yield Skip(face["name"], "seventh", "on purpose") if row % 7 == 6 else face
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sets")
+    for format in ("arrays", "array_record"):
+        prepare.prepare(Rows(), root / format, format=format, shards=3)
+    return root
+
+
+@pytest.fixture(params=["arrays", "array_record"])
+def opened(folders, request):
+    return prepared.open_prepared(folders / request.param, kind="wild")
+
+
+def take(opened, count, **options):
+    stream = loader.batches(opened, **({"batch_size": 8, "seed": 3} | options))
+    result = [next(stream) for _ in range(count)]
+    stream.close()
+    return result
+
+
+def test_prepared_faces_are_those_of_the_source_in_order(opened):
+    keep = np.arange(COUNT) % 7 != 6
+    found = loader.read_rows(opened, np.arange(opened.count))
+    for name, values in Rows().rows.items():
+        if name == "image":
+            difference = np.abs(found[name].astype(int) - values[keep])
+            assert difference.mean() < (0.1 if opened.format == "arrays" else 3.0)
+        else:
+            np.testing.assert_array_equal(found[name], values[keep])
+    assert opened.manifest["skipped"] == {"seventh": 3}
+
+
+def test_batches_follow_the_stateless_order(opened):
+    for step, batch in enumerate(take(opened, 5)):
+        positions = step * 8 + np.arange(8)
+        rows = sample_indices(3, positions, opened.count)
+        np.testing.assert_array_equal(batch["landmarks"],
+                                      loader.read_rows(opened, rows)["landmarks"])
+        np.testing.assert_array_equal(batch["position"][:, 1], positions)
+        assert batch["image"].shape == (8, 120, 120, 3) and batch["image"].dtype == np.uint8
+        assert batch["position"].dtype == np.uint32 and "name" not in batch
+
+
+def test_both_formats_give_the_same_faces(folders):
+    arrays, shards = (prepared.open_prepared(folders / name) for name in ("arrays", "array_record"))
+    for one, other in zip(take(arrays, 4), take(shards, 4)):
+        for name in ("landmarks", "visible", "yaw_deg", "position"):
+            np.testing.assert_array_equal(one[name], other[name])
+        assert np.abs(one["image"].astype(int) - other["image"]).mean() < 3.0
+
+
+def test_a_late_start_continues_the_same_stream(opened):
+    for one, other in zip(take(opened, 6)[4:], take(opened, 2, start_step=4)):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_hosts_get_contiguous_parts_of_the_global_batch(opened):
+    whole = take(opened, 3)
+    parts = [take(opened, 3, process_index=host, process_count=4) for host in range(4)]
+    for step, batch in enumerate(whole):
+        for name in batch:
+            joined = np.concatenate([parts[host][step][name] for host in range(4)])
+            np.testing.assert_array_equal(joined, batch[name])
+
+
+def test_other_seeds_give_other_batches(opened):
+    assert not np.array_equal(take(opened, 1)[0]["yaw_deg"], take(opened, 1, seed=4)[0]["yaw_deg"])
+
+
+def test_far_steps_split_their_position_into_two_words():
+    positions = np.array([0, 2**32 + 5, 2**61])
+    np.testing.assert_array_equal(loader.split_position(positions), [[0, 0], [1, 5], [2**29, 0]])
+
+
+def test_bad_arguments_name_both_numbers(opened):
+    with pytest.raises(ValueError, match=r"Batch size \(8\) must be divisible .* \(3\)"):
+        loader.batches(opened, batch_size=8, seed=0, process_count=3)
+    with pytest.raises(ValueError, match="process_index 2"):
+        loader.batches(opened, batch_size=8, seed=0, process_count=2, process_index=2)
+    with pytest.raises(ValueError, match=r"no fields \['alpha'\]; it has"):
+        loader.batches(opened, batch_size=8, seed=0, fields=["alpha"])
+
+
+def test_the_arrays_format_needs_no_tensorflow(folders, tmp_path):
+    run(f"""
+        import sys
+        sys.modules["tensorflow"] = None
+        from data_pipelines import loader, prepared
+        from scripts import prepare_data
+        stream = loader.batches(prepared.open_prepared({str(folders / "arrays")!r}),
+                                batch_size=4, seed=0)
+        print(next(stream)["image"].shape)
+        assert prepare_data.main(["wild_csv", "--input", "nowhere", "--output", "out"]) == 1
+        """)
+
+
+@pytest.mark.parametrize("format", ["arrays", "array_record"])
+def test_a_program_that_just_ends_is_not_held_up(folders, format):
+    run(f"""
+        from data_pipelines import loader, prepared
+        opened = prepared.open_prepared({str(folders / format)!r})
+        streams = [loader.batches(opened, batch_size=8, seed=seed) for seed in range(3)]
+        for _ in range(5):
+            for stream in streams:
+                next(stream)
+        """)
+
+
+def run(program):
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=90,
+                            capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]

@@ -1,0 +1,137 @@
+"""The regressor: sizes by formula, variants, and precision. Shapes are evaluated, not computed."""
+
+import flax.linen as nn
+import helpers_model
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from twodal_jax.models import regressor
+from twodal_jax.models.regressor import Regressor
+from twodal_jax.train_state import num_parameters
+
+IMAGES = jax.ShapeDtypeStruct((2, 120, 120, 4), jnp.float32)
+
+
+def shapes(module):
+    return jax.eval_shape(module.init, jax.random.key(0), IMAGES)
+
+
+def resnet50_parameters(inputs, outputs):
+    """He et al. 2016: bottlenecks of (1x1, 3x3, 1x1), each convolution followed by scale and bias."""
+
+    def conv(size, wide_in, wide_out):
+        return size * size * wide_in * wide_out + 2 * wide_out
+
+    total, wide = conv(7, inputs, 64), 64
+    for features, blocks in zip((64, 128, 256, 512), (3, 4, 6, 3)):
+        for block in range(blocks):
+            total += conv(1, wide, features) + conv(3, features, features) + conv(1, features, 4 * features)
+            total += conv(1, wide, 4 * features) if block == 0 else 0
+            wide = 4 * features
+    return total + wide * outputs + outputs
+
+
+@pytest.mark.parametrize("variant", regressor.VARIANTS)
+def test_resnet50_has_the_parameters_of_the_formula(variant):
+    assert resnet50_parameters(3, 1000) == 25_557_032  # as everywhere, which checks the formula
+    found = num_parameters(shapes(Regressor("resnet50", variant))["params"])
+    assert found == resnet50_parameters(4, 62) == 23_508_032 + 7 * 7 * 64 + 2048 * 62 + 62
+
+
+def test_resnet18_has_the_parameters_everybody_knows():
+    found = num_parameters(shapes(Regressor("resnet18", "standard"))["params"])
+    assert found == 11_176_512 + 7 * 7 * 64 + 512 * 62 + 62
+
+
+@pytest.mark.parametrize("variant", regressor.VARIANTS)
+@pytest.mark.parametrize("depth", regressor.STAGE_SIZES)
+def test_output_is_sixty_two_numbers_a_face(depth, variant):
+    module = Regressor(depth, variant, 0.125, jnp.bfloat16)
+    out = jax.eval_shape(lambda v, x: module.apply(v, x), shapes(module), IMAGES)
+    assert out.shape == (2, 62) and out.dtype == jnp.float32
+
+
+def test_last_map_is_8_by_8_with_stride_1_and_4_by_4_with_stride_2():
+    for variant, size in (("authors", 8), ("standard", 4)):
+        module = Regressor("resnet18", variant, 0.125)
+        _, state = jax.eval_shape(
+            lambda v, x: module.apply(v, x, capture_intermediates=True, mutable=["intermediates"]),
+            shapes(module),
+            IMAGES,
+        )
+        last = state["intermediates"]["stage4_block2"]["__call__"][0]
+        assert last.shape[1:3] == (size, size)
+
+
+def pooled_gradient(variant):
+    """Which pixels of the last map the output depends on."""
+    module = Regressor("resnet18", variant, 0.125)
+    variables = initial_variables(module)
+    size = 8 if variant == "authors" else 4
+    probe = jnp.zeros((1, size, size, 64))
+
+    def head(probe):
+        def intercept(next_function, arguments, keywords, context):
+            out = next_function(*arguments, **keywords)
+            return out + probe if context.module.name == "stage4_block2" else out
+
+        with nn.intercept_methods(intercept):
+            return module.apply(variables, jnp.zeros((1, 120, 120, 4))).sum()
+
+    return np.abs(np.asarray(jax.grad(head)(probe))).sum(axis=(0, 3))
+
+
+def initial_variables(module):
+    return jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 120, 120, 4)))
+
+
+def test_authors_pool_sees_the_top_left_seven_by_seven():
+    seen = pooled_gradient("authors")
+    assert seen.shape == (8, 8)
+    np.testing.assert_array_equal(seen[7], 0)
+    np.testing.assert_array_equal(seen[:, 7], 0)
+    np.testing.assert_allclose(seen[:7, :7], seen[0, 0], rtol=1e-5)
+    assert seen[0, 0] > 0
+
+
+def test_standard_pool_sees_everything_alike():
+    seen = pooled_gradient("standard")
+    np.testing.assert_allclose(seen, seen[0, 0], rtol=1e-5)
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters():
+    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 120, 120, 4)), jnp.float32)
+    exact, rough = (Regressor("resnet18", "standard", 0.125, d) for d in (jnp.float32, jnp.bfloat16))
+    variables = initial_variables(exact)
+    # Scales of 1 instead of the zeros at the start, so that every block takes part.
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, v: jnp.ones_like(v) if "scale" in jax.tree_util.keystr(path) else v, variables
+    )
+    assert {v.dtype for v in jax.tree.leaves(shapes(rough))} == {jnp.dtype("float32")}
+    a, b = (np.asarray(jax.jit(m.apply)(variables, images)) for m in (exact, rough))
+    assert 0 < np.abs(a - b).max() < 0.05 * np.abs(a).max()
+
+
+def test_evaluation_treats_every_face_alone():
+    images = helpers_model.smooth_images(np.random.default_rng(1), 3).astype(np.float32) / 128 - 1
+    inputs = jnp.asarray(np.concatenate([images, images[..., :1]], axis=-1))
+    module = Regressor("resnet18", "standard", 0.125)
+    variables = initial_variables(module)
+    apply = jax.jit(module.apply)
+    together, alone = apply(variables, inputs), apply(variables, inputs[1:2].repeat(3, 0))
+    np.testing.assert_allclose(together[1], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "module, shape, message",
+    [
+        (Regressor("resnet51"), (1, 120, 120, 4), "resnet51.*resnet18, resnet50"),
+        (Regressor(variant="ours"), (1, 120, 120, 4), "ours.*authors, standard"),
+        (Regressor(), (1, 120, 120, 3), r"\[B, 120, 120, 4\].*3"),
+    ],
+)
+def test_wrong_names_and_inputs_are_errors(module, shape, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
