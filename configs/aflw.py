@@ -40,21 +40,22 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.optimizer.nesterov = True
     config.optimizer.clip_norm = 5.0
     config.optimizer.warmup_steps = 50
-    config.stage1.steps = 1100
-    config.stage1.learning_rate = 0.1
-    config.stage1.final_learning_rate = 0.05
     # The paper's lambdas belong to its learning rate; these give all terms a similar say.
-    config.stage1.loss_weights.loss_2d_con = 0.01
-    config.stage1.loss_weights.loss_3d_con = 0.001
-    config.stage1.loss_weights.loss_cyc = 0.01
+    config.stage1.loss_weights.loss_3d = 5.0
+    config.stage1.loss_weights.loss_2d_con = 0.004
+    config.stage1.loss_weights.loss_3d_con = 0.0001
+    config.stage1.loss_weights.loss_cyc = 0.001
     config.stage1.loss_weights.loss_sc = 0.005
-    config.stage2.steps = 1900
-    config.stage2.learning_rate = 0.05
-    config.stage2.final_learning_rate = 0.0005
     # VDC takes the place of L_3d; the wild faces go on helping, which few annotated ones need.
     config.stage2.loss_weights.update(config.stage1.loss_weights)
     config.stage2.loss_weights.loss_3d = 0.0
-    config.stage2.loss_weights.loss_vdc = 0.05
+    config.stage2.loss_weights.loss_vdc = 0.02
+    config.stage1.steps = 400
+    config.stage1.learning_rate = 0.05
+    config.stage1.final_learning_rate = 0.05
+    config.stage2.steps = 2600
+    config.stage2.learning_rate = 0.05
+    config.stage2.final_learning_rate = 0.0005
     config.augmentation.landmark_jitter = 2.0
 
     config.run.log_every = 50

@@ -81,6 +81,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Dimensions of the landmarks that weigh L_3d's coefficients. [ours] The text says 2D landmarks, which
     # leaves the third row of the pose untrained in stage 1; 3 is what its reference [69] implements.
     config.loss_3d_dims = 3
+    # Whether L_3d and VDC train t_z. [ours, as [69]'s implementation] No picture shows it.
+    config.train_depth_offset = False
 
     # Optimiser of the regressor: SGD. [paper: 5e-5, exponential decay; the rest ours]
     config.optimizer = ml_collections.ConfigDict()

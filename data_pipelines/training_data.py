@@ -70,8 +70,8 @@ def check_present(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
 def _how_to_prepare(config, name: str, spec, folder: pathlib.Path) -> str:
     lines = [f"- {name} set: {folder} does not exist" + (
         f", and neither does {spec.input}, which it is made from." if spec.make else ".")]
-    if spec.get:
-        lines.append(f"    Get {spec.get}.")
+    if spec["get"]:  # spec.get is the mapping's method
+        lines.append(f"    Get {spec['get']}.")
     if spec.make:
         lines.append(f"    Put it at {spec.input}, or set --config.data.{name}.input=FOLDER.")
         return "\n".join(lines)

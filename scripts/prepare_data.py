@@ -14,13 +14,12 @@ import argparse
 import sys
 
 from rich.console import Console
-from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
-                           TimeRemainingColumn)
 
 from data_pipelines import sources
 from data_pipelines.faces import SourceError
 from data_pipelines.manifest import FORMATS, PreparedError
 from data_pipelines.prepare import SKIPPED, Summary, prepare
+from data_pipelines.progress import preparing
 from twodal_jax.assets import AssetError
 
 SYNTHETIC = ("synthetic_annotated", "synthetic_wild")
@@ -55,17 +54,7 @@ def _prepare(args: argparse.Namespace, console: Console) -> Summary:
     source = sources.open_source(
         args.source, args.input, split=args.split, morphable_model=args.morphable_model,
         margin=args.margin, landmarks=args.landmarks, ready=ready)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True,
-                  disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"{args.source} -> {args.output}", total=None, rate="")
-
-        def show(done: int, total: int) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, completed=done, total=total,
-                       rate=f"{speed:.0f} faces/s" if speed else "")
-
+    with preparing(f"{args.source} -> {args.output}", console) as show:
         return prepare(source, args.output, format=args.format, shards=args.shards,
                        limit=args.limit, progress=show)
 

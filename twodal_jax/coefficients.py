@@ -17,6 +17,7 @@ NUM_POSE = 12
 NUM_SHAPE = 40
 NUM_EXPRESSION = 10
 NUM_COEFFICIENTS = NUM_POSE + NUM_SHAPE + NUM_EXPRESSION
+DEPTH_OFFSET = 11  # t_z: moves no 2D point, and annotations hold whatever their fitting left there
 
 
 @flax.struct.dataclass

@@ -105,6 +105,7 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
         critic_optimizer=optax.adam(config.critic.learning_rate),
         landmark_weights=tuple(heatmap.weight_mask(*config.landmark_mask).tolist()),
         weight_dims=config.loss_3d_dims,
+        train_depth_offset=config.train_depth_offset,
         augmentation=AugmentationSettings(**config.augmentation),
         heatmap=HeatmapSettings(**config.heatmap),
         seed=config.seed,

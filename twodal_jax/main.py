@@ -57,11 +57,22 @@ def run(config, workdir: pathlib.Path) -> None:
     print(f"Report: {workdir / 'report.html'}")
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser; a mistyped field of the config is a message here, not a traceback."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:
+        while error.args and isinstance(error.args[0], Exception):
+            error = error.args[0]
+        fail(f"The config has no field {error.args[0]}")
+
+
 def main(argv: list[str]) -> None:
+    """Reads the flags and runs."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     run(_CONFIG.value, pathlib.Path(_WORKDIR.value))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -151,7 +151,7 @@ def train_and_evaluate(
             f" {start} to {total} on {jax.device_count()} {jax.default_backend()} device(s)"
         )
         run = _Run(config, small_model, data, stages, state, checkpoints, best, description, log)
-        run.best_error = _best_error_so_far(workdir)
+        run.best_error = _best_error_so_far(workdir, data.held_out.protocols[0])
         _train(run, signals)
         run.save(wait=True)
         best.wait()
@@ -163,15 +163,14 @@ def train_and_evaluate(
     return final
 
 
-def _best_error_so_far(workdir: pathlib.Path) -> float:
+def _best_error_so_far(workdir: pathlib.Path, protocol: str) -> float:
+    """The lowest error `_Run.evaluate` has logged by this protocol after step 0."""
     errors = [
-        entry[f"{protocol}/mean_of_bins"]
+        entry.get(f"{protocol}/mean_of_bins")
         for entry in run_log.read_history(workdir)
         if entry["kind"] == "evaluation" and entry["step"]
-        for protocol in (held_out_module.DETECTED, held_out_module.EMPTY)
-        if f"{protocol}/mean_of_bins" in entry
     ]
-    return min(errors, default=float("inf"))
+    return min((error for error in errors if error is not None), default=float("inf"))
 
 
 def _train(run: _Run, signals: list[int]) -> None:
@@ -198,7 +197,8 @@ def _train(run: _Run, signals: list[int]) -> None:
 def _after_step(run: _Run, stage: experiment.Stage, step: int, window: list) -> None:
     """Logging, the non-finite limit, evaluation and checkpoints, each when due."""
     settings, last = run.config.run, step == stage.end
-    if last or step % settings.log_every == 0 or len(window) >= settings.max_skipped_in_a_row:
+    # Not at every step: looking waits for the device.
+    if last or step % settings.log_every == 0 or step % settings.max_skipped_in_a_row == 0:
         _check_finite(run, step)
     if last or step % settings.log_every == 0:
         values = {name: _mean_of_finite(window, name) for name in window[0]}

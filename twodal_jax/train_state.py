@@ -64,6 +64,7 @@ class Method:
         only such losses need.
       landmark_weights: [18] tuple, the mask v of Fig. 4.
       weight_dims: 2 or 3, see `losses.coefficient_weights`.
+      train_depth_offset: whether L_3d and VDC train t_z.
       augmentation: of annotated and of wild images. heatmap: how the heatmap is drawn.
       seed: of the augmentation.
     """
@@ -78,6 +79,7 @@ class Method:
     augmentation: AugmentationSettings = flax.struct.field(pytree_node=False)
     heatmap: HeatmapSettings = flax.struct.field(pytree_node=False)
     seed: int = flax.struct.field(pytree_node=False)
+    train_depth_offset: bool = flax.struct.field(pytree_node=False, default=False)
 
     def __post_init__(self):
         unknown = set(self.loss_weights) - set(LOSS_NAMES)
@@ -116,4 +118,5 @@ def _net_state(variables: Mapping[str, Any], optimizer: optax.GradientTransforma
 
 
 def num_parameters(params: Any) -> int:
+    """How many numbers a pytree of arrays or shapes holds."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -80,6 +80,29 @@ def _inputs(faces: Faces, method: Method) -> jax.Array:
     )
 
 
+def _annotated_losses(
+    whitened: jax.Array, whitened_true: jax.Array, model: MorphableModel, method: Method
+) -> dict[str, jax.Array]:
+    """{name: [A]} of L_3d and VDC, those that have a weight.
+
+    t_z is taken as right: no picture shows it, what annotations hold there is left over from their
+    fitting, and as the largest error of all it would outweigh what can be learnt (3DDFA does the same).
+    """
+    if not method.train_depth_offset:
+        at = coefficients.DEPTH_OFFSET
+        whitened = whitened.at[:, at].set(whitened_true[:, at])
+    terms = {}
+    if method.uses("loss_3d"):
+        terms["loss_3d"] = losses.loss_3d(whitened, whitened_true, model, dims=method.weight_dims)
+    if method.uses("loss_vdc"):
+        predicted, true = (
+            coefficients.unwhiten(value, model.alpha_mean, model.alpha_std)
+            for value in (whitened, whitened_true)
+        )
+        terms["loss_vdc"] = losses.loss_vdc(predicted, true, model)
+    return terms
+
+
 def _wild_losses(
     result: forward.Reconstruction, wild: Faces, second_pass, critic: NetState, method: Method
 ) -> dict[str, jax.Array]:
@@ -129,17 +152,7 @@ def regressor_loss(
         {"params": params, "batch_stats": stats}, inputs, train=True, mutable=["batch_stats"]
     )
     count = len(annotated.image)
-    terms = {}
-    if method.uses("loss_3d"):
-        terms["loss_3d"] = losses.loss_3d(
-            whitened[:count], annotated.whitened, model, dims=method.weight_dims
-        )
-    if method.uses("loss_vdc"):
-        predicted, true = (
-            coefficients.unwhiten(value, model.alpha_mean, model.alpha_std)
-            for value in (whitened[:count], annotated.whitened)
-        )
-        terms["loss_vdc"] = losses.loss_vdc(predicted, true, model)
+    terms = _annotated_losses(whitened[:count], annotated.whitened, model, method)
     wild_whitened = None
     if wild is not None:
         wild_whitened = whitened[count:]

@@ -19,6 +19,7 @@ KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def on_cpu() -> bool:
+    """Whether computations run on a CPU, where some layers take another form."""
     return jax.default_backend() == "cpu"
 
 
@@ -201,5 +202,6 @@ def scaled(features: int, width: float) -> int:
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raises ValueError, with the choices there are, unless `value` is one of them."""
     if value not in choices:
         raise ValueError(f"Unknown {name} {value!r}; expected one of {', '.join(choices)}.")

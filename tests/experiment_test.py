@@ -1,0 +1,109 @@
+"""From config to stages: switches, schedules and the description of a run. No network is run."""
+
+import numpy as np
+import pytest
+from helpers_run import tiny_config
+
+from configs import aflw, paper
+from twodal_jax import experiment
+from twodal_jax.train_state import LOSS_NAMES
+
+
+def weights(variant="full", **overrides):
+    config = tiny_config(**overrides)
+    if variant != "full":
+        from configs.variants import apply_variant
+
+        with config.unlocked():
+            config = apply_variant(config, variant)
+    return experiment.make_stages(config)[0].method.loss_weights
+
+
+def test_stages_follow_each_other_and_share_all_but_the_losses():
+    first, second = experiment.make_stages(tiny_config())
+    assert (first.start, first.end, second.start, second.end) == (0, 4, 4, 6)
+    assert first.method.regressor == second.method.regressor
+    assert first.method.regressor_optimizer is second.method.regressor_optimizer
+    used = {name for name, weight in first.method.loss_weights.items() if weight}
+    assert used == set(LOSS_NAMES) - {"loss_vdc"}
+    assert {name for name, weight in second.method.loss_weights.items() if weight} == {"loss_vdc"}
+
+
+def test_a_stage_without_steps_is_left_out_and_two_of_them_are_an_error():
+    (only,) = experiment.make_stages(tiny_config(**{"stage1.steps": 0}))
+    assert (only.name, only.start, only.end) == ("stage2", 0, 2)
+    with pytest.raises(ValueError, match="stage1.steps.*stage2.steps"):
+        experiment.make_stages(tiny_config(**{"stage1.steps": 0, "stage2.steps": 0}))
+
+
+@pytest.mark.parametrize(
+    "variant, off",
+    [
+        ("full", set()),
+        ("ss", {"loss_sc"}),
+        ("sc", {"loss_2d_con", "loss_3d_con", "loss_cyc"}),
+        ("plain", {"loss_2d_con", "loss_3d_con", "loss_cyc", "loss_sc"}),
+    ],
+)
+def test_switches_of_the_ablation_remove_their_losses(variant, off):
+    found = weights(variant)
+    assert {name for name, weight in found.items() if not weight} == off | {"loss_vdc"}
+
+
+def test_papers_numbers_are_in_the_paper_config():
+    config = paper.get_config()
+    found = config.stage1.loss_weights
+    assert [found[n] for n in ("loss_2d_con", "loss_3d_con", "loss_cyc", "loss_sc")] == [
+        0.005, 0.005, 1.0, 0.005,
+    ]  # fmt: skip
+    assert config.stage1.learning_rate == 5e-5 and config.critic.learning_rate == 1e-4
+    assert config.batch_annotated == config.batch_wild == 32
+    assert config.regressor.name == "resnet50" and config.regressor.variant == "authors"
+    assert tuple(config.landmark_mask) == (4, 2, 1)
+
+
+def test_learning_rate_decays_exponentially_in_each_stage():
+    config = tiny_config(**{"stage1.steps": 100, "stage2.steps": 50, "stage2.learning_rate": 2e-5,
+                            "stage2.final_learning_rate": 1e-5})  # fmt: skip
+    schedule = experiment.learning_rate_schedule(config)
+    found = [float(schedule(step)) for step in (0, 50, 100, 150)]
+    np.testing.assert_allclose(found, [1e-3, 1e-3 * 0.1**0.5, 2e-5, 1e-5], rtol=1e-4)
+    np.testing.assert_allclose(float(schedule(99)), 1e-3 * 0.1**0.99, rtol=1e-4)
+
+
+def test_warm_up_raises_the_rate_from_a_first_share():
+    schedule = experiment.learning_rate_schedule(tiny_config(**{"optimizer.warmup_steps": 10}))
+    plain = experiment.learning_rate_schedule(tiny_config())
+    for step in (0, 1, 3):
+        np.testing.assert_allclose(schedule(step), plain(step) * (step + 1) / 10, rtol=1e-5)
+
+
+def test_every_config_makes_stages():
+    for config in (paper.get_config(), aflw.get_config(), aflw.get_config("plain")):
+        stages = experiment.make_stages(config)
+        assert stages[0].method.landmark_weights == tuple(
+            experiment.heatmap.weight_mask(*config.landmark_mask).tolist()
+        )
+        assert stages[0].method.axis_name == experiment.AXIS_NAME
+
+
+def test_unknown_names_are_errors():
+    with pytest.raises(ValueError, match="float16.*float32, bfloat16"):
+        experiment.make_stages(tiny_config(**{"regressor.dtype": "float16"}))
+    with pytest.raises(ValueError, match="expected one of full, ss, sc, plain"):
+        aflw.get_config("everything")
+
+
+def test_description_has_every_field_but_those_of_how_a_run_is_kept():
+    config = tiny_config()
+    found = experiment.description(config, "abc")
+    assert found["morphable_model_digest"] == "abc"
+    assert found["stage1.loss_weights.loss_cyc"] == 1.0 and found["landmark_mask"] == [4.0, 2.0, 1.0]
+    assert not any(name.startswith("run.") for name in found)
+    again = experiment.description(tiny_config(**{"run.log_every": 77}), "abc")
+    assert again == found
+    assert experiment.description(tiny_config(**{"seed": 5}), "abc") != found
+
+
+def test_flatten_joins_names_with_dots():
+    assert experiment.flatten({"a": {"b": (1, 2), "c": {}}, "d": None}) == {"a.b": [1, 2], "d": None}

@@ -1,0 +1,136 @@
+"""Subprocess helpers: fresh interpreters, and a tiny training run that needs no TensorFlow.
+
+As a program, `python helpers_run.py WORKDIR '{"events": {"3": "SIGTERM"}, "config": {...}}'` trains a
+tiny model and prints {"hash": ..., "tensorflow": ...}; `events` sends the process a signal, or spoils
+the annotated batch ("nan"), at the batch of a step.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def run_python(*arguments, env=None, timeout=600, cwd=ROOT) -> subprocess.CompletedProcess:
+    """A fresh interpreter in the project's root, on the CPU; text output captured."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {
+        **os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore",
+        "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env=environment | (env or {}),
+        timeout=timeout,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
+
+
+def tiny_config(**overrides):
+    """paper.py's config with a tiny network, four steps of stage 1 and two of stage 2, batch 2 + 2.
+
+    overrides: dotted names, such as {"stage1.steps": 3}.
+    """
+    from configs import paper
+
+    config = paper.get_config()
+    tiny = {
+        "regressor.name": "resnet18", "regressor.variant": "standard", "regressor.width": 0.125,
+        "critic.width": 0.125, "batch_annotated": 2, "batch_wild": 2, "stage1.steps": 4,
+        "stage1.learning_rate": 1e-3, "stage1.final_learning_rate": 1e-4, "stage2.steps": 2,
+        "run.log_every": 2, "run.evaluate_every": 3, "run.checkpoint_every": 2, "run.report_faces": 2,
+        "run.evaluation_batch": 4,
+    }  # fmt: skip
+    for name, value in (tiny | overrides).items():
+        *parents, field = name.split(".")
+        node = config
+        for parent in parents:
+            node = node[parent]
+        with node.unlocked():
+            node[field] = value
+    config.lock()
+    return config
+
+
+def state_hash(state) -> str:
+    """SHA-256 over all leaves of a state, in their order."""
+    import jax
+    import numpy as np
+
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def tiny_data(model, events, yaw_deg=(0.0, 45.0, 75.0)):
+    """TrainingData of random faces: batch k depends on k alone."""
+    import helpers_model
+    import numpy as np
+
+    from twodal_jax import projection
+    from twodal_jax.evaluation.held_out import HeldOut
+    from twodal_jax.train import TrainingData
+
+    def stream(part, start):
+        step = start
+        while True:
+            step += 1
+            batch = helpers_model.tiny_batch(model, seed=step)[part]
+            event = events.get(str(step))
+            if event == "nan" and part == "annotated":
+                batch["alpha"] = batch["alpha"] * np.nan
+            elif event and event != "nan" and part == "wild":
+                os.kill(os.getpid(), getattr(signal, event))
+            yield batch
+
+    rng = np.random.default_rng(99)
+    count = len(yaw_deg)
+    alpha = helpers_model.random_alpha(rng, count)
+    held_out = HeldOut(
+        name=np.array([f"face{i}" for i in range(count)]),
+        image=helpers_model.smooth_images(rng, count),
+        landmarks68=np.asarray(projection.landmarks_crop(model, alpha)),
+        roi_box=np.tile(np.array([0, 0, 120, 120], np.float32), (count, 1)),
+        yaw_deg=np.array(yaw_deg, np.float32),
+        detected=helpers_model.true_landmarks_18(model, alpha),
+        detected_visible=np.ones((count, 18), np.float32),
+    )
+    description = {"annotated": {"faces": 100}, "wild": {"faces": 100}}
+    return TrainingData(
+        annotated=lambda start: stream("annotated", start),
+        wild=lambda start: stream("wild", start),
+        held_out=held_out,
+        description=description,
+    )
+
+
+def main() -> None:
+    workdir, settings = sys.argv[1], json.loads(sys.argv[2])
+    import helpers_model
+
+    from twodal_jax import train
+
+    model = helpers_model.tiny_model()
+    config = tiny_config(**settings.get("config", {}))
+    data = tiny_data(model, settings.get("events", {}))
+    try:
+        state = train.train_and_evaluate(config, workdir, data, model)
+    except train.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(stopped.code)
+    except train.NotFinite as error:
+        print(f"NotFinite: {error}", file=sys.stderr)
+        sys.exit(3)
+    print(json.dumps({"hash": state_hash(state), "tensorflow": "tensorflow" in sys.modules}))
+
+
+if __name__ == "__main__":
+    main()

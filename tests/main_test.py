@@ -1,0 +1,60 @@
+"""The command line: messages instead of tracebacks."""
+
+import time
+
+import pytest
+from helpers_run import run_python
+
+
+def command(tmp_path, *arguments, env=None):
+    started = time.monotonic()
+    process = run_python(
+        "-m", "twodal_jax.main", f"--workdir={tmp_path / 'run'}", *arguments,
+        env={"TWODAL_DATA_DIR": str(tmp_path / "nowhere")} | (env or {}),
+    )  # fmt: skip
+    return process, time.monotonic() - started
+
+
+def test_paper_config_without_data_names_each_missing_folder_quickly(tmp_path):
+    process, seconds = command(tmp_path, "--config=configs/paper.py")
+    assert seconds < 30  # 15 on a machine with nothing else to do
+    assert process.returncode not in (0, None)
+    message = process.stderr
+    for folder in ("bfm_3ddfa", "prepared/300w_lp", "prepared/umdfaces", "prepared/aflw2000"):
+        assert str(tmp_path / "nowhere" / folder) in message
+    for source in ("300W-LP: from", "UMDFaces: no longer", "AFLW2000-3D: from"):
+        assert f"Get {source}" in message
+    assert message.count("scripts.prepare_data") == 3
+    assert "Traceback" not in message and "bound method" not in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_plain_variant_does_not_ask_for_wild_faces(tmp_path):
+    process, _ = command(tmp_path, "--config=configs/aflw.py:plain")
+    assert process.returncode != 0
+    assert "aflw2000" in process.stderr and "aflw_wild" not in process.stderr
+
+
+@pytest.mark.parametrize(
+    "override, suggestion",
+    [("--config.stage1.step=3", "steps"), ("--config.regressor.nam=resnet18", "name"),
+     ("--config.sed=3", "seed")],
+)  # fmt: skip
+def test_a_mistyped_override_suggests_the_right_name(tmp_path, override, suggestion):
+    process, _ = command(tmp_path, "--config=configs/paper.py", override)
+    assert process.returncode != 0
+    assert f'Did you mean "{suggestion}"' in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_an_unknown_variant_lists_the_known_ones(tmp_path):
+    process, _ = command(tmp_path, "--config=configs/aflw.py:fulll")
+    assert process.returncode != 0
+    assert "Unknown variant 'fulll'; expected one of full, ss, sc, plain." in process.stderr
+
+
+def test_a_missing_flag_and_a_stray_argument_are_usage_errors(tmp_path):
+    process, _ = command(tmp_path)
+    assert process.returncode != 0 and "--config" in process.stderr
+    process, _ = command(tmp_path, "--config=configs/paper.py", "stray")
+    assert process.returncode != 0 and "stray" in process.stderr

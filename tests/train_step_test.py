@@ -1,0 +1,196 @@
+"""Training steps: what each changes, what it leaves, and what a broken batch does (nothing)."""
+
+import functools
+
+import helpers_model
+import jax
+import numpy as np
+import pytest
+from helpers_model import ALL_LOSSES, STAGE1_LOSSES, STAGE2_LOSSES, assert_identical, identical
+
+from twodal_jax import train_step
+from twodal_jax.augmentation import AugmentationSettings
+from twodal_jax.train_state import LOSS_NAMES, create_train_state
+
+
+@pytest.fixture(scope="module")
+def model():
+    return helpers_model.tiny_model()
+
+
+@pytest.fixture(scope="module")
+def batch(model):
+    return helpers_model.tiny_batch(model)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return create_train_state(helpers_model.tiny_method(), seed=0)
+
+
+@functools.cache
+def compiled(step, **settings):
+    method = helpers_model.tiny_method(
+        losses=dict(settings.pop("losses", tuple(STAGE1_LOSSES.items()))), **settings
+    )
+    return jax.jit(functools.partial(step, method=method))
+
+
+@pytest.fixture(scope="module")
+def full_step():
+    return compiled(train_step.train_step)
+
+
+def run(step, state, batches, model):
+    metrics = []
+    for one in batches:
+        state, found = step(state, one, model)
+        metrics.append({name: float(value) for name, value in found.items()})
+    return state, metrics
+
+
+def test_train_step_changes_both_networks_and_counts(full_step, state, batch, model):
+    new, metrics = full_step(state, batch, model)
+    for name in ("regressor", "critic"):
+        before, after = (helpers_model.leaves(getattr(s, name)) for s in (state, new))
+        changed = [path for path in before if not np.array_equal(before[path], after[path])]
+        assert len(changed) > len(before) / 2, name
+    assert int(new.step) == 1 and int(new.skipped) == 0
+    terms = {name for name, weight in STAGE1_LOSSES.items() if weight}
+    assert set(metrics) == terms | {"loss", "loss_sc_critic", "gradient_norm", "skipped"}
+    total = sum(STAGE1_LOSSES[name] * float(metrics[name]) for name in terms)
+    np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
+
+
+def test_regressor_step_leaves_the_critic_and_critic_step_the_regressor(state, batch, model):
+    after, _ = compiled(train_step.regressor_step)(state, batch, model)
+    assert_identical(after.critic, state.critic)
+    assert not identical(after.regressor.params, state.regressor.params)
+    assert not identical(after.regressor.batch_stats, state.regressor.batch_stats)
+    after, metrics = compiled(train_step.critic_step)(state, batch, model)
+    assert_identical(after.regressor, state.regressor)
+    assert not identical(after.critic.params, state.critic.params)
+    assert set(metrics) == {"loss_sc_critic"}
+
+
+def test_loss_decreases_and_two_runs_are_bit_identical(full_step, state, batch, model):
+    first, metrics = run(full_step, state, [batch] * 10, model)
+    second, _ = run(full_step, state, [batch] * 10, model)
+    assert_identical(first, second)
+    assert metrics[-1]["loss_3d"] < 0.7 * metrics[0]["loss_3d"]
+    assert metrics[-1]["loss_sc_critic"] < metrics[0]["loss_sc_critic"]
+    assert all(np.isfinite(list(m.values())).all() for m in metrics)
+
+
+def broken(batch, part, field, index):
+    copy = {name: dict(fields) for name, fields in batch.items()}
+    copy[part][field] = copy[part][field].copy()
+    copy[part][field][index] = np.nan
+    return copy
+
+
+@pytest.mark.parametrize(
+    "part, field, index", [("annotated", "alpha", (0, 3)), ("wild", "landmarks", (0, 5, 1))]
+)
+def test_a_broken_batch_changes_nothing_and_is_counted(full_step, state, batch, model, part, field, index):
+    good, _ = full_step(state, batch, model)
+    bad = broken(batch, part, field, index)
+    skipped, metrics = full_step(good, bad, model)
+    assert_identical((skipped.regressor, skipped.critic), (good.regressor, good.critic))
+    assert [int(skipped.step), int(skipped.skipped), int(skipped.skipped_in_a_row)] == [2, 1, 1]
+    assert metrics["skipped"] == 1
+    twice, _ = full_step(skipped, bad, model)
+    assert int(twice.skipped_in_a_row) == 2
+    again, metrics = full_step(twice, batch, model)
+    assert [int(again.step), int(again.skipped), int(again.skipped_in_a_row)] == [4, 2, 0]
+    assert metrics["skipped"] == 0 and not identical(again.regressor, good.regressor)
+
+
+def test_a_hidden_nan_landmark_is_not_a_broken_batch(full_step, state, batch, model):
+    hidden = np.argwhere(batch["wild"]["visible"] == 0)[0]
+    new, metrics = full_step(state, broken(batch, "wild", "landmarks", tuple(hidden)), model)
+    assert int(new.skipped) == 0
+    expected, _ = full_step(state, batch, model)
+    assert_identical(new, expected)
+
+
+def test_no_visible_landmark_in_the_whole_batch_is_trained_on(full_step, state, batch, model):
+    blind = {"annotated": batch["annotated"], "wild": dict(batch["wild"])}
+    blind["wild"]["visible"] = np.zeros_like(batch["wild"]["visible"])
+    new, metrics = full_step(state, blind, model)
+    assert int(new.skipped) == 0 and metrics["loss_2d_con"] == 0
+    assert np.isfinite(metrics["gradient_norm"])
+
+
+def test_second_stage_trains_on_vdc_alone_and_leaves_the_critic(state, batch, model):
+    step = compiled(train_step.train_step, losses=tuple(STAGE2_LOSSES.items()))
+    new, metrics = step(state, {"annotated": batch["annotated"]}, model)
+    assert set(metrics) == {"loss", "loss_vdc", "gradient_norm", "skipped"}
+    assert_identical(new.critic, state.critic)
+    assert not identical(new.regressor.params, state.regressor.params)
+
+
+def metric_names(losses, batch, model, state):
+    method = helpers_model.tiny_method(losses=losses)
+    shapes = jax.eval_shape(
+        functools.partial(train_step.train_step, method=method), state, batch, model
+    )
+    return {name for name in shapes[1] if name in LOSS_NAMES or name == "loss_sc_critic"}
+
+
+@pytest.mark.parametrize(
+    "off, absent",
+    [
+        (("loss_2d_con", "loss_3d_con", "loss_cyc"), {"loss_2d_con", "loss_3d_con", "loss_cyc"}),
+        (("loss_sc",), {"loss_sc", "loss_sc_critic"}),
+        (("loss_vdc",), {"loss_vdc"}),
+        (("loss_3d",), {"loss_3d"}),
+        (("loss_3d_con",), {"loss_3d_con"}),
+        (("loss_cyc",), {"loss_cyc"}),
+    ],
+)
+def test_a_loss_of_weight_zero_is_not_computed(state, batch, model, off, absent):
+    found = metric_names(ALL_LOSSES | dict.fromkeys(off, 0.0), batch, model, state)
+    assert found == {*LOSS_NAMES, "loss_sc_critic"} - absent
+
+
+def test_the_plain_variant_needs_no_wild_images(state, batch, model):
+    plain = dict.fromkeys(LOSS_NAMES, 0.0) | {"loss_3d": 1.0}
+    assert metric_names(plain, {"annotated": batch["annotated"]}, model, state) == {"loss_3d"}
+
+
+def test_an_unknown_loss_is_an_error():
+    with pytest.raises(ValueError, match="loss_4d"):
+        helpers_model.tiny_method(losses={"loss_4d": 1.0})
+
+
+def test_running_statistics_are_those_of_real_inputs_not_of_the_second_pass(
+    full_step, state, batch, model
+):
+    """With the second pass switched off the statistics after one step are the same."""
+    without = STAGE1_LOSSES | {"loss_3d_con": 0.0, "loss_cyc": 0.0}
+    other = compiled(train_step.regressor_step, losses=tuple(without.items()))
+    with_pass, _ = full_step(state, batch, model)
+    without_pass, _ = other(state, batch, model)
+    a, b = (helpers_model.leaves(s.regressor.batch_stats) for s in (with_pass, without_pass))
+    for path in a:
+        np.testing.assert_allclose(a[path], b[path], rtol=1e-4, atol=1e-5, err_msg=path)
+
+
+def test_fresh_states_depend_on_the_seed_alone():
+    method = helpers_model.tiny_method()
+    assert_identical(create_train_state(method, 1), create_train_state(method, 1))
+    assert not identical(create_train_state(method, 1), create_train_state(method, 2))
+
+
+def test_annotated_faces_keep_alpha_landmarks_and_whitening_together(model, batch):
+    augmentation = AugmentationSettings(rotation_degrees=30.0, scale=0.2, shift_pixels=5.0)
+    method = helpers_model.tiny_method(augmentation=augmentation)
+    faces = jax.jit(functools.partial(train_step.prepare_annotated, method=method))(
+        batch["annotated"], model
+    )
+    alpha = np.asarray(faces.whitened) * model.alpha_std + model.alpha_mean
+    np.testing.assert_allclose(faces.landmarks, helpers_model.true_landmarks_18(model, alpha), atol=1e-3)
+    np.testing.assert_array_equal(faces.heatmap_landmarks, faces.landmarks)  # no detector noise here
+    assert not np.allclose(alpha[:, :12], batch["annotated"]["alpha"][:, :12], atol=0.1)
+    np.testing.assert_allclose(alpha[:, 12:], batch["annotated"]["alpha"][:, 12:], atol=1e-4)
