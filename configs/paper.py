@@ -84,8 +84,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Whether L_3d and VDC train t_z. [ours, as [69]'s implementation] No picture shows it.
     config.train_depth_offset = False
 
-    # Optimiser of the regressor: SGD. [paper: 5e-5, exponential decay; the rest ours]
+    # Optimiser of the regressor. [paper: SGD, 5e-5, exponential decay; the rest ours]
     config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "sgd"  # [paper]; "adam" for short schedules
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 5e-4

@@ -21,6 +21,7 @@ from twodal_jax.train_state import LOSS_NAMES, Method
 
 AXIS_NAME = "devices"
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+OPTIMIZERS = ("sgd", "adam")
 SELF_SUPERVISION_LOSSES = ("loss_2d_con", "loss_3d_con", "loss_cyc")
 
 
@@ -75,16 +76,18 @@ def learning_rate_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
 
 
 def regressor_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """SGD with momentum and exponentially decaying learning rate."""
+    """SGD with momentum (the paper's), or Adam, with exponentially decaying learning rate."""
     settings = config.optimizer
+    check_choice("optimizer (config.optimizer.name)", settings.name, OPTIMIZERS)
+    schedule = learning_rate_schedule(config)
     parts = []
     if settings.clip_norm:
         parts.append(optax.clip_by_global_norm(settings.clip_norm))
+    if settings.name == "adam":
+        return optax.chain(*parts, optax.adamw(schedule, weight_decay=settings.weight_decay))
     if settings.weight_decay:
         parts.append(optax.add_decayed_weights(settings.weight_decay))
-    sgd = optax.sgd(
-        learning_rate_schedule(config), momentum=settings.momentum or None, nesterov=settings.nesterov
-    )
+    sgd = optax.sgd(schedule, momentum=settings.momentum or None, nesterov=settings.nesterov)
     return optax.chain(*parts, sgd)
 
 

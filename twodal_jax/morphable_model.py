@@ -75,10 +75,14 @@ def vertex_factor(mean: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """
     num_vertices = mean.shape[-1]
     features = np.concatenate([np.ones((1, num_vertices)), mean, basis.reshape(-1, num_vertices)])
-    _, factor = np.linalg.qr(features.T.astype(np.float64) / np.sqrt(num_vertices))
-    full = np.zeros((len(features), len(features)))  # QR gives fewer rows when N < 154
-    full[: len(factor)] = factor
-    return full.astype(np.float32)
+    features = features.astype(np.float64) / np.sqrt(num_vertices)
+    size = np.linalg.norm(features, axis=1)
+    features /= np.where(size > 0, size, 1.0)[:, None]
+    # From the Gram matrix of the features at unit size: what float64 loses by squaring is less than
+    # float32 loses by storing, and one product of matrices is much faster than a QR of N rows.
+    eigenvalues, vectors = np.linalg.eigh(features @ features.T)
+    root = np.sqrt(np.maximum(eigenvalues, 0.0))[:, None] * vectors.T
+    return np.linalg.qr(root * size, mode="r").astype(np.float32)
 
 
 def create(

@@ -113,8 +113,10 @@ def _wild_losses(
         terms["loss_2d_con"] = losses.loss_2d_con(result.landmarks_18, wild.landmarks, weights)
     if method.uses(*SECOND_PASS_LOSSES):
         second = second_pass(result.landmarks_18)
-        terms["loss_3d_con"] = losses.loss_3d_con(result.landmarks, second.landmarks)
-        terms["loss_cyc"] = losses.loss_cyc(second.landmarks_18, wild.landmarks, weights)
+        if method.uses("loss_3d_con"):
+            terms["loss_3d_con"] = losses.loss_3d_con(result.landmarks, second.landmarks)
+        if method.uses("loss_cyc"):
+            terms["loss_cyc"] = losses.loss_cyc(second.landmarks_18, wild.landmarks, weights)
     if method.uses("loss_sc"):
         latent = jax.lax.stop_gradient(encode(critic.params, wild.image, method))
         logits = method.critic.apply(

@@ -13,6 +13,8 @@ from twodal_jax.face_model.expression_directions import EXPRESSION_NAMES
 MAX_YAW, MAX_PITCH, MAX_ROLL = 90.0, 25.0, 25.0
 _CROP_SIZE = 120
 _WHITENING_SAMPLES = 2048
+_BOX_SLACK, _BOX_LIFT = 0.07, 0.02
+_BOX_SIZE_STD, _BOX_SHIFT_STD = 0.05, 0.03
 # How often each expression is worn; the rest of the time it only trembles.
 _EXPRESSION_SHARE = 0.18
 # mouth_sideways goes both ways; the others have a direction.
@@ -70,9 +72,9 @@ def sample_pose(
     turned = rotation(*sample_angles(rng, max_yaw))
     points = landmarks_model @ turned.T
     low, high = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
-    side = np.sqrt(2.0) * (high - low).max() * (1 + jitter * rng.normal(0, 0.05))
+    side = np.sqrt(2.0) * (high - low).max() * (1 + jitter * rng.normal(_BOX_SLACK, _BOX_SIZE_STD))
     scale = _CROP_SIZE / side
-    centre = (low + high) / 2 + jitter * rng.normal(0, 0.03, 2) * side
+    centre = (low + high) / 2 + jitter * rng.normal([0, _BOX_LIFT], _BOX_SHIFT_STD, 2) * side
     # Crop pixel (60, 60) with y down is (60, 61) with y up.
     offset = np.array([_CROP_SIZE / 2, _CROP_SIZE / 2 + 1]) - scale * centre
     depth = -scale * points[:, 2].mean()

@@ -4,6 +4,8 @@ ResNet (He et al. 2016) in the two forms that matter here, from one module:
   "standard": ResNet-50 as everywhere: last stage with stride 2, global average pool.
   "authors": the paper's authors': last stage with stride 1, then a 7x7 average pool with stride 2, which
     on their 8x8 map sees the top left 7x7.
+  "spatial": ours, for small machines and short schedules: standard, but the last 4x4 map is flattened, not
+    averaged. It keeps where things are, which an averaged map has to learn to say.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from twodal_jax import coefficients
 from twodal_jax.models.layers import BatchNorm, Conv, StemConv, check_choice, max_pool, scaled
 
 STAGE_SIZES = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
-VARIANTS = ("authors", "standard")
+VARIANTS = ("authors", "standard", "spatial")
 
 
 class Block(nn.Module):
@@ -55,7 +57,7 @@ class Regressor(nn.Module):
 
     Attributes:
       depth: "resnet50" or "resnet18".
-      variant: "authors" or "standard" (see the module's docstring).
+      variant: "authors", "standard" or "spatial" (see the module's docstring).
       width: multiplies every layer's features (1 is the paper's).
       dtype: of the computation; parameters and statistics stay float32.
       axis_name: mapped axis over which BatchNorm's statistics are shared, or None.
@@ -90,5 +92,10 @@ class Regressor(nn.Module):
                     dtype=self.dtype,
                     name=f"stage{stage + 1}_block{block + 1}",
                 )(x, train=train)
-        x = x[:, :7, :7].mean(axis=(1, 2)) if self.variant == "authors" else x.mean(axis=(1, 2))
-        return nn.Dense(coefficients.NUM_COEFFICIENTS, name="head")(x.astype(jnp.float32))
+        if self.variant == "spatial":
+            x = x.reshape(x.shape[0], -1)
+        else:
+            x = (x[:, :7, :7] if self.variant == "authors" else x).mean(axis=(1, 2))
+        # A zero kernel starts every face as the mean face.
+        head = nn.Dense(coefficients.NUM_COEFFICIENTS, kernel_init=nn.initializers.zeros, name="head")
+        return head(x.astype(jnp.float32))
