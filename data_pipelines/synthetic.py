@@ -62,7 +62,7 @@ def project(points_model: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def _sample_light(rng: np.random.Generator) -> shading.Light:
-    direction = (rng.normal(0, 0.42), rng.normal(0.4, 0.3), rng.uniform(0.6, 1.2))
+    direction = (rng.normal(0, 0.36), rng.normal(0.42, 0.24), rng.uniform(0.6, 1.2))
     tint = 1 + rng.normal(0, 0.06) * np.array([-1.0, 0.0, 1.0])  # cold to warm, BGR
     strength, ambient = rng.uniform(0.5, 1.0), rng.uniform(0.35, 0.65)
     glow = ambient * (1 + rng.normal(0, 0.05, 3))

@@ -22,7 +22,9 @@ STEP = textwrap.dedent(
     count, out = int(sys.argv[1]), sys.argv[2]
     assert jax.device_count() == count
     model = helpers_model.tiny_model()
-    method = helpers_model.tiny_method(losses=helpers_model.ALL_LOSSES, axis_name=devices.AXIS_NAME)
+    method = helpers_model.tiny_method(
+        losses=helpers_model.ALL_LOSSES, axis_name=devices.AXIS_NAME, learning_rate=1e-3
+    )
     batch = devices.shard(helpers_model.tiny_batch(model, annotated=8, wild=8))
     state, metrics = devices.mapped_train_step(method)(create_train_state(method, 0), batch, model)
     jax.block_until_ready(state)

@@ -9,11 +9,13 @@ from twodal_jax import heatmap, morphable_model
 from twodal_jax.augmentation import AugmentationSettings
 from twodal_jax.forward import HeatmapSettings
 from twodal_jax.models.critic import EncoderCritic
-from twodal_jax.models.regressor import Regressor
+from twodal_jax.models.regressor import STAGE_SIZES, Regressor
 from twodal_jax.train_state import LOSS_NAMES, Method
 
 NUM_VERTICES = 200
 ALL_LOSSES = dict(zip(LOSS_NAMES, (1.0, 0.005, 0.005, 0.01, 0.005, 0.01)))
+# One block a stage: everything a deeper network has, in half the time to compile.
+STAGE_SIZES["resnet10"] = (1, 1, 1, 1)
 STAGE1_LOSSES = ALL_LOSSES | {"loss_vdc": 0.0}
 STAGE2_LOSSES = dict.fromkeys(LOSS_NAMES, 0.0) | {"loss_vdc": 0.01}
 
@@ -67,13 +69,13 @@ def tiny_method(
     losses: dict[str, float] = STAGE1_LOSSES,
     axis_name: str | None = None,
     augmentation: AugmentationSettings = AugmentationSettings(),
-    learning_rate: float = 1e-3,
+    learning_rate: float = 3e-3,
     dtype=jnp.float32,
     seed: int = 0,
 ) -> Method:
-    """ResNet-18 of an eighth's width, an encoder and critic alike."""
+    """ResNet-10 of an eighth's width, an encoder and critic alike."""
     return Method(
-        regressor=Regressor("resnet18", "standard", 0.125, dtype, axis_name),
+        regressor=Regressor("resnet10", "standard", 0.125, dtype, axis_name),
         critic=EncoderCritic(width=0.125, dtype=dtype),
         regressor_optimizer=optax.sgd(learning_rate, momentum=0.9),
         critic_optimizer=optax.adam(1e-4),

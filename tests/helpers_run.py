@@ -16,7 +16,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def run_python(*arguments, env=None, timeout=600, cwd=ROOT) -> subprocess.CompletedProcess:
+def run_python(*arguments, env=None, timeout=800, cwd=ROOT) -> subprocess.CompletedProcess:
     """A fresh interpreter in the project's root, on the CPU; text output captured."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {
@@ -34,7 +34,7 @@ def run_python(*arguments, env=None, timeout=600, cwd=ROOT) -> subprocess.Comple
 
 
 def tiny_config(**overrides):
-    """paper.py's config with a tiny network, four steps of stage 1 and two of stage 2, batch 2 + 2.
+    """paper.py's config with a tiny network (helpers_model's ResNet-10), four steps of stage 1 and two of stage 2, batch 2 + 2.
 
     overrides: dotted names, such as {"stage1.steps": 3}.
     """
@@ -42,7 +42,7 @@ def tiny_config(**overrides):
 
     config = paper.get_config()
     tiny = {
-        "regressor.name": "resnet18", "regressor.variant": "standard", "regressor.width": 0.125,
+        "regressor.name": "resnet10", "regressor.variant": "standard", "regressor.width": 0.125,
         "critic.width": 0.125, "batch_annotated": 2, "batch_wild": 2, "stage1.steps": 4,
         "stage1.learning_rate": 1e-3, "stage1.final_learning_rate": 1e-4, "stage2.steps": 2,
         "run.log_every": 2, "run.evaluate_every": 3, "run.checkpoint_every": 2, "run.report_faces": 2,

@@ -114,27 +114,49 @@ def test_a_bad_request_is_refused(tmp_path, kind, count):
         synthetic.generate(tmp_path / "out", kind, count)
 
 
-def test_a_stranger_finds_the_face():
-    """scikit-image's LBP frontal-face cascade, which has never seen our faces.
-
-    100 unoccluded renders, |yaw| <= 15 degrees, every expression and light: the crop with 20 pixels
-    around it is doubled in size, windows from 80 pixels up are searched in steps of 5 %, and the
-    window found must lie on the face: its centre within a quarter of its side from the landmarks'.
-    """
+@pytest.fixture(scope="module")
+def stranger():
+    """scikit-image's LBP frontal-face cascade, which has never seen our faces."""
     skimage_data = pytest.importorskip("skimage.data")
     feature = pytest.importorskip("skimage.feature")
-    cascade = feature.Cascade(skimage_data.lbp_frontal_face_cascade_filename())
+    return feature.Cascade(skimage_data.lbp_frontal_face_cascade_filename())
+
+
+def frontal_face(i, margin):
+    return synthetic.render_face(
+        np.random.default_rng([9, i]), max_yaw=15, margin=margin, occluders=False)
+
+
+def lies_on_the_face(boxes, points):
+    """A window's centre is within a quarter of its side from the middle of the landmarks."""
+    middle = (points.min(axis=0) + points.max(axis=0)) / 2
+    return any(np.hypot(box["c"] + box["width"] / 2 - middle[0],
+                        box["r"] + box["height"] / 2 - middle[1]) < box["width"] / 4
+               for box in boxes)
+
+
+def test_a_stranger_finds_the_face(stranger):
+    """100 unoccluded renders, |yaw| <= 15 degrees, every expression and light: the crop with 20
+    pixels around it is doubled in size and searched from 80 pixels up in steps of 5 %.
+    """
     found = 0
     for i in range(100):
-        face = synthetic.render_face(
-            np.random.default_rng([9, i]), max_yaw=15, margin=20, occluders=False)
+        face = frontal_face(i, margin=20)
         picture = cv2.resize(face.image, (320, 320), interpolation=cv2.INTER_CUBIC)
-        boxes = cascade.detect_multi_scale(
+        boxes = stranger.detect_multi_scale(
             img=np.ascontiguousarray(picture[..., ::-1]), scale_factor=1.05, step_ratio=1,
             min_size=(80, 80), max_size=(320, 320))
-        points = 2 * (face.landmarks68[:, :2] + 20)
-        middle = (points.min(axis=0) + points.max(axis=0)) / 2
-        found += any(np.hypot(box["c"] + box["width"] / 2 - middle[0],
-                              box["r"] + box["height"] / 2 - middle[1]) < box["width"] / 4
-                     for box in boxes)
+        found += lies_on_the_face(boxes, 2 * (face.landmarks68[:, :2] + 20))
     assert found >= 80, f"a face was found in {found} of 100 renders"
+
+
+def test_a_stranger_finds_the_face_in_the_bare_crop(stranger):
+    """The 120-pixel crops themselves, searched as in scikit-image's own example."""
+    found = 0
+    for i in range(100):
+        face = frontal_face(i, margin=0)
+        boxes = stranger.detect_multi_scale(
+            img=np.ascontiguousarray(face.image[..., ::-1]), scale_factor=1.2, step_ratio=1,
+            min_size=(60, 60), max_size=(123, 123))
+        found += lies_on_the_face(boxes, face.landmarks68[:, :2])
+    assert found >= 80, f"a face was found in {found} of 100 crops"

@@ -52,7 +52,7 @@ def test_a_run_needs_no_tensorflow_and_leaves_everything_in_its_folder(whole):
     for protocol in ("detected_landmarks", "empty_heatmap"):
         assert metrics["final"][protocol]["nme_2d_68"]["mean_of_bins"] > 0
     config = json.loads((workdir / "config.json").read_text())
-    assert config["config"]["regressor"]["name"] == "resnet18"
+    assert config["config"]["regressor"]["name"] == "resnet10"
     assert "<html" in (workdir / "report.html").read_text()[:2000].lower()
     assert list((workdir / "tensorboard").glob("events*"))
     assert list((workdir / "checkpoints").iterdir()) and list((workdir / "best").iterdir())

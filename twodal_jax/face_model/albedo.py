@@ -71,12 +71,12 @@ def sample_look(rng: np.random.Generator) -> Look:
     bald = rng.random() < 0.12
     return Look(
         skin=skin, hair=np.clip(hair, 0, 0.9), iris=iris, lips=lips,
-        brow=float(rng.uniform(0.5, 0.98)), brow_width=float(rng.uniform(1.6, 3.6)),
+        brow=float(rng.uniform(0.6, 0.98)), brow_width=float(rng.uniform(1.6, 3.6)),
         beard=float(rng.uniform(0.1, 0.9)) if bearded else 0.0,
         moustache=float(rng.uniform(0.1, 0.9)) if bearded or rng.random() < 0.05 else 0.0,
         blush=float(rng.uniform(0, 0.6)), freckles=float(max(0, rng.normal(0.1, 0.25))),
         makeup=float(rng.uniform(0.3, 1.0)) if painted else float(rng.uniform(0, 0.3)),
-        socket_shade=float(rng.uniform(0.2, 0.8)), hairline=float(rng.normal(2.0, 7.0)),
+        socket_shade=float(rng.uniform(0.3, 0.85)), hairline=float(rng.normal(2.0, 7.0)),
         hair_cover=0.15 if bald else 1.0,
         hair_volume=1.0 if bald else float(rng.uniform(2.0, 16.0)), seed=int(rng.integers(2**31)))
 

@@ -121,7 +121,7 @@ def _mouth(p: FacePlan) -> np.ndarray:
 
 
 def _flesh(p: FacePlan) -> np.ndarray:
-    chin = 4.2 * bump(p.x, p.y, 0.0, -98.0, 13.0, 10.0, 2.6)
+    chin = 4.2 * bump(p.x, p.y, 0.0, -95.5, 13.0, 10.0, 2.6)
     brow_bone = 2.6 * both(p.x, p.y, 27.0, 19.0, 17.0, 6.0)
     glabella = 1.0 * bump(p.x, p.y, 0.0, 20.0, 9.0, 7.0)
     cheekbone = 3.6 * both(p.x, p.y, 47.0, -20.0, 14.0, 12.0)

@@ -34,9 +34,9 @@ def _head_fields(p: FacePlan, x, y, z, sign, front) -> dict[str, tuple]:
         "jaw_width": (4.2 * sign * bump(y, z, -74.0, 22.0, 22.0, 38.0) * step(p.side, 8, 45), 0, 0),
         "lower_face_height": (0, -4.5 * step(y, -40.0, -105.0) * jaw, 0),
         "jaw_shift": (2.6 * step(y, -35.0, -105.0) * jaw, 0, 0),
-        "chin_forward": (0, 0, 5.0 * bump(x, y, 0.0, -102.0, 26.0, 17.0) * jaw),
-        "chin_width": (3.6 * np.tanh(x / 24.0) * bump(x, y, 0.0, -103.0, 34.0, 13.0) * jaw, 0, 0),
-        "chin_length": (0, -4.5 * bump(x, y, 0.0, -110.0, 24.0, 13.0) * jaw, 0),
+        "chin_forward": (0, 0, 5.0 * bump(x, y, 0.0, -99.0, 26.0, 17.0) * jaw),
+        "chin_width": (3.6 * np.tanh(x / 24.0) * bump(x, y, 0.0, -100.0, 34.0, 13.0) * jaw, 0, 0),
+        "chin_length": (0, -4.5 * bump(x, y, 0.0, -106.5, 24.0, 13.0) * jaw, 0),
         "jowls": (2.2 * sign * both(x, y, 40.0, -84.0, 12.0, 11.0) * jaw,
                   -1.5 * both(x, y, 40.0, -84.0, 12.0, 11.0) * jaw, 0),
     }
