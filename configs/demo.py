@@ -15,12 +15,12 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config = aflw.get_config()
     config.name = "demo"
     config.morphable_model = "builtin"
-    config.data.annotated = paper.data_set("", source="synthetic", count=2000, seed=1)
-    config.data.wild = paper.data_set("", source="synthetic", count=2000, seed=2)
+    config.data.annotated = paper.data_set("", source="synthetic", count=1500, seed=1)
+    config.data.wild = paper.data_set("", source="synthetic", count=1500, seed=2)
     config.data.evaluation = paper.data_set("", source="synthetic", count=300, seed=3)
 
-    config.stage1.steps = 400
-    config.stage2.steps = 500
+    config.stage1.steps = 250
+    config.stage2.steps = 450
     config.stage2.final_learning_rate = 5e-5
 
     config.run.log_every = 25
