@@ -16,7 +16,8 @@ def preparing(description: str, console: Console | None = None) -> Iterator[Call
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     console = console or Console(stderr=True)
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True,
+                  disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=None, rate="")
 
         def show(done: int, total: int) -> None:

@@ -18,8 +18,11 @@ def shapes(module):
     return jax.eval_shape(module.init, jax.random.key(0), IMAGES)
 
 
-def resnet50_parameters(inputs, outputs):
-    """He et al. 2016: bottlenecks of (1x1, 3x3, 1x1), each convolution followed by scale and bias."""
+def resnet50_parameters(inputs, outputs, places=1):
+    """He et al. 2016: bottlenecks of (1x1, 3x3, 1x1), each convolution followed by scale and bias.
+
+    places: of the last map that the head sees apart (1: their mean).
+    """
 
     def conv(size, wide_in, wide_out):
         return size * size * wide_in * wide_out + 2 * wide_out
@@ -30,14 +33,16 @@ def resnet50_parameters(inputs, outputs):
             total += conv(1, wide, features) + conv(3, features, features) + conv(1, features, 4 * features)
             total += conv(1, wide, 4 * features) if block == 0 else 0
             wide = 4 * features
-    return total + wide * outputs + outputs
+    return total + places * wide * outputs + outputs
 
 
 @pytest.mark.parametrize("variant", regressor.VARIANTS)
 def test_resnet50_has_the_parameters_of_the_formula(variant):
     assert resnet50_parameters(3, 1000) == 25_557_032  # as everywhere, which checks the formula
     found = num_parameters(shapes(Regressor("resnet50", variant))["params"])
-    assert found == resnet50_parameters(4, 62) == 23_508_032 + 7 * 7 * 64 + 2048 * 62 + 62
+    places = 4 * 4 if variant == "spatial" else 1
+    assert found == resnet50_parameters(4, 62, places)
+    assert found == 23_508_032 + 7 * 7 * 64 + places * 2048 * 62 + 62
 
 
 def test_resnet18_has_the_parameters_everybody_knows():

@@ -25,7 +25,13 @@ def batch(model):
 
 @pytest.fixture(scope="module")
 def state():
-    return create_train_state(helpers_model.tiny_method(), seed=0)
+    """A fresh state, but with a random head: a zero one lets no gradient into the layers below it."""
+    fresh = create_train_state(helpers_model.tiny_method(), seed=0)
+    params = dict(fresh.regressor.params)
+    shape = params["head"]["kernel"].shape
+    kernel = np.random.default_rng(0).normal(0.0, shape[0] ** -0.5, shape).astype(np.float32)
+    params["head"] = params["head"] | {"kernel": kernel}
+    return fresh.replace(regressor=fresh.regressor.replace(params=params))
 
 
 @functools.cache

@@ -137,5 +137,6 @@ def test_best_error_is_the_lowest_of_its_own_protocol(tmp_path):
 
 def test_means_leave_skipped_steps_out():
     nan = float("nan")
-    window = [{"loss": 1.0, "skipped": 0.0}, {"loss": nan, "skipped": 1.0}, {"loss": 3.0, "skipped": 0.0}]
-    assert train_module._means(window) == {"loss": 2.0, "skipped": 1 / 3}
+    window = [{"loss": 1.0, "odd": nan}, {"loss": nan, "odd": nan}, {"loss": 3.0, "odd": nan}]
+    assert train_module._mean_of_finite(window, "loss") == 2.0
+    assert train_module._mean_of_finite(window, "odd") is None

@@ -55,7 +55,9 @@ class RunLog:
         self._images_per_step = images_per_step
         self._console = rich.console.Console(file=sys.stderr, quiet=not active)
         if active:
-            kept = [entry for entry in read_history(workdir) if entry["step"] <= start_step]
+            # From step 0 the first evaluation is made again as well.
+            entries = read_history(workdir) if start_step else []
+            kept = [entry for entry in entries if entry["step"] <= start_step]
             temporary = workdir / f".{HISTORY}.tmp"
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
             os.replace(temporary, workdir / HISTORY)

@@ -119,11 +119,17 @@ def _wild_losses(
             terms["loss_cyc"] = losses.loss_cyc(second.landmarks_18, wild.landmarks, weights)
     if method.uses("loss_sc"):
         latent = jax.lax.stop_gradient(encode(critic.params, wild.image, method))
-        logits = method.critic.apply(
-            {"params": critic.params}, latent, result.whitened, method="criticize"
-        )
-        terms["loss_sc"] = losses.loss_sc(logits)
+        terms["loss_sc"] = losses.loss_sc(_criticize(critic.params, latent, result.whitened, method))
     return terms
+
+
+def _criticize(
+    params: Any, latent: jax.Array, whitened: jax.Array, method: Method
+) -> jax.Array:
+    """Logits [B]. The critic does not see a t_z nobody trains: it would tell truth from prediction by it."""
+    if not method.train_depth_offset:
+        whitened = whitened.at[:, coefficients.DEPTH_OFFSET].set(0.0)
+    return method.critic.apply({"params": params}, latent, whitened, method="criticize")
 
 
 def encode(params: Any, images: jax.Array, method: Method) -> jax.Array:
@@ -213,9 +219,7 @@ def critic_loss(
     # Encoded apart, so that the compiler finds the wild code the regressor's loss needs as well.
     latent = [encode(params, faces.image, method) for faces in (annotated, wild)]
     whitened = [annotated.whitened, jax.lax.stop_gradient(wild_whitened)]
-    logits = method.critic.apply(
-        {"params": params}, jnp.concatenate(latent), jnp.concatenate(whitened), method="criticize"
-    )
+    logits = _criticize(params, jnp.concatenate(latent), jnp.concatenate(whitened), method)
     count = len(annotated.image)
     return losses.loss_sc_critic(logits[:count], logits[count:])
 
