@@ -116,9 +116,11 @@ def _shard_reader(prepared: PreparedSet, chosen: dict[str, Any]) -> Reader:
     """
     tf = records.tensorflow_on_cpu()
     source = records.open_shards(prepared.shards)
-    if len(source) != prepared.count:
+    # Not `prepared.count`, which is smaller in a set cut by `PreparedSet.first`.
+    listed = prepared.manifest["count"]
+    if len(source) != listed:
         raise ValueError(f"{prepared.folder}: its shards hold {len(source)} faces, the manifest"
-                         f" says {prepared.count}; prepare it again")
+                         f" says {listed}; prepare it again")
     parse = tf.function(lambda serialized: records.parse_batch(tf, serialized, chosen),
                         input_signature=[tf.TensorSpec([None], tf.string)])
 
