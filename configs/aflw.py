@@ -16,7 +16,7 @@ The plain variant (image alone, annotated images alone): --config=configs/aflw.p
 import ml_collections
 
 from configs import paper
-from configs.variants import apply_variant
+from configs.variants import apply_variant, canonical
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
@@ -36,10 +36,13 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.regressor.name = "resnet18"
     config.regressor.variant = "spatial"
     config.regressor.width = 0.25
-    config.critic.width = 0.25
+    config.critic.width = 0.125
     config.critic.half_size = True
 
-    # All of the following: ours, for half an hour on two cores.
+    # All of the following: ours, for half an hour on two cores. Many small steps learn faster than few
+    # large ones (500 steps of 32 + 32: 5.61 % and 7.01 %; 1,000 of 16 + 16, in less time: 5.38 and 6.87).
+    config.batch_annotated = 16
+    config.batch_wild = 16
     config.optimizer.name = "adam"  # SGD needs a longer schedule
     config.optimizer.clip_norm = 5.0
     config.optimizer.warmup_steps = 50
@@ -47,22 +50,23 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.stage1.loss_weights.loss_3d = 5.0
     config.stage1.loss_weights.loss_2d_con = 0.01
     config.stage1.loss_weights.loss_3d_con = 0.0002
-    config.stage1.loss_weights.loss_cyc = 0.002
+    config.stage1.loss_weights.loss_cyc = 0.004
     config.stage1.loss_weights.loss_sc = 0.005
     # VDC takes the place of L_3d; the wild faces go on helping, which few annotated ones need.
     config.stage2.loss_weights.update(config.stage1.loss_weights)
     config.stage2.loss_weights.loss_3d = 0.0
     config.stage2.loss_weights.loss_vdc = 0.02
-    config.stage1.steps = 300
-    config.stage1.learning_rate = 2e-3
-    config.stage1.final_learning_rate = 2e-3
-    config.stage2.steps = 2600
-    config.stage2.learning_rate = 2e-3
-    config.stage2.final_learning_rate = 6e-5
+    config.stage1.steps = 450
+    config.stage1.learning_rate = 1.5e-3
+    config.stage1.final_learning_rate = 1.5e-3
+    config.stage2.steps = 3750
+    config.stage2.learning_rate = 1.5e-3
+    config.stage2.final_learning_rate = 4e-5
     # Half an hour underfits: what is seldom met in photos is not worth its time here.
     config.augmentation.rotation_degrees = 12.0
     config.augmentation.scale = 0.08
     config.augmentation.shift_pixels = 4.0
+    config.augmentation.mirror_annotated = 0.5
     config.augmentation.brightness = 0.1
     config.augmentation.contrast = 0.2
     config.augmentation.saturation = 0.2
@@ -74,11 +78,11 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.augmentation.landmark_dropout = 0.05
     config.augmentation.heatmap_dropout = 0.45
 
-    config.run.log_every = 50
-    config.run.evaluate_every = 250
-    config.run.checkpoint_every = 250
+    config.run.log_every = 100
+    config.run.evaluate_every = 500
+    config.run.checkpoint_every = 500
 
-    if variant == "plain":  # a step without wild images takes a third of the time
+    if canonical(variant) == "plain":  # a step without wild images takes a third of the time
         config.stage1.steps *= 3
         config.stage2.steps *= 3
     return apply_variant(config, variant)

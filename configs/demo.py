@@ -8,7 +8,7 @@ Draws its own faces, trains both stages and measures; 15 minutes at the most on 
 import ml_collections
 
 from configs import aflw, paper
-from configs.variants import apply_variant
+from configs.variants import apply_variant, canonical
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
@@ -19,11 +19,14 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.data.wild = paper.data_set("", source="synthetic", count=1500, seed=2)
     config.data.evaluation = paper.data_set("", source="synthetic", count=300, seed=3)
 
-    config.stage1.steps = 250
-    config.stage2.steps = 450
+    config.stage1.steps = 350
+    config.stage2.steps = 650
     config.stage2.final_learning_rate = 5e-5
 
-    config.run.log_every = 25
-    config.run.evaluate_every = 100
-    config.run.checkpoint_every = 100
+    config.run.log_every = 50
+    config.run.evaluate_every = 200
+    config.run.checkpoint_every = 200
+    if canonical(variant) == "plain":  # as in aflw.py
+        config.stage1.steps *= 3
+        config.stage2.steps *= 3
     return apply_variant(config, variant)

@@ -23,9 +23,9 @@ def data_set(folder: str, **fields) -> ml_collections.ConfigDict:
     folder: a prepared folder (scripts/prepare_data.py); made from source and input where it is missing
       and `make` is set. source, input, split, seed: as scripts/prepare_data.py takes them.
     limit: use only so many faces (0: all). count: how many a synthetic source makes.
-    get: for people without the data: where it comes from.
+    how_to_get: for people without the data: where it comes from.
     """
-    defaults = dict(source="", input="", split="", limit=0, count=0, seed=0, make=False, get="")
+    defaults = dict(source="", input="", split="", limit=0, count=0, seed=0, make=False, how_to_get="")
     return ml_collections.ConfigDict(defaults | fields | {"folder": folder})
 
 
@@ -42,19 +42,19 @@ def get_config() -> ml_collections.ConfigDict:
         f"{data}/prepared/300w_lp",
         source="mat",
         input=f"{data}/300W-LP",
-        get="300W-LP: from the 3DDFA project of its authors (Zhu et al., CVPR 2016)",
+        how_to_get="300W-LP: from the 3DDFA project of its authors (Zhu et al., CVPR 2016)",
     )
     config.data.wild = data_set(
         f"{data}/prepared/umdfaces",
         source="umdfaces",
         input=f"{data}/UMDFaces",
-        get="UMDFaces: no longer handed out officially; bring a copy (umdfaces_batch1, 2, 3)",
+        how_to_get="UMDFaces: no longer handed out officially; bring a copy (umdfaces_batch1, 2, 3)",
     )
     config.data.evaluation = data_set(
         f"{data}/prepared/aflw2000",
         source="mat",
         input=f"{data}/AFLW2000",
-        get="AFLW2000-3D: from the 3DDFA project of its authors (Zhu et al., CVPR 2016)",
+        how_to_get="AFLW2000-3D: from the 3DDFA project of its authors (Zhu et al., CVPR 2016)",
     )
     config.batch_annotated = 32  # [paper]
     config.batch_wild = 32  # [paper: "the batch size is set as 32"]
@@ -104,6 +104,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.stage1.loss_weights.loss_cyc = 1.0  # [paper] lambda 3
     config.stage1.loss_weights.loss_sc = 0.005  # [paper] lambda 4
     config.stage1.loss_weights.loss_vdc = 0.0
+    config.stage1.loss_weights.loss_parameters = 0.0  # of the baselines in configs/variants.py
+    config.stage1.loss_weights.loss_contour = 0.0
     config.stage2 = config.stage1.copy_and_resolve_references()
     config.stage2.steps = 38_000  # [ours] 10 epochs
     config.stage2.learning_rate = 1e-5  # [ours]
@@ -117,6 +119,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augmentation.scale = 0.15
     config.augmentation.shift_pixels = 8.0
     config.augmentation.mirror = 0.5
+    config.augmentation.mirror_annotated = 0.0  # 300W-LP brings its flips
     config.augmentation.brightness = 0.15
     config.augmentation.contrast = 0.3
     config.augmentation.saturation = 0.4

@@ -14,18 +14,19 @@ from twodal_jax.morphable_model import MorphableModel, without_mesh
 PARAMETER_SIZES = {"Pose_Para": 7, "Shape_Para": 199, "Exp_Para": 29}
 
 
-def image_alpha(parameters: dict[str, np.ndarray]) -> np.ndarray:
+def image_alpha(parameters: dict[str, np.ndarray], *, inside_out: bool = False) -> np.ndarray:
     """`Pose_Para`, `Shape_Para`, `Exp_Para` -> raw alpha [62] float32 of the whole image, y up.
 
     `Pose_Para` = pitch, yaw, roll (radians), t_x, t_y, t_z (image pixels, y up), f; the first 40 and
-    10 of the 199 and 29 coefficients are kept.
+    10 of the 199 and 29 coefficients are kept. `inside_out` lets a negative f pass: AFLW2000-3D has one
+    such face, whose vertices still lie where the face is.
 
     Raises:
-      SkipFace: a parameter is missing, too short, not finite, or f is not positive.
+      SkipFace: a parameter is missing, too short, not finite, or f is not positive (or 0).
     """
     values = {name: _vector(parameters, name) for name in PARAMETER_SIZES}
     pose = values["Pose_Para"]
-    if not pose[6] > 0:
+    if pose[6] == 0 or (pose[6] < 0 and not inside_out):
         raise SkipFace("bad parameters", f"Pose_Para: scale {pose[6]:.3g} is not positive,"
                        " the face would be inside out")
     angles, translation, scale = pose[:3], pose[3:6], pose[6]

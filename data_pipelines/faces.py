@@ -65,12 +65,15 @@ def read_or_skip(name: str, read, *arguments) -> Face | Skip:
         return Skip(name, skip.reason, skip.detail)
 
 
-def as_18(landmarks: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def as_18(
+    landmarks: np.ndarray, visible: np.ndarray, *, authors_mouth: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """68, 21 or 18 points -> the 18 of the method, with visibility.
 
     Args:
       landmarks: [..., P, 2]; entries of invisible points are ignored, NaN allowed.
       visible: [..., P], true where a point may be used; a mean of two points needs both.
+      authors_mouth: of 68 points, take the mouth's centre as the authors' code does.
 
     Returns:
       landmarks float32 [..., 18, 2], 0 where invisible; visible float32 [..., 18], 1 or 0.
@@ -79,7 +82,7 @@ def as_18(landmarks: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.nd
     visible = np.asarray(visible, bool) & np.isfinite(landmarks).all(axis=-1)
     clean = np.where(visible[..., None], landmarks, 0.0).astype(np.float32)
     if count == 68:
-        points = np.asarray(heatmap.landmarks_18_from_68(clean))
+        points = np.asarray(heatmap.landmarks_18_from_68(clean, authors_mouth=authors_mouth))
         seen = visible[..., heatmap.FIRST_OF_68] & visible[..., heatmap.SECOND_OF_68]
     elif count == 21:
         points = np.asarray(heatmap.landmarks_18_from_21(clean))

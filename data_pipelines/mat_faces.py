@@ -51,10 +51,9 @@ class MatFaces:
         if not self.folder.is_dir():
             raise SourceError(f"{self.folder}: no such folder; give the folder of the .jpg and .mat"
                               " files (300W-LP or AFLW2000-3D, unpacked)")
-        images = self.folder / "images"
-        self.root = images if images.is_dir() else self.folder
+        self.root = image_root(self.folder)
         self.annotations = _read_annotations(self.folder / ANNOTATIONS)
-        self.stems = _list_stems(self.root)
+        self.stems = list_stems(self.root)
         if split is not None:
             self.stems = self._of_split(split)
         if not self.stems:
@@ -93,8 +92,7 @@ class MatFaces:
 
     def _read(self, name: str) -> Face:
         path = self.root / f"{name}.mat"
-        image_path = next((path.with_suffix(suffix) for suffix in _SUFFIXES
-                           if path.with_suffix(suffix).is_file()), None)
+        image_path = find_image(path)
         if image_path is None:
             raise SkipFace("image not found", f"{path}: no .jpg of this name beside it")
         if not path.is_file():
@@ -162,7 +160,19 @@ def _checked_points(path: pathlib.Path, key: str, value, shape: tuple) -> np.nda
     return value.astype(np.float32)
 
 
-def _list_stems(root: pathlib.Path) -> list[str]:
+def image_root(folder: pathlib.Path) -> pathlib.Path:
+    """Where a data set's images lie: in `images`, or in the folder itself."""
+    return folder / "images" if (folder / "images").is_dir() else folder
+
+
+def find_image(path: pathlib.Path) -> pathlib.Path | None:
+    """The image that lies beside name.mat."""
+    candidates = (path.with_suffix(suffix) for suffix in _SUFFIXES)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def list_stems(root: pathlib.Path) -> list[str]:
+    """Names without suffix, relative to `root`, of every .mat or image; sorted."""
     stems = set()
     for folder, subfolders, files in os.walk(root):
         relative = pathlib.Path(folder).relative_to(root)

@@ -70,8 +70,8 @@ def check_present(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
 def _how_to_prepare(config, name: str, spec, folder: pathlib.Path) -> str:
     lines = [f"- {name} set: {folder} does not exist" + (
         f", and neither does {spec.input}, which it is made from." if spec.make else ".")]
-    if spec["get"]:  # spec.get is the mapping's method
-        lines.append(f"    Get {spec['get']}.")
+    if spec.how_to_get:
+        lines.append(f"    Get {spec.how_to_get}.")
     if spec.make:
         lines.append(f"    Put it at {spec.input}, or set --config.data.{name}.input=FOLDER.")
         return "\n".join(lines)
@@ -123,7 +123,7 @@ def _open(config: ml_collections.ConfigDict, name: str, workdir: pathlib.Path) -
 def _held_out(evaluation: PreparedSet) -> HeldOut:
     rows = loader.read_rows(evaluation, np.arange(evaluation.count))
     fields = HeldOut.__dataclass_fields__
-    return HeldOut(**{name: np.asarray(rows[name]) for name in fields})
+    return HeldOut(**{name: np.asarray(rows[name]) for name in fields if name in rows})
 
 
 def open_training_data(

@@ -18,7 +18,7 @@ import numpy as np
 
 from data_pipelines import loader
 from data_pipelines.prepared import PreparedError, open_prepared
-from twodal_jax import assets, coefficients, forward, morphable_model, projection, train_step
+from twodal_jax import assets, batch_faces, coefficients, forward, morphable_model, projection
 from twodal_jax.augmentation import AugmentationSettings
 from twodal_jax.evaluation import metrics
 from twodal_jax.rendering.batch_sheet import batch_sheet
@@ -34,7 +34,7 @@ WRONG_MODEL_NME = 5.0  # per cent; 40 + 10 components of the right model are wit
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """The part of `train_step.Method` that decides what the network sees."""
+    """The part of `batch_faces.Method` that decides what the network sees."""
 
     seed: int
     augmentation: AugmentationSettings
@@ -65,9 +65,9 @@ def parse(arguments):
 def network_view(batch, model, view):
     """(Faces, heatmaps [n, 120, 120, 1], 68 landmarks of alpha [n, 68, 3] or None) of one batch."""
     if model is None:
-        faces, landmarks_68 = train_step.prepare_wild(batch, view), None
+        faces, landmarks_68 = batch_faces.prepare_wild(batch, view), None
     else:
-        faces = train_step.prepare_annotated(batch, model, view)
+        faces = batch_faces.prepare_annotated(batch, model, view)
         alpha = coefficients.unwhiten(faces.whitened, model.alpha_mean, model.alpha_std)
         landmarks_68 = projection.landmarks_crop(model, alpha)
     heatmap_points = faces.heatmap_landmarks, faces.heatmap_visible

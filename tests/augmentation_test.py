@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from twodal_jax import augmentation, heatmap, projection
+from twodal_jax import augmentation, heatmap, projection, symmetry
 from twodal_jax.augmentation import AugmentationSettings
 
 GEOMETRY = AugmentationSettings(rotation_degrees=30.0, scale=0.2, shift_pixels=8.0)
@@ -28,10 +28,15 @@ def model():
 
 
 @functools.cache
+def symmetric():
+    return symmetry.with_mirror(helpers_model.symmetric_model())
+
+
+@functools.cache
 def compiled(settings):
     """(annotated, wild) over a batch of keys, compiled once for all tests."""
     annotated = jax.jit(
-        jax.vmap(lambda k, i, a: augmentation.augment_annotated(k, i, a, settings))
+        jax.vmap(lambda k, i, a: augmentation.augment_annotated(k, i, a, symmetric().mirror_map, settings))
     )
     wild = jax.jit(
         jax.vmap(lambda k, i, x, v: augmentation.augment_wild(k, i, x, v, settings))
@@ -131,6 +136,31 @@ def test_content_of_the_margin_enters_a_shifted_crop():
     crop = np.asarray(augmentation.warp_image(image, matrix))
     np.testing.assert_array_equal(crop[:, :10], 200)
     np.testing.assert_array_equal(crop[:, 10:], 0)
+
+
+def test_a_mirrored_annotated_face_keeps_its_landmarks_on_the_image_content():
+    """Dots painted on the vertices of alpha are found where the mirrored, moved alpha has a vertex."""
+    model = symmetric()
+    rng = np.random.default_rng(5)
+    alpha = helpers_model.random_alpha(rng, 6)
+    vertices = np.asarray(projection.vertices_crop(model, alpha))[:, :, :2]
+    chosen = [next(v for v in row if inside(v, 25)) for row in vertices]
+    images = np.stack([dots_image([spot + 20], 160) for spot in chosen])
+    settings = GEOMETRY.replace(mirror_annotated=1.0)
+    moved_images, moved_alpha = compiled(settings)[0](keys(6, 5), images, alpha)
+    moved = np.asarray(projection.vertices_crop(model, moved_alpha))[:, :, :2]
+    plain = np.asarray(
+        projection.vertices_crop(model, compiled(GEOMETRY)[0](keys(6, 5), images, alpha)[1])
+    )
+    assert np.abs(plain[..., :2] - moved).max() > 5  # mirroring did something
+    checked = 0
+    for image, row in zip(np.asarray(moved_images), moved):
+        brightest = np.array(np.unravel_index(image.mean(-1).argmax(), (120, 120)))[::-1]
+        if inside(brightest):
+            found = found_dot(image, brightest)
+            assert np.linalg.norm(row - found, axis=-1).min() < 0.6
+            checked += 1
+    assert checked >= 4
 
 
 def test_edges_are_repeated_where_there_is_no_margin():

@@ -25,7 +25,7 @@ def test_stages_follow_each_other_and_share_all_but_the_losses():
     assert first.method.regressor == second.method.regressor
     assert first.method.regressor_optimizer is second.method.regressor_optimizer
     used = {name for name, weight in first.method.loss_weights.items() if weight}
-    assert used == set(LOSS_NAMES) - {"loss_vdc"}
+    assert used == set(LOSS_NAMES) - {"loss_vdc", "loss_parameters", "loss_contour"}
     assert {name for name, weight in second.method.loss_weights.items() if weight} == {"loss_vdc"}
 
 
@@ -47,7 +47,22 @@ def test_a_stage_without_steps_is_left_out_and_two_of_them_are_an_error():
 )
 def test_switches_of_the_ablation_remove_their_losses(variant, off):
     found = weights(variant)
-    assert {name for name, weight in found.items() if not weight} == off | {"loss_vdc"}
+    baselines = {"loss_parameters", "loss_contour"}
+    assert {name for name, weight in found.items() if not weight} == off | baselines | {"loss_vdc"}
+
+
+def test_baselines_match_landmarks_of_wild_images_and_see_the_image_alone():
+    for variant, own in (("3ddfa", {"loss_3d"}), ("defa", {"loss_parameters", "loss_contour"})):
+        first, second = experiment.make_stages(aflw.get_config(variant))
+        used = [{n for n, w in s.method.loss_weights.items() if w} for s in (first, second)]
+        assert used[0] == own | {"loss_2d_con"}
+        assert used[1] == ({"loss_vdc"} if variant == "3ddfa" else own) | {"loss_2d_con"}
+        assert not first.method.heatmap.enabled and set(first.method.landmark_weights) == {1.0}
+
+
+def test_the_papers_names_of_variants_are_known():
+    assert aflw.get_config("base") == aflw.get_config("plain")
+    assert aflw.get_config("ss+sc") == aflw.get_config()
 
 
 def test_papers_numbers_are_in_the_paper_config():
@@ -90,19 +105,21 @@ def test_every_config_makes_stages():
 def test_unknown_names_are_errors():
     with pytest.raises(ValueError, match="float16.*float32, bfloat16"):
         experiment.make_stages(tiny_config(**{"regressor.dtype": "float16"}))
-    with pytest.raises(ValueError, match="expected one of full, ss, sc, plain"):
+    with pytest.raises(ValueError, match="expected one of full, ss, sc, plain, 3ddfa"):
         aflw.get_config("everything")
 
 
 def test_description_has_every_field_but_those_of_how_a_run_is_kept():
     config = tiny_config()
-    found = experiment.description(config, "abc")
+    found = experiment.description(config, "abc", {"annotated": 5})
+    assert found["data.annotated.faces"] == 5
     assert found["morphable_model_digest"] == "abc"
     assert found["stage1.loss_weights.loss_cyc"] == 1.0 and found["landmark_mask"] == [4.0, 2.0, 1.0]
     assert not any(name.startswith("run.") for name in found)
-    again = experiment.description(tiny_config(**{"run.log_every": 77}), "abc")
-    assert again == found
-    assert experiment.description(tiny_config(**{"seed": 5}), "abc") != found
+    moved = {"run.log_every": 77, "data.annotated.folder": "/elsewhere", "morphable_model": "/there"}
+    assert experiment.description(tiny_config(**moved), "abc", {"annotated": 5}) == found
+    assert experiment.description(tiny_config(**{"seed": 5}), "abc", {"annotated": 5}) != found
+    assert experiment.description(config, "abc", {"annotated": 6}) != found
 
 
 def test_flatten_joins_names_with_dots():

@@ -34,6 +34,24 @@ def tiny_model(seed: int = 0, num_vertices: int = NUM_VERTICES) -> morphable_mod
     )
 
 
+def symmetric_model(seed: int = 0, pairs: int = 100) -> morphable_model.MorphableModel:
+    """As `tiny_model`, but with an exact mirror symmetry about x = 0.3, hidden by the vertices' order:
+    each direction is symmetric or antisymmetric."""
+    rng = np.random.default_rng(seed)
+    half, flip = rng.uniform(0.05, 1, (3, pairs)), np.array([-1.0, 1.0, 1.0])[:, None]
+    half[1:] = rng.uniform(-1, 1, (2, pairs))
+    directions = 0.02 * rng.standard_normal((50, 3, pairs))
+    sign = np.where(np.arange(50) % 3 == 2, -1.0, 1.0)[:, None, None]
+    order = rng.permutation(2 * pairs)
+    mean = np.concatenate([half, half * flip], axis=1)[:, order] + [[0.3], [0.0], [0.0]]
+    basis = np.concatenate([directions, sign * directions * flip], axis=-1)[:, :, order]
+    alphas = random_alpha(rng, 500)
+    return morphable_model.create(
+        mean, basis, rng.integers(0, 2 * pairs, (150, 3)), rng.choice(2 * pairs, 68, replace=False),
+        alphas.mean(axis=0), alphas.std(axis=0),
+    )  # fmt: skip
+
+
 def random_rotation(rng: np.random.Generator, count: int) -> np.ndarray:
     """[count, 3, 3] float64 rotations, uniform (QR of Gaussian matrices)."""
     q, r = np.linalg.qr(rng.standard_normal((count, 3, 3)))

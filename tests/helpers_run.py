@@ -38,6 +38,8 @@ def tiny_config(**overrides):
 
     overrides: dotted names, such as {"stage1.steps": 3}.
     """
+    import helpers_model  # noqa: F401 (knows resnet10)
+
     from configs import paper
 
     config = paper.get_config()

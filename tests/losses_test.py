@@ -246,3 +246,35 @@ def test_every_loss_compiles_and_maps(model):
 def test_shapes_that_would_broadcast_silently_are_errors(model, call, message):
     with pytest.raises(ValueError, match=message):
         call(model)
+
+
+def test_parameter_loss_is_the_mean_square():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 4, 62))
+    np.testing.assert_allclose(losses.loss_parameters(a, b), ((a - b) ** 2).mean(-1), rtol=1e-5)
+
+
+def arc(start=0.0, end=np.pi, radius=40.0):
+    """[68, 2]: a jaw along an arc, the other landmarks anywhere."""
+    angle = np.linspace(start, end, 17)
+    jaw = np.stack([60 - radius * np.cos(angle), 50 + radius * np.sin(angle)], axis=-1)
+    return np.concatenate([jaw, np.full((51, 2), 60.0)]).astype(np.float32)
+
+
+def test_contour_loss_lets_points_slide_along_the_outline_but_not_off_it():
+    long = arc(-0.3, np.pi + 0.3)
+    assert float(losses.loss_contour(arc(), arc())) == 0.0
+    slid = float(losses.loss_contour(long, arc()))  # the same circle, its points elsewhere
+    apart = np.linalg.norm(long[:17] - arc()[:17], axis=-1).mean()
+    assert slid < 1.0 < apart / 3
+    wider = float(losses.loss_contour(arc(radius=46.0), arc()))
+    np.testing.assert_allclose(wider, 6.0, atol=0.5)
+
+
+def test_contour_loss_looks_at_the_jaw_only_and_has_finite_gradients():
+    moved = arc()
+    moved[17:] += 5
+    assert float(losses.loss_contour(moved, arc())) == 0.0
+    gradient = jax.grad(lambda x: losses.loss_contour(x, arc()))(jnp.asarray(arc(radius=44.0)))
+    assert np.isfinite(gradient).all() and np.abs(gradient[:17]).sum() > 0
+    assert np.isfinite(jax.grad(lambda x: losses.loss_contour(x, arc()))(jnp.asarray(arc()))).all()

@@ -50,7 +50,32 @@ def test_a_mistyped_override_suggests_the_right_name(tmp_path, override, suggest
 def test_an_unknown_variant_lists_the_known_ones(tmp_path):
     process, _ = command(tmp_path, "--config=configs/aflw.py:fulll")
     assert process.returncode != 0
-    assert "Unknown variant 'fulll'; expected one of full, ss, sc, plain." in process.stderr
+    assert process.stderr.strip() == (
+        "Unknown variant 'fulll'; expected one of full, ss, sc, plain, 3ddfa, defa, base, ss+sc."
+    )
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [("--config.regressor.name=resnet5", "Unknown network (config.regressor.name) 'resnet5'"),
+     ("--config.batch_wild=0", "config.batch_wild (0)"),
+     ("--config.augmentation.mirror_annotated=0.5", "not symmetric")],
+)  # fmt: skip
+def test_a_config_that_cannot_be_run_is_one_message(tmp_path, override, message):
+    from twodal_jax import assets
+
+    import helpers_model
+
+    assets.save_morphable_model(tmp_path / "model.npz", helpers_model.tiny_model())
+    process, _ = command(
+        tmp_path, "--config=configs/demo.py", "--config.data.annotated.count=4",
+        "--config.data.wild.count=4", "--config.data.evaluation.count=2",
+        "--config.augmentation.mirror_annotated=0.0",
+        f"--config.morphable_model={tmp_path / 'model.npz'}", override,
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert "This config cannot be run." in process.stderr and message in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_a_missing_flag_and_a_stray_argument_are_usage_errors(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers_model import ALL_LOSSES, STAGE1_LOSSES, STAGE2_LOSSES, assert_identical, identical
 
-from twodal_jax import train_step
+from twodal_jax import batch_faces, train_step
 from twodal_jax.augmentation import AugmentationSettings
 from twodal_jax.train_state import LOSS_NAMES, create_train_state
 
@@ -199,7 +199,7 @@ def test_fresh_states_depend_on_the_seed_alone():
 def test_annotated_faces_keep_alpha_landmarks_and_whitening_together(model, batch):
     augmentation = AugmentationSettings(rotation_degrees=30.0, scale=0.2, shift_pixels=5.0)
     method = helpers_model.tiny_method(augmentation=augmentation)
-    faces = jax.jit(functools.partial(train_step.prepare_annotated, method=method))(
+    faces = jax.jit(functools.partial(batch_faces.prepare_annotated, method=method))(
         batch["annotated"], model
     )
     alpha = np.asarray(faces.whitened) * model.alpha_std + model.alpha_mean

@@ -6,6 +6,8 @@ image, landmarks and alpha; appearance to the image alone. Pixel frame: the 120-
 image may carry a margin around the crop (size 120 + 2 margin), from which moved crops are filled.
 """
 
+import functools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,7 @@ class AugmentationSettings:
       scale: log-uniform in [1 / (1 + scale), 1 + scale].
       shift_pixels: uniform in +- this, each axis.
       mirror: probability of a mirrored wild face (left and right landmarks are swapped).
+      mirror_annotated: the same for annotated faces; needs a symmetric morphable model.
       brightness, contrast, saturation: uniform in +- this (fractions of the full range).
       grey: probability of a grey image.
       blur: probability of a 3x3 or wider binomial blur.
@@ -40,6 +43,7 @@ class AugmentationSettings:
     scale: float = flax.struct.field(pytree_node=False, default=0.0)
     shift_pixels: float = flax.struct.field(pytree_node=False, default=0.0)
     mirror: float = flax.struct.field(pytree_node=False, default=0.0)
+    mirror_annotated: float = flax.struct.field(pytree_node=False, default=0.0)
     brightness: float = flax.struct.field(pytree_node=False, default=0.0)
     contrast: float = flax.struct.field(pytree_node=False, default=0.0)
     saturation: float = flax.struct.field(pytree_node=False, default=0.0)
@@ -75,7 +79,11 @@ def random_similarity(key: jax.Array, settings: AugmentationSettings) -> jax.Arr
     cos, sin = scale * jnp.cos(angle), scale * jnp.sin(angle)
     linear = jnp.stack([jnp.stack([cos, -sin]), jnp.stack([sin, cos])])
     centre = jnp.full((2,), CENTRE)
-    return jnp.concatenate([linear, (centre + shift - linear @ centre)[:, None]], axis=1)
+    return jnp.concatenate([linear, (centre + shift - _product(linear, centre))[:, None]], axis=1)
+
+
+# Pixel positions in full precision: some devices multiply float32 matrices in less.
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def mirror_matrix() -> np.ndarray:
@@ -85,8 +93,9 @@ def mirror_matrix() -> np.ndarray:
 
 def _compose(second: jax.Array, first: jax.Array) -> jax.Array:
     """The affine map `second` after `first`, both [2, 3]."""
-    linear = second[:, :2] @ first[:, :2]
-    return jnp.concatenate([linear, (second[:, :2] @ first[:, 2] + second[:, 2])[:, None]], axis=1)
+    linear = _product(second[:, :2], first[:, :2])
+    shift = _product(second[:, :2], first[:, 2]) + second[:, 2]
+    return jnp.concatenate([linear, shift[:, None]], axis=1)
 
 
 def warp_image(image: jax.Array, matrix: jax.Array) -> jax.Array:
@@ -104,7 +113,7 @@ def warp_image(image: jax.Array, matrix: jax.Array) -> jax.Array:
     inverse = jnp.linalg.inv(matrix[:, :2])
     grid = jnp.arange(CROP_SIZE, dtype=jnp.float32)
     target = jnp.stack(jnp.meshgrid(grid, grid, indexing="xy"), axis=-1)
-    source = (target - matrix[:, 2]) @ inverse.T + margin
+    source = _product(target - matrix[:, 2], inverse.T) + margin
     source = jnp.clip(source, 0.0, size - 1.0)
     corner = jnp.minimum(jnp.floor(source), size - 2.0)
     fraction = source - corner
@@ -192,14 +201,25 @@ def _augment_image(key, image, matrix, settings):
 
 
 def augment_annotated(
-    key: jax.Array, image: jax.Array, alpha: jax.Array, settings: AugmentationSettings
+    key: jax.Array,
+    image: jax.Array,
+    alpha: jax.Array,
+    mirror_map: jax.Array,
+    settings: AugmentationSettings,
 ) -> tuple[jax.Array, jax.Array]:
-    """One annotated face: image [S, S, 3] uint8, alpha [62] raw -> crop [120, 120, 3] float, alpha [62]."""
-    key_geometry, key_appearance = jax.random.split(key)
+    """One annotated face: image [S, S, 3] uint8, alpha [62] raw -> crop [120, 120, 3] float, alpha [62].
+
+    mirror_map: [53, 51], of the morphable model; not looked at while `settings.mirror_annotated` is 0.
+    """
+    key_geometry, key_appearance, key_mirror = jax.random.split(key, 3)
     matrix = random_similarity(key_geometry, settings)
-    return _augment_image(key_appearance, image, matrix, settings), projection.transform_alpha(
-        alpha, matrix
-    )
+    moved = matrix
+    if settings.mirror_annotated:
+        mirrored = jax.random.bernoulli(key_mirror, settings.mirror_annotated)
+        alpha = jnp.where(mirrored, projection.mirror_alpha(alpha, mirror_map), alpha)
+        moved = jnp.where(mirrored, _compose(matrix, mirror_matrix()), matrix)
+    image = _augment_image(key_appearance, image, moved, settings)
+    return image, projection.transform_alpha(alpha, matrix)
 
 
 def augment_wild(

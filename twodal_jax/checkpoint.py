@@ -73,7 +73,7 @@ class Checkpoints:
         if step is None:
             raise CheckpointError(f"{self._folder}: holds no checkpoint; train first.")
         self._check_description(step, description)
-        shapes = jax.tree.map(lambda x: np.empty(np.shape(x), np.asarray(x).dtype), like)
+        shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
         restored = self._manager.restore(
             step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(shapes)})
         )

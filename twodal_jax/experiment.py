@@ -16,7 +16,7 @@ from twodal_jax.augmentation import AugmentationSettings
 from twodal_jax.forward import HeatmapSettings
 from twodal_jax.models.critic import EncoderCritic
 from twodal_jax.models.layers import check_choice
-from twodal_jax.models.regressor import Regressor
+from twodal_jax.models.regressor import STAGE_SIZES, VARIANTS, Regressor
 from twodal_jax.train_state import LOSS_NAMES, Method
 
 AXIS_NAME = "devices"
@@ -91,9 +91,16 @@ def regressor_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTran
     return optax.chain(*parts, sgd)
 
 
+class ConfigError(ValueError):
+    """A config asks for something that cannot be; the message names the field."""
+
+
 def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
     """The stages of a run. They share networks and optimisers and differ in the losses' weights."""
     check_choice("dtype (config.regressor.dtype)", config.regressor.dtype, tuple(DTYPES))
+    check_choice("network (config.regressor.name)", config.regressor.name, tuple(STAGE_SIZES))
+    check_choice("variant (config.regressor.variant)", config.regressor.variant, VARIANTS)
+    check_choice("heatmap (config.heatmap.kind)", config.heatmap.kind, heatmap.KINDS)
     dtype = DTYPES[config.regressor.dtype]
     shared: dict[str, Any] = dict(
         regressor=Regressor(
@@ -121,11 +128,19 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
     return stages
 
 
-def description(config: ml_collections.ConfigDict, model_digest: str) -> dict[str, Any]:
-    """What must agree for a checkpoint to be continued: every field but those of `config.run`."""
-    return flatten({k: v for k, v in config.to_dict().items() if k != "run"}) | {
-        "morphable_model_digest": model_digest
-    }
+# Fields that may change when a run is continued, because data may be moved.
+PLACES = ("morphable_model", "folder", "input", "make", "how_to_get")
+
+
+def description(
+    config: ml_collections.ConfigDict, model_digest: str, faces: Mapping[str, int]
+) -> dict[str, Any]:
+    """What must agree for a checkpoint to be continued: every field but those of `config.run` and the
+    data's places; instead of these the model's digest and how many faces each set holds."""
+    fields = flatten({k: v for k, v in config.to_dict().items() if k != "run"})
+    kept = {name: value for name, value in fields.items() if name.split(".")[-1] not in PLACES}
+    counts = {f"data.{name}.faces": count for name, count in faces.items()}
+    return kept | counts | {"morphable_model_digest": model_digest}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

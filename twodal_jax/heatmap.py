@@ -14,6 +14,7 @@ import numpy as np
 from twodal_jax import projection
 
 NUM_LANDMARKS = 18
+KINDS = ("gaussian", "points")
 LANDMARK_NAMES = (
     "left brow outer", "left brow middle", "left brow inner",
     "right brow inner", "right brow middle", "right brow outer",
@@ -88,10 +89,10 @@ def heatmap(
         )
     seen = visible > 0
     landmarks = jnp.where(seen[..., None], landmarks, 0.0)  # hidden ones may be NaN
+    if kind not in KINDS:
+        raise ValueError(f"Unknown heatmap kind {kind!r}; expected one of {', '.join(KINDS)}.")
     if kind == "points":
         return _points_heatmap(landmarks, seen, size)[..., None]
-    if kind != "gaussian":
-        raise ValueError(f"Unknown heatmap kind {kind!r}; expected 'gaussian' or 'points'.")
     leading = landmarks.shape[:-2]
     flat = _gaussian_heatmap(
         landmarks.reshape(-1, NUM_LANDMARKS, 2), seen.reshape(-1, NUM_LANDMARKS), sigma, size
@@ -142,8 +143,12 @@ def _gaussian_heatmap_backward(sigma, size, residuals, cotangent):
         own = jnp.where(seen[:, k, None, None] & (plane <= nearest), pull, 0.0)
         x, y = landmarks[:, k, 0], landmarks[:, k, 1]
         columns, rows = own.sum(axis=-2), own.sum(axis=-1)
+        # In full precision: some devices multiply float32 matrices in less.
+        moments = [jnp.matmul(line, grid, precision=jax.lax.Precision.HIGHEST) for line in (columns, rows)]
         gradients.append(
-            jnp.stack([columns @ grid - x * columns.sum(-1), rows @ grid - y * rows.sum(-1)], axis=-1)
+            jnp.stack(
+                [moments[0] - x * columns.sum(-1), moments[1] - y * rows.sum(-1)], axis=-1
+            )
         )
     return jnp.stack(gradients, axis=-2), None
 

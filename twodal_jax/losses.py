@@ -169,3 +169,40 @@ def loss_vdc(alpha_predicted: jax.Array, alpha_true: jax.Array, model: Morphable
     difference = _vertex_rows(alpha_predicted) - _vertex_rows(alpha_true)
     spread = jnp.matmul(difference, model.vertex_factor.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.sum(spread**2, axis=(-2, -1))
+
+
+def loss_parameters(whitened_predicted: jax.Array, whitened_true: jax.Array) -> jax.Array:
+    """Mean squared distance of whitened coefficients, the parameter loss of the DeFA-style baseline.
+
+    [..., 62] twice -> [...].
+    """
+    _check_same_shape("whitened_predicted", whitened_predicted, "whitened_true", whitened_true)
+    return jnp.mean((whitened_predicted - whitened_true) ** 2, axis=-1)
+
+
+def loss_contour(
+    landmarks_predicted: jax.Array, landmarks: jax.Array, *, points_between: int = 4
+) -> jax.Array:
+    """Contour fitting constraint in the manner of DeFA (reference [50]): the jaw's outline must lie on the
+    true one, but may slide along it.
+
+    Mean over the true outline's points of the distance to the nearest point of the predicted outline;
+    both are the jaw's 17 landmarks with `points_between` - 1 more on each stretch.
+
+    landmarks_predicted, landmarks: [..., 68, 2], crop pixels -> [...], pixels.
+    """
+    _check_same_shape("landmarks_predicted", landmarks_predicted, "landmarks", landmarks)
+    predicted, true = (_outline(points, points_between) for points in (landmarks_predicted, landmarks))
+    apart = true[..., :, None, :] - predicted[..., None, :, :]
+    nearest = jnp.argmin(jnp.sum(apart**2, axis=-1), axis=-1)
+    chosen = jnp.take_along_axis(predicted, nearest[..., None], axis=-2)
+    return jnp.mean(safe_norm(true - chosen), axis=-1)
+
+
+def _outline(landmarks: jax.Array, points_between: int) -> jax.Array:
+    """[..., 68, 2] -> [..., 16 points_between + 1, 2]: the jaw, landmarks 0 to 16, densely."""
+    jaw = landmarks[..., :17, :]
+    share = jnp.arange(points_between)[:, None] / points_between
+    stretches = jaw[..., :-1, None, :] * (1 - share) + jaw[..., 1:, None, :] * share
+    flat = stretches.reshape(*jaw.shape[:-2], 16 * points_between, 2)
+    return jnp.concatenate([flat, jaw[..., -1:, :]], axis=-2)

@@ -43,7 +43,11 @@ def run(config, workdir: pathlib.Path) -> None:
     from data_pipelines.prepared import PreparedError
     from twodal_jax import assets, train
     from twodal_jax.checkpoint import CheckpointError
+    from twodal_jax.experiment import ConfigError
 
+    mendable = (
+        assets.AssetError, SourceError, PreparedError, CheckpointError, ConfigError, train.NotFinite,
+    )  # fmt: skip
     # A continued run, and the next one like it, need not compile again.
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / ".compiled"))
     try:
@@ -52,15 +56,20 @@ def run(config, workdir: pathlib.Path) -> None:
         train.train_and_evaluate(config, workdir, data, model)
     except train.Stopped as stopped:
         fail(str(stopped), stopped.code)
-    except (assets.AssetError, SourceError, PreparedError, CheckpointError, train.NotFinite) as error:
+    except mendable as error:
         fail(str(error))
     print(f"Report: {workdir / 'report.html'}")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser; a mistyped field of the config is a message here, not a traceback."""
+    """absl's parser; what a config file refuses, or a mistyped field, is one message, no traceback."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _, refused, message = str(error).rpartition("ValueError: ")
+        if refused:
+            fail(message.strip())
+        return app.parse_flags_with_usage(argv)  # says it and leaves
     except (AttributeError, KeyError) as error:
         while error.args and isinstance(error.args[0], Exception):
             error = error.args[0]

@@ -33,6 +33,8 @@ class MorphableModel:
       landmark_mean: [3, 68], landmark_basis: [50, 3, 68], the rows of the landmarks.
       vertex_factor: [154, 154] float32, R with R^T R = the Gram matrix of the vertices' features
         divided by N; makes the dense vertex distance a small matrix product (`losses.vertex_distance`).
+      mirror_map: [53, 51] float32, coefficients of the mirrored face (`twodal_jax.symmetry`); empty, [0, 51],
+        until `symmetry.with_mirror` makes it.
       has_whitening: whether alpha_mean and alpha_std came with the model (static).
     """
 
@@ -45,6 +47,7 @@ class MorphableModel:
     landmark_mean: jax.Array
     landmark_basis: jax.Array
     vertex_factor: jax.Array
+    mirror_map: jax.Array
     has_whitening: bool = flax.struct.field(pytree_node=False, default=True)
 
     @property
@@ -129,6 +132,7 @@ def create(
         landmark_mean=mean[:, landmark_indices],
         landmark_basis=np.ascontiguousarray(basis[:, :, landmark_indices]),
         vertex_factor=vertex_factor(mean, basis),
+        mirror_map=np.zeros((0, NUM_DIRECTIONS + 1), np.float32),
         has_whitening=False,
     )
     if (alpha_mean is None) != (alpha_std is None):

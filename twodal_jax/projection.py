@@ -28,6 +28,7 @@ def _project(points_model: jax.Array, alpha: jax.Array) -> jax.Array:
 
 def flip_y(points: jax.Array, height: float | jax.Array) -> jax.Array:
     """y up <-> y down: y -> height + 1 - y. points [..., 2 or 3]; its own inverse."""
+    points = jnp.asarray(points)
     return points.at[..., 1].set(height + 1 - points[..., 1])
 
 
@@ -136,4 +137,31 @@ def transform_alpha(alpha: jax.Array, matrix: jax.Array) -> jax.Array:
     depth = scale[..., None, None] * down[..., 2:, :]
     moved = jnp.concatenate([planar, depth], axis=-2)
     moved = moved.at[..., 1, 3].add(-(CROP_SIZE + 1.0)) * jnp.array([1.0, -1.0, 1.0])[:, None]
+    return coefficients.join(moved, shape, expression)
+
+
+def mirror_alpha(alpha: jax.Array, mirror_map: jax.Array) -> jax.Array:
+    """alpha [..., 62] (raw, crop) of the mirrored crop, x -> 119 - x.
+
+    The pose is exact; shape and expression are the morphable model's nearest to the mirrored face
+    (mirror_map [53, 51]: `MorphableModel.mirror_map`).
+    """
+    pose, shape, expression = coefficients.split(alpha)
+    flip = jnp.array([-1.0, 1.0, 1.0])
+    one = jnp.ones_like(shape[..., :1])
+    mirrored = jnp.einsum(
+        "ij,...j->...i",
+        mirror_map,
+        jnp.concatenate([shape, expression, one], axis=-1),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    shape, expression, shift = jnp.split(
+        mirrored, [coefficients.NUM_SHAPE, coefficients.NUM_SHAPE + coefficients.NUM_EXPRESSION], axis=-1
+    )
+    linear = flip[:, None] * pose[..., :3] * flip
+    translation = flip * pose[..., 3] + jnp.array([CROP_SIZE - 1.0, 0.0, 0.0])
+    translation += jnp.einsum(
+        "...ij,...j->...i", linear, shift, precision=jax.lax.Precision.HIGHEST
+    )
+    moved = jnp.concatenate([linear, translation[..., None]], axis=-1)
     return coefficients.join(moved, shape, expression)

@@ -33,11 +33,16 @@ def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
     return entries
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file atomically."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes JSON atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 class RunLog:

@@ -43,8 +43,11 @@ def load(path: os.PathLike | str) -> Any:
 
 def loads(data: bytes, name: str = "pickle") -> Any:
     """Like `load`, from bytes; `name` is for messages."""
-    machine = _Machine()
-    stream = io.BytesIO(data)
+    return run(Machine(), io.BytesIO(data), name)
+
+
+def run(machine: Machine, stream: io.BytesIO, name: str) -> Any:
+    """Interprets one pickle of a stream, which is left behind its end."""
     try:
         while True:
             opcode, argument = _next(stream)
@@ -80,8 +83,14 @@ def _unquote(line: bytes) -> bytes:
     return text[1:-1]
 
 
-class _Machine:
-    """The stack machine of the pickle format with inert globals."""
+class Machine:
+    """The stack machine of the pickle format with inert globals.
+
+    A format that knows more globals than NumPy's overrides `known_global`, `call` and `built`.
+    """
+
+    known_global = staticmethod(arrays.known_global)
+    call = staticmethod(arrays.call)
 
     def __init__(self):
         self.stack: list[Any] = []
@@ -118,27 +127,33 @@ class _Machine:
     # Globals and calls: names are looked up in a fixed table and stay names.
     def op_global(self, argument):
         module, _, name = argument.partition(" ")
-        self.stack.append(arrays.known_global(module, name))
+        self.stack.append(self.known_global(module, name))
 
     def op_stack_global(self, _):
         name, module = self.stack.pop(), self.stack.pop()
-        self.stack.append(arrays.known_global(module, name))
+        self.stack.append(self.known_global(module, name))
 
     def op_inst(self, argument):
         module, _, name = argument.partition(" ")
-        arrays.known_global(module, name)
+        self.known_global(module, name)
         raise PickleError(f"makes an object of {module}.{name}; refused")
 
     def op_reduce(self, _):
         arguments, function = self.stack.pop(), self.stack.pop()
-        self.stack.append(arrays.call(function, arguments))
+        self.stack.append(self.call(function, arguments))
 
     def op_build(self, _):
         state = self.stack.pop()
         pending = self.stack[-1]
+        if self.ignores_state(pending):
+            return
         self.stack[-1] = arrays.with_state(pending, state)
         for key in pending.memo_keys:
             self.memo[key] = self.stack[-1]
+
+    def ignores_state(self, target: Any) -> bool:
+        """Whether the state set on `target` carries nothing that is needed."""
+        return False
 
     # Containers.
     def op_mark(self, _):

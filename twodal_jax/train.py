@@ -16,7 +16,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from twodal_jax import devices, experiment, run_log
+from twodal_jax import devices, experiment, run_log, symmetry, trained_model
 from twodal_jax.checkpoint import Checkpoints
 from twodal_jax.evaluation import held_out as held_out_module
 from twodal_jax.evaluation import training_report
@@ -121,28 +121,38 @@ def train_and_evaluate(
       The final state, on the host.
 
     Raises:
-      ValueError: the batch does not divide among the devices. CheckpointError: the folder holds a run
-        of another config. Stopped: a signal came; the state is saved. NotFinite: see the config's
+      ConfigError: e.g. the batch does not divide among the devices. CheckpointError: the folder holds
+        a run of another config. Stopped: a signal came; the state is saved. NotFinite: see the config's
         `run.max_skipped_in_a_row`.
     """
     workdir = pathlib.Path(workdir).absolute()
     workdir.mkdir(parents=True, exist_ok=True)
-    devices.check_divisible("config.batch_annotated", config.batch_annotated)
-    devices.check_divisible("config.batch_wild", config.batch_wild)
-    stages = experiment.make_stages(config)
+    try:
+        devices.check_divisible("config.batch_annotated", config.batch_annotated)
+        devices.check_divisible("config.batch_wild", config.batch_wild)
+        stages = experiment.make_stages(config)
+        if config.augmentation.mirror_annotated:
+            model = symmetry.with_mirror(model)
+    except ValueError as error:
+        raise experiment.ConfigError(f"This config cannot be run. {error}") from error
     small_model = without_mesh(model)
-    description = experiment.description(config, digest(model))
+    faces = {name: found.get("faces") for name, found in data.description.items()}
+    description = experiment.description(config, digest(model), faces)
     state = create_train_state(stages[0].method, config.seed)
     checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=config.run.keep_checkpoints)
     best = Checkpoints(workdir / BEST, keep=1)
     if checkpoints.latest_step() is not None:
         state = checkpoints.restore(state, description)
-    run_log.write_json(
-        workdir / "config.json", {"config": config.to_dict(), "data": data.description}
-    )
     start, total = int(state.step), stages[-1].end
     images = config.batch_annotated + config.batch_wild * (data.wild is not None)
     active = jax.process_index() == 0
+    if active:
+        content = {
+            "config": config.to_dict(),
+            "whitening": trained_model.whitening_of(model),
+            "data": data.description,
+        }
+        run_log.write_json(workdir / trained_model.CONFIG, content)
     began = time.monotonic()
     with run_log.RunLog(workdir, start, total, images, active) as log, _signals() as signals:
         parameters = num_parameters(state.regressor.params)

@@ -16,7 +16,10 @@ from twodal_jax.models.critic import EncoderCritic
 from twodal_jax.models.regressor import Regressor
 from twodal_jax.projection import CROP_SIZE
 
-LOSS_NAMES = ("loss_3d", "loss_2d_con", "loss_3d_con", "loss_cyc", "loss_sc", "loss_vdc")
+LOSS_NAMES = (
+    "loss_3d", "loss_2d_con", "loss_3d_con", "loss_cyc", "loss_sc", "loss_vdc",
+    "loss_parameters", "loss_contour",  # of the baselines
+)  # fmt: skip
 WILD_LOSSES = ("loss_2d_con", "loss_3d_con", "loss_cyc", "loss_sc")
 SECOND_PASS_LOSSES = ("loss_3d_con", "loss_cyc")
 

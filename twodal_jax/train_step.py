@@ -1,89 +1,27 @@
 """One training step: regressor and critic, updated alternately. Pure; mapped over devices once.
 
-A batch is {"annotated": {...}, "wild": {...}} of arrays with a leading batch axis:
-  annotated: image uint8 [A, S, S, 3] BGR, alpha [A, 62] raw, position uint32 [A, 2]
-  wild:      image uint8 [W, S, S, 3] BGR, landmarks [W, 18, 2], visible [W, 18], position uint32 [W, 2]
-Landmarks and alpha are in the frame of the 120-pixel crop; `position` is the sample's global position
-in the training stream as (high, low) words, from which its augmentation is drawn.
+What a batch holds is told in `twodal_jax.batch_faces`.
 """
 
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-from twodal_jax import augmentation, coefficients, forward, heatmap, losses, projection
+from twodal_jax import coefficients, forward, losses, projection
+from twodal_jax.batch_faces import Faces, network_inputs, prepare_annotated, prepare_wild
 from twodal_jax.morphable_model import MorphableModel
 from twodal_jax.train_state import SECOND_PASS_LOSSES, WILD_LOSSES, Method, NetState, TrainState
 
 Batch = dict[str, dict[str, jax.Array]]
-ANNOTATED_STREAM, WILD_STREAM = 0, 1
 METRIC_CRITIC = "loss_sc_critic"
-
-
-@flax.struct.dataclass
-class Faces:
-    """Augmented faces, ready for the regressor. Crop pixels, y down.
-
-    Attributes:
-      image: [B, 120, 120, 3] float 0..255, BGR.
-      landmarks: [B, 18, 2] true (annotated) or given (wild) landmarks; visible: [B, 18].
-      heatmap_landmarks, heatmap_visible: the same with a detector's noise; what the heatmap shows.
-      whitened: [B, 62] true whitened coefficients, None for wild faces.
-    """
-
-    image: jax.Array
-    landmarks: jax.Array
-    visible: jax.Array
-    heatmap_landmarks: jax.Array
-    heatmap_visible: jax.Array
-    whitened: jax.Array | None = None
-
-
-def prepare_annotated(batch: dict[str, jax.Array], model: MorphableModel, method: Method) -> Faces:
-    """Augments annotated faces; their 18 landmarks are those of the moved alpha."""
-    keys = augmentation.sample_keys(method.seed, ANNOTATED_STREAM, batch["position"])
-
-    def one(key, image, alpha):
-        key_face, key_noise = jax.random.split(key)
-        image, alpha = augmentation.augment_annotated(key_face, image, alpha, method.augmentation)
-        points = heatmap.landmarks_18_from_68(projection.landmarks_crop(model, alpha)[:, :2])
-        visible = jnp.ones(heatmap.NUM_LANDMARKS)
-        noisy = augmentation.detector_noise(key_noise, points, visible, method.augmentation)
-        whitened = coefficients.whiten(alpha, model.alpha_mean, model.alpha_std)
-        return Faces(image, points, visible, *noisy, whitened)
-
-    return jax.vmap(one)(keys, batch["image"], batch["alpha"])
-
-
-def prepare_wild(batch: dict[str, jax.Array], method: Method) -> Faces:
-    """Augments wild faces."""
-    keys = augmentation.sample_keys(method.seed, WILD_STREAM, batch["position"])
-
-    def one(key, image, landmarks, visible):
-        key_face, key_noise = jax.random.split(key)
-        landmarks = jnp.where(visible[:, None] > 0, landmarks, 0.0)
-        image, landmarks, visible = augmentation.augment_wild(
-            key_face, image, landmarks, visible, method.augmentation
-        )
-        noisy = augmentation.detector_noise(key_noise, landmarks, visible, method.augmentation)
-        return Faces(image, landmarks, visible, *noisy)
-
-    return jax.vmap(one)(keys, batch["image"], batch["landmarks"], batch["visible"])
-
-
-def _inputs(faces: Faces, method: Method) -> jax.Array:
-    return forward.network_input(
-        faces.image, faces.heatmap_landmarks, faces.heatmap_visible, method.heatmap
-    )
 
 
 def _annotated_losses(
     whitened: jax.Array, whitened_true: jax.Array, model: MorphableModel, method: Method
 ) -> dict[str, jax.Array]:
-    """{name: [A]} of L_3d and VDC, those that have a weight.
+    """{name: [A]} of L_3d, VDC and the baselines' losses, those that have a weight.
 
     t_z is taken as right: no picture shows it, what annotations hold there is left over from their
     fitting, and as the largest error of all it would outweigh what can be learnt (3DDFA does the same).
@@ -94,12 +32,17 @@ def _annotated_losses(
     terms = {}
     if method.uses("loss_3d"):
         terms["loss_3d"] = losses.loss_3d(whitened, whitened_true, model, dims=method.weight_dims)
+    if method.uses("loss_parameters"):
+        terms["loss_parameters"] = losses.loss_parameters(whitened, whitened_true)
+    predicted, true = (
+        coefficients.unwhiten(value, model.alpha_mean, model.alpha_std)
+        for value in (whitened, whitened_true)
+    )
     if method.uses("loss_vdc"):
-        predicted, true = (
-            coefficients.unwhiten(value, model.alpha_mean, model.alpha_std)
-            for value in (whitened, whitened_true)
-        )
         terms["loss_vdc"] = losses.loss_vdc(predicted, true, model)
+    if method.uses("loss_contour"):
+        points = (projection.landmarks_crop(model, alpha)[..., :2] for alpha in (predicted, true))
+        terms["loss_contour"] = losses.loss_contour(*points)
     return terms
 
 
@@ -153,9 +96,9 @@ def regressor_loss(
     those of real inputs; the second pass normalises by its own and leaves no trace in them.
     """
     stats = state.regressor.batch_stats
-    inputs = _inputs(annotated, method)
+    inputs = network_inputs(annotated, method)
     if wild is not None:
-        inputs = jnp.concatenate([inputs, _inputs(wild, method)])
+        inputs = jnp.concatenate([inputs, network_inputs(wild, method)])
     whitened, updates = method.regressor.apply(
         {"params": params, "batch_stats": stats}, inputs, train=True, mutable=["batch_stats"]
     )
@@ -254,13 +197,15 @@ def regressor_step(
 def critic_step(
     state: TrainState, batch: Batch, model: MorphableModel, *, method: Method
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """The critic's half of `train_step` alone; the regressor is left bit-identical."""
-    annotated, wild = _prepare(batch, model, method)
-    if wild is None:
+    """The critic's half of `train_step` alone; the regressor is left bit-identical.
+
+    Without a weight on `loss_sc` there is nothing to learn and the state comes back as it was.
+    """
+    if not method.uses("loss_sc"):
         return state, {}
-    _, (_, _, wild_whitened) = regressor_loss(
-        state.regressor.params, state, annotated, wild, model, method
-    )
+    annotated, wild = _prepare(batch, model, method)
+    params = state.regressor.params
+    _, (_, _, wild_whitened) = regressor_loss(params, state, annotated, wild, model, method)
     new, metrics = critic_update(state, annotated, wild, wild_whitened, method)
     return state.replace(critic=new), metrics
 

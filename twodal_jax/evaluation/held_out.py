@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,11 @@ import numpy as np
 
 from twodal_jax import augmentation, forward, projection
 from twodal_jax.evaluation import metrics
+from twodal_jax.evaluation.benchmark import BATCH, dense_errors, vertices_image
 from twodal_jax.models.regressor import Regressor
-from twodal_jax.morphable_model import MorphableModel
+from twodal_jax.morphable_model import MorphableModel, without_mesh
 from twodal_jax.train_state import Method, NetState
+from twodal_jax.trained_model import TrainedModel
 
 DETECTED, EMPTY = "detected_landmarks", "empty_heatmap"
 
@@ -24,6 +27,7 @@ class HeldOut:
       name: [n] strings. image: [n, S, S, 3] uint8 BGR, the crop in its margin.
       landmarks68: [n, 68, 3], true landmarks, crop pixels, y down. roi_box: [n, 4]. yaw_deg: [n].
       detected: [n, 18, 2] a detector's landmarks, crop pixels; detected_visible: [n, 18], 0: not found.
+      alpha: [n, 62] true coefficients, raw, crop, or None: then no error of whole meshes is measured.
     """
 
     name: np.ndarray
@@ -33,6 +37,7 @@ class HeldOut:
     yaw_deg: np.ndarray
     detected: np.ndarray
     detected_visible: np.ndarray
+    alpha: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.name)
@@ -97,6 +102,35 @@ def predict(
     return np.concatenate(alphas), np.concatenate(points)
 
 
+def predict_alpha(
+    trained: TrainedModel,
+    images: np.ndarray,
+    landmarks: np.ndarray,
+    visible: np.ndarray,
+    passes: int = 1,
+    progress: Callable[[int], None] = lambda count: None,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """alpha [n, 62] (raw, crop) that a trained network gives faces; fields as in `predict_batch`."""
+    alphas = []
+    for start in range(0, len(images), batch_size):
+        rows = np.minimum(np.arange(start, start + batch_size), len(images) - 1)
+        result = predict_batch(
+            trained.regressor,
+            images[rows],
+            landmarks[rows],
+            visible[rows],
+            without_mesh(trained.model),
+            network=trained.method.regressor,
+            settings=trained.method.heatmap,
+            passes=passes,
+        )
+        count = min(batch_size, len(images) - start)  # the last batch repeats its last face
+        alphas.append(np.asarray(result.alpha)[:count])
+        progress(count)
+    return np.concatenate(alphas)
+
+
 def nme_2d_68(landmarks_crop: np.ndarray, held_out: HeldOut) -> np.ndarray:
     """NME [n] in per cent of predicted [n, 68, >=2] crop landmarks, measured in the whole image."""
     predicted, true = (
@@ -104,6 +138,19 @@ def nme_2d_68(landmarks_crop: np.ndarray, held_out: HeldOut) -> np.ndarray:
         for points in (landmarks_crop, held_out.landmarks68)
     )
     return np.asarray(metrics.nme(predicted, true, true))
+
+
+def nme_3d_dense(alphas: np.ndarray, held_out: HeldOut, model: MorphableModel) -> np.ndarray:
+    """NME [n] in per cent of all vertices in 3D, in the whole image; the model needs its mesh."""
+    errors = []
+    for start in range(0, len(held_out), BATCH):
+        rows = slice(start, start + BATCH)
+        predicted, true = (
+            vertices_image(model, alpha[rows], held_out.roi_box[rows]) for alpha in (alphas, held_out.alpha)
+        )
+        landmarks = projection.crop_to_image(held_out.landmarks68[rows], held_out.roi_box[rows])
+        errors.append(np.asarray(dense_errors(predicted, true, landmarks))[1])
+    return np.concatenate(errors)
 
 
 def evaluate(

@@ -1,0 +1,201 @@
+"""AFLW2000-3D as a benchmark: whole-image ground truth, and the faces a network is shown.
+
+The folder holds name.jpg and name.mat (flat, or in `images`), optionally annotations.npz (name,
+roi_box, split, pts68, pts68_reannotated, yaw_deg) and fan_landmarks.csv; formats as in `mat_faces`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+import PIL.Image
+
+from data_pipelines import alpha_truth, detections
+from data_pipelines.faces import SkipFace, SourceError, as_18
+from data_pipelines.images import crop_face, read_image
+from data_pipelines.mat_faces import (ANNOTATIONS, DETECTIONS, find_image, image_root, list_stems,
+                                      read_mat)
+from twodal_jax import projection
+from twodal_jax.evaluation.benchmark import GroundTruth
+from twodal_jax.evaluation.predictions import listed
+
+_COLUMNS = ("split", "roi_box", "yaw_deg", "pts68", "pts68_reannotated")
+
+
+def read_ground_truth(
+    folder: os.PathLike | str, *, split: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[GroundTruth, list[str]]:
+    """Reads what predictions are measured against.
+
+    An image without a usable .mat still counts for its landmarks where annotations.npz has them.
+
+    Returns:
+      The truth, and messages about images that are left out or lack a part.
+
+    Raises:
+      SourceError: the folder or the split does not exist, or no image has ground truth.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: no such folder; give the one of AFLW2000-3D's .jpg and .mat files")
+    annotations = _read_annotations(folder / ANNOTATIONS)
+    names = list_stems(image_root(folder))
+    if split is not None:
+        names = [name for name in names if annotations.get(name, {}).get("split") == split]
+        if not names:
+            known = sorted({str(row.get("split")) for row in annotations.values()})
+            raise SourceError(f"{folder}: no image of split {split!r} (annotations.npz has"
+                              f" {', '.join(known) or 'none'})")
+    rows, gaps = [], {}
+    for done, name in enumerate(names):
+        row, reasons = _read_one(image_root(folder) / f"{name}.mat", annotations.get(name, {}))
+        for reason in reasons:
+            gaps.setdefault(reason, []).append(name)
+        if row is not None:
+            rows.append({"key": name} | row)
+        progress(done + 1, len(names))
+    problems = [f"{folder.name}: {listed(found)}: {reason}" for reason, found in gaps.items()]
+    if not rows:
+        raise SourceError(f"{folder}: no image with ground truth.\n" + "\n".join(problems))
+    columns = {key: np.stack([row[key] for row in rows]) for key in rows[0] if key != "key"}
+    if np.isnan(columns["reannotated"]).all():
+        columns["reannotated"] = None
+    return GroundTruth(name=folder.name, keys=[row["key"] for row in rows], **columns), problems
+
+
+def _read_annotations(path: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
+    """{name: row of the known columns}; empty without the file."""
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            names = [str(name) for name in content["name"]]
+            columns = {key: content[key] for key in _COLUMNS if key in content.files}
+    except Exception as error:  # a broken zip, a missing key, a pickled array
+        raise SourceError(f"{path}: not readable ({error}); it needs name and any of"
+                          f" {', '.join(_COLUMNS)}") from None
+    short = [key for key, column in columns.items() if len(column) != len(names)]
+    if short:
+        raise SourceError(f"{path}: {', '.join(short)}: not one entry for each of {len(names)} names")
+    return {name: {key: column[i] for key, column in columns.items()} for i, name in enumerate(names)}
+
+
+def _read_one(path: pathlib.Path, annotated: dict) -> tuple[dict | None, list[str]]:
+    """(row of the truth or None, what it lacks) of one image."""
+    reasons, mat, alpha = [], {}, None
+    try:
+        if not path.is_file():
+            raise SkipFace("no .mat file")
+        mat = read_mat(path)
+        alpha = alpha_truth.image_alpha(mat, inside_out=True)
+    except SkipFace as skip:
+        reasons.append(f"{skip.reason}{f' ({skip.detail})' if skip.detail else ''}: nothing dense measured")
+    landmarks = mat.get("pt3d_68", annotated.get("pts68"))
+    if landmarks is None or landmarks.shape != (3, 68) or not np.isfinite(landmarks).all():
+        return None, [*reasons[:1], "left out: no true 68 landmarks (pt3d_68 of the .mat)"][-1:]
+    landmarks = np.asarray(landmarks, np.float32).T
+    box = annotated.get("roi_box")
+    if box is None:
+        box = projection.roi_box_from_landmarks(landmarks)
+    box = np.asarray(box, np.float32)
+    pose = np.ravel(mat["Pose_Para"]) if alpha is not None else None
+    yaw = annotated.get("yaw_deg", np.nan if pose is None else np.degrees(pose[1]))
+    height = _image_height(path)
+    if height is None and alpha is not None:
+        reasons.append("no readable image: nothing dense measured")
+        alpha = None
+    crop = np.full(62, np.nan, np.float32)
+    if alpha is not None:
+        crop = alpha_truth.crop_alpha(alpha, box, height)
+    again = annotated.get("pts68_reannotated", np.full((2, 68), np.nan))
+    return {
+        "landmarks68": landmarks, "reannotated": np.asarray(again, np.float32)[:2].T,
+        "yaw_deg": np.float64(yaw), "roi_box": box, "alpha": crop,
+    }, reasons  # fmt: skip
+
+
+def _image_height(mat_path: pathlib.Path) -> int | None:
+    """From the file's header alone."""
+    path = find_image(mat_path)
+    if path is None:
+        return None
+    try:
+        with PIL.Image.open(path) as image:
+            return image.height
+    except Exception:  # Pillow raises many types on broken files
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Faces:
+    """What a network is shown.
+
+    Attributes:
+      rows: [n] int, the images' places in the ground truth.
+      image: [n, 120, 120, 3] uint8 BGR, the crops. detected: [n, 18, 2] crop pixels.
+      detected_visible: [n, 18], 0 where a landmark was not detected.
+    """
+
+    rows: np.ndarray
+    image: np.ndarray
+    detected: np.ndarray
+    detected_visible: np.ndarray
+
+
+def read_crop(folder: os.PathLike | str, name: str, roi_box: np.ndarray) -> np.ndarray | None:
+    """The crop [120, 120, 3] uint8 BGR of an image, None where it cannot be read."""
+    try:
+        return _read_crop(image_root(pathlib.Path(folder)) / f"{name}.mat", roi_box)
+    except SkipFace:
+        return None
+
+
+def _read_crop(mat_path: pathlib.Path, roi_box: np.ndarray) -> np.ndarray:
+    path = find_image(mat_path)
+    if path is None:
+        raise SkipFace("image not found", f"{mat_path}: no .jpg of this name beside it")
+    return crop_face(read_image(path), roi_box, margin=0)
+
+
+def read_faces(
+    folder: os.PathLike | str, truth: GroundTruth, detected: os.PathLike | str | None = None,
+    *, empty: bool = False, authors_mouth: bool = False,
+) -> tuple[Faces, list[str]]:
+    """The crops of all images of the truth, with detected landmarks.
+
+    Args:
+      detected: a detections file in pixels of the 120-pixel crops; default: fan_landmarks.csv where the
+        folder has one. empty: no landmarks at all. authors_mouth: see `faces.as_18`.
+
+    Returns:
+      The faces, and messages about images that could not be read or have no landmarks.
+    """
+    folder = pathlib.Path(folder)
+    default = folder / DETECTIONS
+    path = detected or (default if default.is_file() else None)
+    found = detections.detections_by_stem(path) if path and not empty else {}
+    nothing = np.full((68, 2), np.nan, np.float32)
+    rows, crops, points, broken, without = [], [], [], {}, []
+    for row, name in enumerate(truth.keys):
+        try:
+            crops.append(_read_crop(image_root(folder) / f"{name}.mat", truth.roi_box[row]))
+        except SkipFace as skip:
+            broken.setdefault(skip.reason, []).append(name)
+            continue
+        rows.append(row)
+        points.append(found.get(name, nothing))
+        if found and np.isnan(points[-1]).all():
+            without.append(name)
+    if not rows:
+        raise SourceError(f"{folder}: no image could be read")
+    problems = [f"{listed(names)}: {reason}" for reason, names in broken.items()]
+    if without:
+        problems.append(f"{listed(without)}: no detected landmarks, shown with an empty heatmap")
+    points = np.stack(points)
+    landmarks, visible = as_18(points, np.isfinite(points).all(axis=-1), authors_mouth=authors_mouth)
+    return Faces(np.array(rows), np.stack(crops), landmarks, visible), problems

@@ -1,0 +1,136 @@
+"""What the evaluation commands share: options, methods from files and checkpoints, progress, failing."""
+
+import argparse
+import contextlib
+import pathlib
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+
+import rich.console
+import rich.progress
+
+from twodal_jax import assets
+from twodal_jax.checkpoint import CheckpointError
+from twodal_jax.evaluation.predictions import Predictions, PredictionsError, read_predictions
+from twodal_jax.morphable_model import MorphableModel
+from twodal_jax.trained_model import BEST, LATEST, TrainedModel, load
+
+console = rich.console.Console(stderr=True)
+
+
+class UsageError(ValueError):
+    """The options do not go together; the message says what to give."""
+
+
+def add_method_options(parser: argparse.ArgumentParser, data_help: str) -> None:
+    """--data_dir, --output_dir, --morphable_model, --predictions, --checkpoint and how to run it."""
+    parser.add_argument("--data_dir", required=True, type=pathlib.Path, help=data_help)
+    parser.add_argument("--output_dir", required=True, type=pathlib.Path, help="made if missing")
+    parser.add_argument(
+        "--morphable_model", help="folder or file of the 3DMM, or builtin; default: the checkpoint's"
+    )
+    parser.add_argument(
+        "--predictions", action="append", default=[], metavar="[LABEL:]FILE.npz",
+        help="anybody's predictions; several make a comparison",
+    )
+    parser.add_argument(
+        "--checkpoint", action="append", default=[], metavar="[LABEL:]WORKDIR",
+        help="the folder of a run of twodal_jax.main; may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--best", action="store_true", help="use each run's best checkpoint, not its last")
+    parser.add_argument(
+        "--heatmap", choices=("detected", "empty"), default="detected",
+        help="what a checkpoint's network is shown: detected landmarks where there are any, or none",
+    )  # fmt: skip
+    parser.add_argument("--detections", type=pathlib.Path, help="detected landmarks; default: fan_landmarks.csv")
+    parser.add_argument("--passes", type=int, default=1, help="forward passes of a checkpoint's network")
+
+
+def labelled(argument: str) -> tuple[str | None, pathlib.Path]:
+    """'label:path' -> (label, path); 'path' -> (None, path)."""
+    label, colon, path = argument.partition(":")
+    if colon and label and "/" not in label and "\\" not in label and path:
+        return label, pathlib.Path(path)
+    return None, pathlib.Path(argument)
+
+
+def file_name(label: str) -> str:
+    """A label as part of a file's name."""
+    return re.sub(r"[^\w.-]+", "_", label)
+
+
+def load_checkpoints(options: argparse.Namespace) -> dict[str, TrainedModel]:
+    """{label: model}; the label of a run is its folder's name."""
+    trained = {}
+    for argument in options.checkpoint:
+        label, workdir = labelled(argument)
+        which = BEST if options.best else LATEST
+        found = load(workdir, morphable_model=options.morphable_model, which=which)
+        trained[label or workdir.absolute().name] = found
+    return trained
+
+
+def load_model(options: argparse.Namespace, trained: dict[str, TrainedModel]) -> MorphableModel:
+    """The morphable model everything is measured with."""
+    if options.morphable_model:
+        return assets.load_morphable_model(options.morphable_model)
+    if trained:
+        return next(iter(trained.values())).model
+    raise UsageError("Give --morphable_model: the predictions do not say which one they are meant for.")
+
+
+def load_predictions(options: argparse.Namespace) -> dict[str, Predictions]:
+    """{label: predictions} of all --predictions."""
+    found = [read_predictions(path, label) for label, path in map(labelled, options.predictions)]
+    return {predictions.label: predictions for predictions in found}
+
+
+def check_labels(options: argparse.Namespace, labels: list[str]) -> None:
+    """Something to measure, and no two under one name."""
+    if not labels:
+        raise UsageError("Give --checkpoint=WORKDIR or --predictions=FILE.npz: there is nothing to measure.")
+    if len(set(labels)) < len(options.checkpoint) + len(options.predictions):
+        raise UsageError("Two methods have one name; tell them apart with label:file.")
+
+
+def command_line(module: str, arguments: list[str]) -> str:
+    """What was run, for metrics.json."""
+    return f"python -m {module} {shlex.join(arguments)}"
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar; yields `advance(count)`. Without a terminal: a line every tenth."""
+    columns = (
+        rich.progress.TextColumn("{task.description}"), rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn(),
+    )  # fmt: skip
+    with rich.progress.Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(description, total=total)
+        said = 0
+
+        def advance(count: int) -> None:
+            nonlocal said
+            bar.advance(task, count)
+            done = int(bar.tasks[0].completed)
+            if total and not console.is_terminal and 10 * done // total > 10 * said // total:
+                console.print(f"{description}: {done}/{total}", markup=False, highlight=False)
+                said = done
+
+        yield advance
+
+
+def run(main: Callable[[], None], *mendable: type[Exception]) -> None:
+    """Runs a command; what a user can mend (also errors of `mendable`) is one message and exit status 1."""
+    from data_pipelines.faces import SourceError
+
+    known = (UsageError, PredictionsError, CheckpointError, assets.AssetError, SourceError, OSError, *mendable)
+    try:
+        main()
+    except known as error:
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

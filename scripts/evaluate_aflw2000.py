@@ -1,0 +1,137 @@
+"""The paper's tables and figures on AFLW2000-3D, for a checkpoint or anybody's predictions.
+
+    python -m scripts.evaluate_aflw2000 --data_dir=AFLW2000 --output_dir=out \\
+        --checkpoint=runs/paper --predictions=theirs:theirs.npz --morphable_model=bfm
+
+What a file of predictions holds is told in `twodal_jax.evaluation.predictions`. In the output folder:
+metrics.json, tables.md, per_image.csv, and the figures as PNG and SVG.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+
+from data_pipelines import aflw2000
+from scripts import benchmark_cli as cli
+from twodal_jax import projection
+from twodal_jax.evaluation import benchmark, benchmark_output, figures, held_out, metrics, published
+from twodal_jax.evaluation.predictions import Predictions, unwhitened
+from twodal_jax.rendering import drawing, overlay
+
+NAME = "AFLW2000-3D"
+WRONG_MODEL_NME = 5.0  # per cent; 40 + 10 components of the right model are within 1
+SCALE = 3
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.evaluate_aflw2000", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    cli.add_method_options(parser, "AFLW2000-3D: name.jpg and name.mat, flat or in images/")
+    parser.add_argument("--split", help="only images of this split of annotations.npz")
+    parser.add_argument("--no_icp", action="store_true", help="leave reconstruction out, the slowest measure")
+    parser.add_argument("--overlays", type=int, default=12, help="faces drawn, best to worst (0: none)")
+    return parser.parse_args(arguments)
+
+
+def check_model(truth, model) -> None:
+    """Refuses a morphable model that does not rebuild the true landmarks."""
+    known = np.flatnonzero(np.isfinite(truth.alpha).all(axis=1))[:100]
+    if not len(known):
+        return
+    rebuilt = benchmark.landmarks_image(model, truth.alpha[known], truth.roi_box[known])
+    true = truth.landmarks68[known]
+    error = np.nanmedian(metrics.nme(np.asarray(rebuilt)[..., :2], true[..., :2], true))
+    if error > WRONG_MODEL_NME:
+        raise cli.UsageError(
+            f"--morphable_model does not fit this data set: the landmarks it makes of the .mat files miss"
+            f" the true ones by {error:.1f} % (at most {WRONG_MODEL_NME:.0f} expected). AFLW2000-3D needs"
+            " the 40 + 10 model of BFM that 3DDFA ships."
+        )
+
+
+def predict(label, trained, options, truth, problems) -> Predictions:
+    """The coefficients a checkpoint's network gives the benchmark's crops."""
+    faces, skipped = aflw2000.read_faces(
+        options.data_dir, truth, None if options.heatmap == "empty" else options.detections,
+        empty=options.heatmap == "empty", authors_mouth=trained.method.heatmap.kind == "points",
+    )  # fmt: skip
+    problems += [f"{label}: {problem}" for problem in skipped]
+    with cli.progress(f"{label}: network", len(faces.rows)) as advance:
+        alpha = held_out.predict_alpha(
+            trained, faces.image, faces.detected, faces.detected_visible, options.passes, advance
+        )
+    keys = tuple(truth.keys[row] for row in faces.rows)
+    return Predictions(label, keys, alpha=alpha, roi_box=truth.roi_box[faces.rows])
+
+
+def draw(predictions, truth, model, errors, options) -> None:
+    """Fig. 5: faces from best to worst."""
+    if predictions.vertices is not None and predictions.landmarks68 is None or not options.overlays:
+        return
+    chosen = metrics.best_to_worst(errors["nme_2d_68"], options.overlays)
+    rows = predictions.rows_of([truth.keys[i] for i in chosen], [])
+    examples = []
+    for i, row, rank in zip(chosen, rows, metrics.rank_names(len(chosen))):
+        crop = aflw2000.read_crop(options.data_dir, truth.keys[i], truth.roi_box[i])
+        if crop is None:
+            continue
+        canvas, mesh = drawing.upscale(crop, SCALE), None
+        if predictions.landmarks68 is None:
+            alpha = unwhitened(predictions, model.alpha_mean, model.alpha_std)[row : row + 1]
+            own = predictions.roi_box
+            box = truth.roi_box[i : i + 1] if own is None else own[row : row + 1]
+            points = np.asarray(benchmark.landmarks_image(model, alpha, box))[0]
+            vertices = benchmark.vertices_image(model, alpha, box)
+            vertices = np.asarray(projection.image_to_crop(vertices, truth.roi_box[i : i + 1]))[0]
+            mesh = overlay.draw_mesh(canvas, vertices, model.triangles, scale=SCALE)
+        else:
+            points = predictions.landmarks68[row]
+        on_canvas = [
+            drawing.to_canvas(np.asarray(projection.image_to_crop(p[..., :2], truth.roi_box[i])), SCALE)
+            for p in (points, truth.landmarks68[i])
+        ]
+        title = f"{rank}: {errors['nme_2d_68'][i]:.2f} %, yaw {truth.yaw_deg[i]:.0f}°"
+        examples.append(
+            {"title": title, "image": canvas, "predicted": on_canvas[0], "true": on_canvas[1], "mesh": mesh}
+        )
+    if examples:
+        figure = figures.overlays(examples, f"{NAME}: {predictions.label}")
+        figures.save(figure, options.output_dir / f"overlays_{cli.file_name(predictions.label)}")
+
+
+def evaluate(arguments) -> None:
+    options = parse(arguments)
+    trained, given = cli.load_checkpoints(options), cli.load_predictions(options)
+    cli.check_labels(options, [*trained, *given])
+    model = cli.load_model(options, trained)
+    with cli.progress("ground truth") as advance:
+        truth, problems = aflw2000.read_ground_truth(
+            options.data_dir, split=options.split, progress=lambda done, total: advance(1)
+        )
+    check_model(truth, model)
+    methods = {label: predict(label, found, options, truth, problems) for label, found in trained.items()}
+    errors = {}
+    for label, predictions in (methods | given).items():
+        with cli.progress(f"{label}: measuring", len(truth)) as advance:
+            errors[label] = benchmark.measure(
+                predictions, truth, model, with_icp=not options.no_icp, progress=advance, problems=problems
+            )
+        if "nme_2d_68" in errors[label]:
+            draw(predictions, truth, model, errors[label], options)
+    results = benchmark_output.Results(
+        name=NAME + (f", split {options.split}" if options.split else ""),
+        keys=truth.keys, yaw_deg=truth.yaw_deg, errors=errors, titles=benchmark.TITLES,
+        about=benchmark_output.about_measures(truth),
+        published={name: published.rows_for(name) for name in benchmark.TITLES}, problems=problems,
+    )  # fmt: skip
+    benchmark_output.print_tables(results, cli.console)
+    command = cli.command_line("scripts.evaluate_aflw2000", arguments)
+    benchmark_output.write(results, options.output_dir, command)
+    cli.console.print(f"Written to {options.output_dir}")
+
+
+if __name__ == "__main__":
+    cli.run(lambda: evaluate(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""Turns the authors' released PyTorch checkpoint into a run that our commands can use.
+
+    python -m scripts.import_authors_checkpoint FILE.pth.tar --output_dir=runs/authors \\
+        --morphable_model=bfm_3ddfa
+
+PyTorch is not needed and no code of the file is run. The output is a folder like that of a training run:
+give it as --checkpoint. Its heatmap is the authors' (single pixels, their mouth centre).
+"""
+
+import argparse
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from configs import paper
+from scripts import benchmark_cli as cli
+from twodal_jax import assets, authors_checkpoint, experiment, run_log, trained_model
+from twodal_jax.authors_checkpoint import CheckpointFormatError
+from twodal_jax.checkpoint import Checkpoints
+from twodal_jax.morphable_model import digest
+from twodal_jax.safe_pickle_arrays import PickleError
+from twodal_jax.train_state import create_train_state
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.import_authors_checkpoint", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("file", type=pathlib.Path, help="the authors' .pth.tar")
+    parser.add_argument("--output_dir", required=True, type=pathlib.Path, help="made if missing")
+    parser.add_argument(
+        "--morphable_model", required=True, help="the 40 + 10 BFM with param_whitening.pkl, as 3DDFA has it"
+    )
+    return parser.parse_args(arguments)
+
+
+def authors_config(morphable_model: str):
+    """paper.py with the authors' heatmap."""
+    config = paper.get_config()
+    config.name = "authors"
+    config.morphable_model = morphable_model
+    config.heatmap.kind = "points"
+    return config
+
+
+def import_checkpoint(arguments) -> None:
+    options = parse(arguments)
+    variables = authors_checkpoint.read(options.file)
+    model = assets.load_morphable_model(options.morphable_model)
+    if not model.has_whitening:
+        raise cli.UsageError(
+            f"{options.morphable_model}: no param_whitening.pkl with it, which the coefficients need."
+        )
+    config = authors_config(options.morphable_model)
+    method = experiment.make_stages(config)[-1].method
+    state = jax.tree.map(np.asarray, create_train_state(method, 0))
+    like = jax.tree.structure(state.regressor.params)
+    assert jax.tree.structure(variables["params"]) == like, "our regressor's layout has changed"
+    state = state.replace(
+        regressor=state.regressor.replace(
+            params=variables["params"], batch_stats=variables["batch_stats"]
+        )
+    )
+    folder = options.output_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    run_log.write_json(
+        folder / trained_model.CONFIG,
+        {"config": config.to_dict(), "whitening": trained_model.whitening_of(model),
+         "data": {"imported_from": options.file.name}},
+    )  # fmt: skip
+    checkpoints = Checkpoints(folder / trained_model.LATEST, keep=1)
+    checkpoints.save(state, experiment.description(config, digest(model), {}), wait=True)
+    cli.console.print(f"Written to {folder}; use it as --checkpoint={folder}")
+
+
+if __name__ == "__main__":
+    cli.run(
+        lambda: import_checkpoint(sys.argv[1:]), PickleError, CheckpointFormatError
+    )

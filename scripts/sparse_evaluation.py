@@ -1,0 +1,75 @@
+"""The command behind evaluate_aflw and evaluate_lfpa."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+
+from data_pipelines import sparse_benchmarks
+from scripts import benchmark_cli as cli
+from twodal_jax.evaluation import benchmark_output, held_out, published, sparse
+from twodal_jax.evaluation.predictions import Predictions
+
+MENDABLE = (sparse.LandmarkMapError,)
+
+
+def parse(arguments, module: str, description: str, default_map: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    cli.add_method_options(parser, "the benchmark's folder")
+    parser.add_argument(
+        "--landmark_map", default=default_map,
+        help=f"CSV of landmark,from68,vertex (see twodal_jax.evaluation.sparse); default: our {default_map}",
+    )  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def predict(label, trained, options, truth, image_of, problems) -> Predictions:
+    """The coefficients a checkpoint's network gives the benchmark's crops."""
+    shown = options.detections if options.heatmap == "detected" else None
+    faces, skipped = sparse_benchmarks.read_faces(
+        options.data_dir, truth, image_of, shown, authors_mouth=trained.method.heatmap.kind == "points"
+    )
+    problems += [f"{label}: {problem}" for problem in skipped]
+    with cli.progress(f"{label}: network", len(faces.rows)) as advance:
+        alpha = held_out.predict_alpha(
+            trained, faces.image, faces.detected, faces.detected_visible, options.passes, advance
+        )
+    keys = tuple(truth.keys[row] for row in faces.rows)
+    return Predictions(label, keys, alpha=alpha, roi_box=truth.roi_box[faces.rows])
+
+
+def evaluate(
+    arguments: list[str], *, module: str, description: str, read: Callable, image_of: Callable,
+    default_map: str, count: int, published_measure: str | None,
+) -> None:  # fmt: skip
+    """Reads, predicts, measures, prints and writes."""
+    options = parse(arguments, module, description, default_map)
+    trained, given = cli.load_checkpoints(options), cli.load_predictions(options)
+    cli.check_labels(options, [*trained, *given])
+    model = cli.load_model(options, trained)
+    landmark_map = sparse.read_landmark_map(options.landmark_map, count, model.num_vertices)
+    truth, problems = read(options.data_dir)
+    methods = {
+        label: predict(label, found, options, truth, image_of, problems) for label, found in trained.items()
+    }
+    errors = {}
+    for label, predictions in (methods | given).items():
+        with cli.progress(f"{label}: measuring", len(truth)) as advance:
+            errors[label] = sparse.measure(
+                sparse.with_landmarks(predictions, model), truth, landmark_map, model, problems, advance
+            )
+    measured = int(landmark_map.mapped.sum())
+    rows = published.rows_for(published_measure) if published_measure else []
+    results = benchmark_output.Results(
+        name=truth.name, keys=truth.keys, yaw_deg=truth.yaw_deg, errors=errors,
+        titles={sparse.NME: f"2D, visible landmarks ({measured} of {count} mapped)"},
+        about={sparse.NME: f"normaliser: {truth.normaliser}; ground truth: annotated landmarks;"
+                           f" landmark map: {options.landmark_map}"},
+        published={sparse.NME: [dataclasses.replace(row, measure=sparse.NME) for row in rows]},
+        problems=problems,
+    )  # fmt: skip
+    benchmark_output.print_tables(results, cli.console)
+    benchmark_output.write(results, options.output_dir, cli.command_line(module, arguments))
+    cli.console.print(f"Written to {options.output_dir}")

@@ -1,0 +1,77 @@
+"""A batch of arrays -> augmented faces, ready for the regressor. Pure; part of the jitted step.
+
+A batch is {"annotated": {...}, "wild": {...}} of arrays with a leading batch axis:
+  annotated: image uint8 [A, S, S, 3] BGR, alpha [A, 62] raw, position uint32 [A, 2]
+  wild:      image uint8 [W, S, S, 3] BGR, landmarks [W, 18, 2], visible [W, 18], position uint32 [W, 2]
+Landmarks and alpha are in the frame of the 120-pixel crop; `position` is the sample's global position
+in the training stream as (high, low) words, from which its augmentation is drawn.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from twodal_jax import augmentation, coefficients, forward, heatmap, projection
+from twodal_jax.morphable_model import MorphableModel
+from twodal_jax.train_state import Method
+
+ANNOTATED_STREAM, WILD_STREAM = 0, 1
+
+
+@flax.struct.dataclass
+class Faces:
+    """Augmented faces. Crop pixels, y down.
+
+    Attributes:
+      image: [B, 120, 120, 3] float 0..255, BGR.
+      landmarks: [B, 18, 2] true (annotated) or given (wild) landmarks; visible: [B, 18].
+      heatmap_landmarks, heatmap_visible: the same with a detector's noise; what the heatmap shows.
+      whitened: [B, 62] true whitened coefficients, None for wild faces.
+    """
+
+    image: jax.Array
+    landmarks: jax.Array
+    visible: jax.Array
+    heatmap_landmarks: jax.Array
+    heatmap_visible: jax.Array
+    whitened: jax.Array | None = None
+
+
+def prepare_annotated(batch: dict[str, jax.Array], model: MorphableModel, method: Method) -> Faces:
+    """Augments annotated faces; their 18 landmarks are those of the moved alpha."""
+    keys = augmentation.sample_keys(method.seed, ANNOTATED_STREAM, batch["position"])
+
+    def one(key, image, alpha):
+        key_face, key_noise = jax.random.split(key)
+        image, alpha = augmentation.augment_annotated(
+            key_face, image, alpha, model.mirror_map, method.augmentation
+        )
+        points = heatmap.landmarks_18_from_68(projection.landmarks_crop(model, alpha)[:, :2])
+        visible = jnp.ones(heatmap.NUM_LANDMARKS)
+        noisy = augmentation.detector_noise(key_noise, points, visible, method.augmentation)
+        whitened = coefficients.whiten(alpha, model.alpha_mean, model.alpha_std)
+        return Faces(image, points, visible, *noisy, whitened)
+
+    return jax.vmap(one)(keys, batch["image"], batch["alpha"])
+
+
+def prepare_wild(batch: dict[str, jax.Array], method: Method) -> Faces:
+    """Augments wild faces."""
+    keys = augmentation.sample_keys(method.seed, WILD_STREAM, batch["position"])
+
+    def one(key, image, landmarks, visible):
+        key_face, key_noise = jax.random.split(key)
+        landmarks = jnp.where(visible[:, None] > 0, landmarks, 0.0)
+        image, landmarks, visible = augmentation.augment_wild(
+            key_face, image, landmarks, visible, method.augmentation
+        )
+        noisy = augmentation.detector_noise(key_noise, landmarks, visible, method.augmentation)
+        return Faces(image, landmarks, visible, *noisy)
+
+    return jax.vmap(one)(keys, batch["image"], batch["landmarks"], batch["visible"])
+
+
+def network_inputs(faces: Faces, method: Method) -> jax.Array:
+    """[B, 120, 120, 4]: image and heatmap of the noisy landmarks."""
+    points = faces.heatmap_landmarks, faces.heatmap_visible
+    return forward.network_input(faces.image, *points, method.heatmap)

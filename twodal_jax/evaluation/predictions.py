@@ -1,0 +1,192 @@
+"""Anybody's predictions for a benchmark, read from an .npz without pickles.
+
+  name          [n], the images' names; a folder or a suffix may be there or not
+and one or more of
+  alpha         [n, 62], raw coefficients in the frame of the 120-pixel crop, or
+  alpha_whitened [n, 62], (alpha - mean) / std with the morphable model's whitening;
+                either with an optional roi_box [n, 4] (default: the benchmark's crops)
+  landmarks68   [n, 2 or 3, 68], image pixels, y down, z towards the viewer
+  vertices      [n, 3, N], likewise
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+
+from twodal_jax import coefficients
+
+KINDS = ("alpha", "alpha_whitened", "landmarks68", "vertices")
+_SMALL = ("name", "alpha", "alpha_whitened", "roi_box", "landmarks68")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".mat")
+
+
+class PredictionsError(ValueError):
+    """A file of predictions cannot be used at all; the message names it and what was expected."""
+
+
+def image_key(name: str) -> str:
+    """What names are matched by: forward slashes, no `images/` in front, no suffix of an image."""
+    path = pathlib.PurePosixPath(str(name).strip().replace("\\", "/"))
+    path = path.with_suffix("") if path.suffix.lower() in _SUFFIXES else path
+    parts = [part for part in path.parts if part not in (".", "images")]
+    return "/".join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """The predictions of one method.
+
+    Attributes:
+      label: how tables and figures call it.
+      keys: [n], see `image_key`.
+      alpha: [n, 62] raw float32, or None. whitened: whether `alpha` is whitened instead.
+      roi_box: [n, 4] float32, or None: the benchmark's.
+      landmarks68: [n, 68, 2 or 3] float32, or None.
+      vertices: [n, 3, N] on disk, or None.
+    """
+
+    label: str
+    keys: tuple[str, ...]
+    alpha: np.ndarray | None = None
+    whitened: bool = False
+    roi_box: np.ndarray | None = None
+    landmarks68: np.ndarray | None = None
+    vertices: "ArrayOnDisk | None" = None
+
+    def rows_of(self, keys: list[str], problems: list[str]) -> np.ndarray:
+        """[m] the row that holds each key, -1 where none does; adds what was odd to `problems`."""
+        row_of: dict[str, int] = {}
+        doubled, known = [], set(keys)
+        for row, key in enumerate(self.keys):
+            if key in row_of:
+                doubled.append(key)
+            else:
+                row_of[key] = row
+        rows = np.array([row_of.get(key, -1) for key in keys], np.int64)
+        say = [
+            ([keys[i] for i in np.flatnonzero(rows < 0)], "no prediction (counted as not measured)"),
+            (doubled, "predicted more than once (the first one counts)"),
+            ([key for key in row_of if key not in known], "predicted, but not in the benchmark"),
+        ]
+        problems += [f"{self.label}: {listed(names)}: {what}" for names, what in say if names]
+        return rows
+
+
+def listed(names: list[str], most: int = 10) -> str:
+    """'12 images (a, b, ... and 2 more)'."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)} image{'s' * (len(names) != 1)} ({', '.join(names[:most])}{more})"
+
+
+class ArrayOnDisk:
+    """One array of an .npz, read a few rows at a time and never whole.
+
+    Attributes:
+      shape: of the whole array. dtype: as stored.
+    """
+
+    def __init__(self, path: pathlib.Path, name: str):
+        self._path, self._member = path, f"{name}.npy"
+        with zipfile.ZipFile(path) as archive, archive.open(self._member) as file:
+            self.shape, fortran, self.dtype = _header(file)
+        if fortran or self.dtype.kind not in "fiu":
+            raise PredictionsError(
+                f"{path}: `{name}` must be an array of numbers in C order, got {self.dtype}"
+                f"{' in Fortran order' if fortran else ''}."
+            )
+
+    def batches(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, float32 [<= rows, ...]) one after the other, in the file's order."""
+        row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        with zipfile.ZipFile(self._path) as archive, archive.open(self._member) as file:
+            _header(file)
+            for start in range(0, self.shape[0], rows):
+                count = min(rows, self.shape[0] - start)
+                data = file.read(count * row_bytes)
+                if len(data) < count * row_bytes:
+                    raise PredictionsError(f"{self._path}: `{self._member}` ends early (broken file?).")
+                block = np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+                yield start, block.astype(np.float32)
+
+
+def _header(file):
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read:
+        raise ValueError(f"unknown .npy version {version}")
+    return read[version](file)
+
+
+def read_predictions(path: os.PathLike | str, label: str | None = None) -> Predictions:
+    """Reads a file of the form above.
+
+    Args:
+      path: the .npz. label: how to call the method; default: the file's name.
+
+    Raises:
+      PredictionsError: missing, unreadable, no names, nothing predicted, or an array of a wrong shape.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise PredictionsError(f"{path}: no such file of predictions (.npz).")
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            found = list(content.files)
+            arrays = {name: content[name] for name in _SMALL if name in found}
+        vertices = ArrayOnDisk(path, "vertices") if "vertices" in found else None
+    except PredictionsError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise many types on a broken file
+        raise PredictionsError(f"{path}: not a readable .npz of plain arrays ({error}).") from None
+    if "name" not in arrays or not any(kind in found for kind in KINDS):
+        raise PredictionsError(
+            f"{path}: needs `name` and one of {', '.join(KINDS)}; it holds {', '.join(found) or 'nothing'}."
+        )
+    names = np.atleast_1d(arrays["name"])
+    expected = {
+        "alpha": (len(names), 62), "alpha_whitened": (len(names), 62), "roi_box": (len(names), 4),
+        "landmarks68": (len(names), (2, 3), 68), "vertices": (len(names), 3, None),
+    }  # fmt: skip
+    shapes = {name: arrays[name].shape for name in expected if name in arrays}
+    if vertices is not None:
+        shapes["vertices"] = vertices.shape
+    for name, shape in shapes.items():
+        _check_shape(path, name, shape, expected[name])
+        if name != "vertices" and arrays[name].dtype.kind not in "fiu":
+            raise PredictionsError(f"{path}: `{name}` must hold numbers, got {arrays[name].dtype}.")
+    whitened = "alpha" not in arrays
+    alpha = arrays.get("alpha_whitened" if whitened else "alpha")
+    landmarks = arrays.get("landmarks68")
+    return Predictions(
+        label=label or path.stem,
+        keys=tuple(image_key(name) for name in names.tolist()),
+        alpha=None if alpha is None else alpha.astype(np.float32),
+        whitened=whitened and alpha is not None,
+        roi_box=None if "roi_box" not in arrays else arrays["roi_box"].astype(np.float32),
+        landmarks68=None if landmarks is None else np.swapaxes(landmarks, 1, 2).astype(np.float32),
+        vertices=vertices,
+    )
+
+
+def _check_shape(path, name, shape, expected) -> None:
+    fits = len(shape) == len(expected) and all(
+        want is None or size == want or (isinstance(want, tuple) and size in want)
+        for size, want in zip(shape, expected)
+    )
+    if not fits:
+        wanted = [" or ".join(map(str, w)) if isinstance(w, tuple) else w or "N" for w in expected]
+        raise PredictionsError(
+            f"{path}: `{name}` has shape {list(shape)}, expected [{', '.join(map(str, wanted))}]."
+        )
+
+
+def unwhitened(predictions: Predictions, alpha_mean: np.ndarray, alpha_std: np.ndarray) -> np.ndarray:
+    """alpha [n, 62], raw, of predictions that hold one; whitening [62] of the morphable model."""
+    if not predictions.whitened:
+        return predictions.alpha
+    return np.asarray(coefficients.unwhiten(predictions.alpha, alpha_mean, alpha_std))

@@ -1,0 +1,93 @@
+"""A trained network with all it needs to be used, read from the folder of its run."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+
+from twodal_jax import assets, experiment
+from twodal_jax.checkpoint import CheckpointError, Checkpoints
+from twodal_jax.morphable_model import MorphableModel, digest
+from twodal_jax.train_state import Method, NetState, create_train_state
+
+CONFIG = "config.json"
+WHITENING = ("alpha_mean", "alpha_std")
+LATEST, BEST = "checkpoints", "best"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """What a run left behind.
+
+    Attributes:
+      config: of the run. method: of its last stage.
+      model: the morphable model, with mesh and whitening.
+      regressor: the network's parameters and statistics, on the host. step: after how many steps.
+    """
+
+    config: ml_collections.ConfigDict
+    method: Method
+    model: MorphableModel
+    regressor: NetState
+    step: int
+
+
+def whitening_of(model: MorphableModel) -> dict[str, list[float]]:
+    """What config.json keeps of a morphable model: its whitening, which may come from the data."""
+    return {name: np.asarray(getattr(model, name)).tolist() for name in WHITENING}
+
+
+def load(
+    workdir: os.PathLike | str,
+    *,
+    morphable_model: os.PathLike | str | None = None,
+    which: str = LATEST,
+    step: int | None = None,
+) -> TrainedModel:
+    """Reads the network of a run.
+
+    Args:
+      workdir: the folder given to `twodal_jax.main`.
+      morphable_model: where the run's morphable model lies now; default: where it lay then.
+      which: "checkpoints", the latest, or "best", the best on the held-out set.
+      step: one of the checkpoints kept; default: the newest.
+
+    Raises:
+      CheckpointError: no run, no checkpoint, or another morphable model than the one trained with.
+      AssetError: the morphable model cannot be read.
+    """
+    workdir = pathlib.Path(workdir)
+    path = workdir / CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{workdir}: no run of twodal_jax.main ({CONFIG} is missing); give its --workdir."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable ({error}).") from None
+    config = ml_collections.ConfigDict(content["config"])
+    where = morphable_model or config.morphable_model
+    model = assets.load_morphable_model(where)
+    whitening = content.get("whitening")
+    if whitening:
+        model = model.with_whitening(*(np.array(whitening[name]) for name in WHITENING))
+    folder = workdir / which
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: holds no checkpoint; train first.")
+    checkpoints = Checkpoints(folder)
+    description = checkpoints.description(step)
+    if description.get("morphable_model_digest") != digest(model):
+        raise CheckpointError(
+            f"{workdir}: was trained with another morphable model than {where}; give the right one"
+            " with --morphable_model."
+        )
+    method = experiment.make_stages(config)[-1].method
+    # Only the shapes are needed; nothing is computed.
+    like = jax.eval_shape(lambda: create_train_state(method, 0))
+    state = checkpoints.restore(like, description, step=step)
+    return TrainedModel(config, method, model, state.regressor, int(state.step))
