@@ -35,7 +35,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
 
     config.regressor.name = "resnet18"
     config.regressor.variant = "spatial"
-    config.regressor.width = 0.25
+    config.regressor.width = 0.375
     config.critic.width = 0.125
     config.critic.half_size = True
 
@@ -55,11 +55,11 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     # VDC takes the place of L_3d; the wild faces go on helping, which few annotated ones need.
     config.stage2.loss_weights.update(config.stage1.loss_weights)
     config.stage2.loss_weights.loss_3d = 0.0
-    config.stage2.loss_weights.loss_vdc = 0.02
-    config.stage1.steps = 450
+    config.stage2.loss_weights.loss_vdc = 0.05
+    config.stage1.steps = 400
     config.stage1.learning_rate = 1.5e-3
     config.stage1.final_learning_rate = 1.5e-3
-    config.stage2.steps = 3750
+    config.stage2.steps = 2400
     config.stage2.learning_rate = 1.5e-3
     config.stage2.final_learning_rate = 4e-5
     # Half an hour underfits: what is seldom met in photos is not worth its time here.

@@ -70,7 +70,7 @@ def test_one_and_eight_devices_agree_after_a_step(tmp_path):
 def test_a_batch_that_does_not_divide_is_an_error_with_both_numbers():
     process = run_python("-c", CHECK, env=virtual(8))
     assert process.stdout.strip() == (
-        "config.batch_annotated (12) must be divisible by the number of devices (8)."
+        "config.batch_annotated (12) must be positive and divisible by the number of devices (8)."
     )
 
 

@@ -124,7 +124,7 @@ def test_images_without_mat_or_landmarks_are_named_and_the_rest_is_read(tmp_path
     assert truth.keys == ["broken", "good"]
     assert np.isnan(truth.alpha).all(axis=1).tolist() == [True, False]
     text = "\n".join(problems)
-    assert "(alone)" in text and "(bare)" in text and "(broken)" in text
+    assert "(alone, bare): left out" in text and "(broken): not finite" in text
 
 
 def test_a_folder_without_ground_truth_is_one_message(tmp_path):

@@ -13,10 +13,10 @@ from twodal_jax.models.regressor import STAGE_SIZES, Regressor
 from twodal_jax.train_state import LOSS_NAMES, Method
 
 NUM_VERTICES = 200
-ALL_LOSSES = dict(zip(LOSS_NAMES, (1.0, 0.005, 0.005, 0.01, 0.005, 0.01)))
+ALL_LOSSES = dict(zip(LOSS_NAMES, (1.0, 0.005, 0.005, 0.01, 0.005, 0.01, 0.5, 0.01)))
 # One block a stage: everything a deeper network has, in half the time to compile.
 STAGE_SIZES["resnet10"] = (1, 1, 1, 1)
-STAGE1_LOSSES = ALL_LOSSES | {"loss_vdc": 0.0}
+STAGE1_LOSSES = ALL_LOSSES | dict.fromkeys(("loss_vdc", "loss_parameters", "loss_contour"), 0.0)
 STAGE2_LOSSES = dict.fromkeys(LOSS_NAMES, 0.0) | {"loss_vdc": 0.01}
 
 

@@ -80,6 +80,17 @@ def test_batches_follow_the_stateless_order(opened):
         assert batch["position"].dtype == np.uint32 and "name" not in batch
 
 
+@pytest.mark.parametrize("limit", [1, 8, 20])
+def test_a_set_cut_to_its_first_faces_draws_from_these_alone(opened, limit):
+    """Also where the cut falls inside a shard."""
+    whole = loader.read_rows(opened, np.arange(limit))
+    batches = take(opened.first(limit), 6, batch_size=4)
+    seen = np.concatenate([batch["landmarks"] for batch in batches])
+    place = [np.flatnonzero((whole["landmarks"] == row).all(axis=(1, 2))) for row in seen]
+    assert all(len(found) == 1 for found in place)
+    assert len({int(found[0]) for found in place}) == min(limit, 24)
+
+
 def test_both_formats_give_the_same_faces(folders):
     arrays, shards = (prepared.open_prepared(folders / name) for name in ("arrays", "array_record"))
     for one, other in zip(take(arrays, 4), take(shards, 4)):

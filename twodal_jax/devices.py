@@ -16,9 +16,10 @@ from twodal_jax.train_step import train_step
 
 def check_divisible(name: str, batch_size: int) -> None:
     """Raises ValueError unless the global batch divides among all devices of all hosts."""
-    if batch_size % jax.device_count():
+    if batch_size < 1 or batch_size % jax.device_count():
         raise ValueError(
-            f"{name} ({batch_size}) must be divisible by the number of devices ({jax.device_count()})."
+            f"{name} ({batch_size}) must be positive and divisible by the number of devices"
+            f" ({jax.device_count()})."
         )
 
 

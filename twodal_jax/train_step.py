@@ -150,7 +150,7 @@ def regressor_update(
         state.regressor.params, state, annotated, wild, model, method
     )
     gradients, metrics = _all_mean((gradients, metrics), method)
-    metrics["gradient_norm"] = optax.global_norm(gradients)
+    metrics["gradient_norm"] = optax.tree.norm(gradients)
     new = _apply_gradients(state.regressor, gradients, stats, method.regressor_optimizer)
     return new, metrics, wild_whitened
 

@@ -83,8 +83,9 @@ def cumulative_by_yaw(
         axes.grid(color="0.9")
         for index, (label, errors) in enumerate(errors_of.items()):
             x, share = metrics.cumulative_error(errors[chosen])
-            x, share = np.append(x, max(limit, x[-1] if len(x) else 0)), np.append(share, share[-1:] or 0)
-            axes.step(np.append(0, x), np.append(0, share), where="post", label=label, **_style(index))
+            x, share = np.append(0.0, x), np.append(0.0, share)
+            x, share = np.append(x, max(limit, x[-1])), np.append(share, share[-1])
+            axes.step(x, share, where="post", label=label, **_style(index))
         if place == 0:
             axes.set_ylabel("images (%)")
             axes.legend(frameon=False, fontsize="small", loc="lower right")
