@@ -1,0 +1,164 @@
+"""Florence on made scans in the true file formats, with known answers."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers_run import run_python
+
+from data_pipelines import scans
+from data_pipelines.faces import SkipFace, SourceError
+from twodal_jax import assets
+from twodal_jax.evaluation import icp, scan_protocol
+from twodal_jax.rendering import shading
+
+
+@pytest.fixture(scope="module")
+def model():
+    return assets.load_morphable_model("builtin")
+
+
+@pytest.fixture(scope="module")
+def head(model):
+    """(vertices [N, 3] of the built-in head in millimetres, triangles)."""
+    points = np.asarray(model.mean, np.float64).T
+    eyes = points[np.asarray(model.landmark_indices)[[36, 45]]]
+    points = points * (90.0 / np.linalg.norm(eyes[0] - eyes[1])) + [3.0, -7.0, 11.0]
+    return points, np.asarray(model.triangles)
+
+
+def write_obj(path, points, triangles):
+    lines = ["v %.5f %.5f %.5f" % tuple(p) for p in points]
+    lines += ["f %d %d %d" % tuple(t + 1) for t in triangles]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def write_vrml(path, points, triangles, colours=None):
+    color = ""
+    if colours is not None:
+        color = "color Color { color [ " + ", ".join("%.3f %.3f %.3f" % tuple(c) for c in colours) + " ] }"
+    text = (
+        "#VRML V2.0 utf8\n# a scanner's file\nShape { geometry IndexedFaceSet { coord Coordinate { point [\n"
+        + ",\n".join("%.5f %.5f %.5f" % tuple(p) for p in points)
+        + " ] }\n coordIndex [\n" + ",\n".join("%d, %d, %d, -1" % tuple(t) for t in triangles)
+        + " ]\n" + color + " } }\n"
+    )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize("write, name", [(write_obj, "a.obj"), (write_vrml, "a.wrl")])
+def test_both_formats_give_the_mesh_back(tmp_path, head, write, name):
+    write(tmp_path / name, *head)
+    scan = scans.read_scan(tmp_path / name)
+    np.testing.assert_allclose(scan.vertices, head[0], atol=1e-4)
+    np.testing.assert_array_equal(scan.triangles, head[1])
+    np.testing.assert_allclose(scan.colours, np.tile(scans.CLAY_BGR, (len(head[0]), 1)), atol=1e-6)
+
+
+def test_vrml_polygons_become_triangles_and_colours_bgr(tmp_path):
+    points = np.random.default_rng(0).uniform(size=(120, 3))
+    write_vrml(tmp_path / "a.wrl", points, np.zeros((0, 3), int), colours=np.tile([0.9, 0.5, 0.1], (120, 1)))
+    text = (tmp_path / "a.wrl").read_text().replace("coordIndex [\n", "coordIndex [ 0 1 2 3 -1 4,5,6,-1 7 8 9 10 11")
+    (tmp_path / "a.wrl").write_text(text)
+    scan = scans.read_scan(tmp_path / "a.wrl")
+    expected = [[0, 1, 2], [0, 2, 3], [4, 5, 6], [7, 8, 9], [7, 9, 10], [7, 10, 11]]
+    np.testing.assert_array_equal(scan.triangles, expected)
+    np.testing.assert_allclose(scan.colours[0], [0.1, 0.5, 0.9], atol=1e-6)
+
+
+def test_broken_meshes_are_named_and_folders_without_any_refused(tmp_path, head):
+    (tmp_path / "b.wrl").write_text("#VRML V1.0 ascii\n")
+    with pytest.raises(SkipFace, match="unreadable mesh") as error:
+        scans.read_scan(tmp_path / "b.wrl")
+    assert "b.wrl" in error.value.detail
+    write_obj(tmp_path / "c.obj", head[0][:50], np.zeros((0, 3), int))
+    with pytest.raises(SkipFace):
+        scans.read_scan(tmp_path / "c.obj")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="no mesh"):
+        scans.list_scans(tmp_path / "empty")
+
+
+def test_poses_of_the_two_protocols():
+    assert len(scan_protocol.poses("paper")) == len(scan_protocol.poses("vrn")) == 15
+    assert {pitch for pitch, _ in scan_protocol.poses("paper")} == {-15.0, 20.0, 25.0}
+    assert {pitch for pitch, _ in scan_protocol.poses("vrn")} == {-15.0, -20.0, -25.0}
+
+
+@pytest.mark.parametrize("pitch, yaw", [(0.0, 0.0), (20.0, -80.0), (-15.0, 40.0)])
+def test_projection_is_undone_and_the_face_is_in_the_picture(head, pitch, yaw):
+    camera = scan_protocol.make_camera(head[0], pitch, yaw, 95.0)
+    pixels = camera.project(head[0])
+    np.testing.assert_allclose(camera.unproject(pixels), head[0], atol=1e-9)
+    face = pixels[scan_protocol.face_part(head[0], 95.0)]
+    assert face[:, :2].min() > 0 and face[:, :2].max() < scan_protocol.IMAGE_SIZE
+    box = scan_protocol.roi_box(head[0], camera, 95.0)
+    assert (face[:, :2] >= box[:2]).all() and (face[:, :2] <= box[2:]).all()
+
+
+def test_a_turned_head_shows_its_side_and_a_raised_one_its_chin(head, model):
+    landmarks = np.asarray(model.landmark_indices)
+    frontal, right, up = (
+        scan_protocol.make_camera(head[0], *pose, 95.0).project(head[0])[landmarks]
+        for pose in ((0.0, 0.0), (0.0, 40.0), (20.0, 0.0))
+    )
+    def nose(points):
+        return points[30] - points[[36, 45]].mean(axis=0)
+
+    assert nose(right)[0] > nose(frontal)[0] + 20  # yaw > 0: towards the right of the picture
+    assert nose(up)[1] < nose(frontal)[1] - 10  # pitch > 0: upwards
+
+
+@pytest.fixture(scope="module")
+def target(head):
+    normals = shading.vertex_normals(head[0].astype(np.float32), np.asarray(head[1], np.int32))
+    return icp.Target(head[0], np.asarray(normals, np.float64))
+
+
+@pytest.mark.parametrize("pitch, yaw", [(-15.0, 0.0), (25.0, 80.0), (20.0, -40.0)])
+@pytest.mark.parametrize("put_in", [0.0, 0.4, 1.0])
+def test_a_perturbed_prediction_gives_the_error_put_in(head, target, model, pitch, yaw, put_in):
+    """Vertices moved `put_in` mm off the surface, in and out by turns, at an unknown depth."""
+    rng = np.random.default_rng(0)
+    side = np.where(rng.uniform(size=(len(head[0]), 1)) < 0.5, 1.0, -1.0)
+    camera = scan_protocol.make_camera(head[0], pitch, yaw, 95.0)
+    pixels = camera.project(head[0] + put_in * side * target.normals) + [0.0, 0.0, 500.0]
+    corners = tuple(np.asarray(model.landmark_indices)[[36, 45]])
+    error = scan_protocol.reconstruction_error(pixels, corners, camera, target)
+    np.testing.assert_allclose(error, 100 * put_in / 90.0, rtol=0.05, atol=0.02)
+    given = scan_protocol.reconstruction_error(pixels, None, camera, target, interocular=45.0)
+    np.testing.assert_allclose(given, 2 * error, rtol=0.05, atol=0.04)
+
+
+@pytest.mark.slow
+def test_the_command_renders_and_measures(tmp_path, head):
+    write_obj(tmp_path / "data" / "subject_01" / "a.obj", *head)
+    write_vrml(tmp_path / "data" / "subject_02" / "scan.wrl", head[0] * [1.02, 1.0, 0.98], head[1])
+    (tmp_path / "data" / "subject_03").mkdir()
+    (tmp_path / "data" / "subject_03" / "broken.wrl").write_text("nothing")
+
+    def command(*arguments):
+        return run_python(
+            "-m", "scripts.evaluate_florence", f"--data_dir={tmp_path / 'data'}",
+            f"--output_dir={tmp_path / 'out'}", *arguments,
+        )  # fmt: skip
+
+    first = command("--render_only")
+    assert first.returncode == 0, first.stderr[-2000:]
+    pictures = sorted(path.stem for path in (tmp_path / "out" / "renders").iterdir())
+    assert len(pictures) == 30 and "subject_01_p+20_y-80" in pictures
+    names, vertices = [], []
+    for pitch, yaw in scan_protocol.poses("paper"):
+        camera = scan_protocol.make_camera(head[0], pitch, yaw, 95.0)
+        names.append(f"subject_01_p{pitch:+.0f}_y{yaw:+.0f}.png")
+        vertices.append(camera.project(head[0]).T)
+    np.savez(tmp_path / "m.npz", name=np.array(names), vertices=np.stack(vertices).astype(np.float32))
+    process = command(f"--predictions={tmp_path / 'm.npz'}", "--morphable_model=builtin")
+    assert process.returncode == 0, process.stderr[-2000:]
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    row = found["nme_reconstruction"]
+    assert row["count"] == 15 and row["excluded"] == 15 and row["mean_of_images"] < 0.05
+    assert any("subject_03" in problem for problem in found["problems"])
+    assert (tmp_path / "out" / "cumulative_by_yaw_nme_reconstruction.svg").is_file()
