@@ -64,6 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.regressor.name = "resnet50"  # [paper]
     config.regressor.variant = "authors"  # [ours: as the authors' code; the paper says ResNet-50]
     config.regressor.width = 1.0
+    config.regressor.heatmap_features = 0  # [ours] a dense way from the heatmap to the head; 0: none
     config.regressor.dtype = "float32"
     config.critic = ml_collections.ConfigDict()
     config.critic.width = 1.0  # [ours: encoder 32 to 256 features; critic 512, 1024, 1024, 1: paper]

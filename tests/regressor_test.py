@@ -148,3 +148,27 @@ def test_evaluation_treats_every_face_alone(exact):
 def test_wrong_names_and_inputs_are_errors(module, shape, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def test_the_dense_way_from_the_heatmap_is_off_by_default_and_sees_the_heatmap_alone():
+    network = Regressor("resnet18", "spatial", 0.125, heatmap_features=16)
+    rng = np.random.default_rng(0)
+    inputs = rng.uniform(-1, 1, (2, 120, 120, 4)).astype(np.float32)
+    variables = network.init(jax.random.key(0), inputs)
+    plain = Regressor("resnet18", "spatial", 0.125).init(jax.random.key(0), inputs)
+    assert set(variables["params"]) - set(plain["params"]) == {"heatmap_dense1", "heatmap_dense2"}
+    # Only the dense way may speak, and only about the heatmap.
+    kernel = np.zeros(variables["params"]["head"]["kernel"].shape, np.float32)
+    kernel[-16:] = 1.0
+    params = variables["params"] | {"head": {"kernel": kernel, "bias": np.zeros(62, np.float32)}}
+
+    def out(x):
+        return np.asarray(network.apply({**variables, "params": params}, x))
+
+    other_image = inputs.copy()
+    other_image[..., :3] = rng.uniform(-1, 1, (2, 120, 120, 3))
+    np.testing.assert_array_equal(out(other_image), out(inputs))
+    empty, marked = np.full((2, 1, 120, 120, 4), -1.0, np.float32)
+    marked[:, 50:54, 60:64, 3] = 1.0
+    np.testing.assert_array_equal(out(empty), 0.0)
+    assert (out(marked) > 0).any()

@@ -109,6 +109,7 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
             width=config.regressor.width,
             dtype=dtype,
             axis_name=AXIS_NAME,
+            heatmap_features=config.regressor.heatmap_features,
         ),
         critic=EncoderCritic(config.critic.width, dtype, config.critic.half_size),
         regressor_optimizer=regressor_optimizer(config),

@@ -19,6 +19,7 @@ from twodal_jax.models.layers import BatchNorm, Conv, StemConv, check_choice, ma
 
 STAGE_SIZES = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 VARIANTS = ("authors", "standard", "spatial")
+HEATMAP_CELLS = 30  # the dense way sees the heatmap averaged over 4 x 4 pixels
 
 
 class Block(nn.Module):
@@ -61,6 +62,9 @@ class Regressor(nn.Module):
       width: multiplies every layer's features (1 is the paper's).
       dtype: of the computation; parameters and statistics stay float32.
       axis_name: mapped axis over which BatchNorm's statistics are shared, or None.
+      heatmap_features: size of a second, dense way from the heatmap to the head; 0, the paper's network,
+        has none. Where landmarks lie is a linear function of their heatmap, and strided convolutions
+        with few channels blur it.
     """
 
     depth: str = "resnet50"
@@ -68,6 +72,7 @@ class Regressor(nn.Module):
     width: float = 1.0
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    heatmap_features: int = 0
 
     def stage_strides(self) -> Sequence[int]:
         return (1, 2, 2, 1 if self.variant == "authors" else 2)
@@ -96,6 +101,17 @@ class Regressor(nn.Module):
             x = x.reshape(x.shape[0], -1)
         else:
             x = (x[:, :7, :7] if self.variant == "authors" else x).mean(axis=(1, 2))
+        x = x.astype(jnp.float32)
+        if self.heatmap_features:
+            x = jnp.concatenate([x, self._look_at_heatmap(inputs[..., 3])], axis=-1)
         # A zero kernel starts every face as the mean face.
         head = nn.Dense(coefficients.NUM_COEFFICIENTS, kernel_init=nn.initializers.zeros, name="head")
-        return head(x.astype(jnp.float32))
+        return head(x)
+
+    def _look_at_heatmap(self, heatmap: jax.Array) -> jax.Array:
+        """[B, 120, 120] in [-1, 1] -> [B, heatmap_features], 0 in where it is empty."""
+        cells = (heatmap + 1.0).reshape(-1, HEATMAP_CELLS, 4, HEATMAP_CELLS, 4).mean(axis=(2, 4))
+        x = cells.reshape(-1, HEATMAP_CELLS**2)
+        for index in range(2):
+            x = nn.relu(nn.Dense(self.heatmap_features, name=f"heatmap_dense{index + 1}")(x))
+        return x
