@@ -86,7 +86,12 @@ def load(
             f"{workdir}: was trained with another morphable model than {where}; give the right one"
             " with --morphable_model."
         )
-    method = experiment.make_stages(config)[-1].method
+    try:
+        method = experiment.make_stages(config)[-1].method
+    except (AttributeError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: was written by another version of this program, or changed by hand ({error})."
+        ) from None
     # Only the shapes are needed; nothing is computed.
     like = jax.eval_shape(lambda: create_train_state(method, 0))
     state = checkpoints.restore(like, description, step=step)

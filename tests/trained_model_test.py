@@ -1,0 +1,88 @@
+"""The network of a run, read back from its folder alone."""
+
+import json
+import shutil
+
+import helpers_model
+import jax
+import numpy as np
+import pytest
+from helpers_run import tiny_config
+
+from twodal_jax import assets, experiment, run_log, trained_model
+from twodal_jax.checkpoint import CheckpointError, Checkpoints
+from twodal_jax.morphable_model import digest
+from twodal_jax.train_state import create_train_state
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """(folder, state, model) of a run whose morphable model came without whitening."""
+    tmp_path = tmp_path_factory.mktemp("run")
+    whole = helpers_model.tiny_model()
+    assets.save_morphable_model(tmp_path / "model.npz", whole.replace(has_whitening=False))
+    config = tiny_config(**{"morphable_model": str(tmp_path / "model.npz")})
+    method = experiment.make_stages(config)[-1].method
+    state = jax.tree.map(np.asarray, create_train_state(method, 3))
+    content = {"config": config.to_dict(), "whitening": trained_model.whitening_of(whole)}
+    run_log.write_json(tmp_path / "config.json", content)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(state, experiment.description(config, digest(whole), {}), wait=True)
+    return tmp_path, state, whole
+
+
+@pytest.fixture
+def run(saved, tmp_path):
+    """A copy of it, to be spoilt; its model lies where it was."""
+    shutil.copytree(saved[0], tmp_path / "run")
+    return tmp_path / "run", *saved[1:]
+
+
+def test_network_whitening_and_method_come_back(run):
+    folder, state, whole = run
+    found = trained_model.load(folder)
+    helpers_model.assert_identical(found.regressor, state.regressor)
+    np.testing.assert_array_equal(found.model.alpha_std, whole.alpha_std)
+    assert found.step == 0 and found.method.regressor.depth == "resnet10"
+
+
+def test_a_moved_morphable_model_can_be_named(run):
+    folder, *_ = run
+    (folder / "model.npz").rename(folder / "moved.npz")
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content["config"]["morphable_model"] = str(folder / "model.npz")
+    path.write_text(json.dumps(content))
+    with pytest.raises(assets.AssetError, match="no such morphable model"):
+        trained_model.load(folder)
+    assert trained_model.load(folder, morphable_model=folder / "moved.npz").step == 0
+
+
+def test_another_morphable_model_is_refused(run):
+    folder, *_ = run
+    assets.save_morphable_model(folder / "other.npz", helpers_model.tiny_model(seed=1))
+    with pytest.raises(CheckpointError, match="trained with another morphable model"):
+        trained_model.load(folder, morphable_model=folder / "other.npz")
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no run of twodal_jax.main"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not readable"),
+        (lambda folder: (folder / "checkpoints").rename(folder / "elsewhere"), "holds no checkpoint"),
+    ],
+)
+def test_a_folder_without_a_run_is_one_message(run, spoil, message):
+    spoil(run[0])
+    with pytest.raises(CheckpointError, match=message):
+        trained_model.load(run[0])
+
+
+def test_a_config_of_another_version_is_one_message(run):
+    path = run[0] / "config.json"
+    content = json.loads(path.read_text())
+    del content["config"]["regressor"]["width"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="another version.*width"):
+        trained_model.load(run[0])
