@@ -12,9 +12,9 @@ import dataclasses
 import numpy as np
 import scipy.spatial
 
-SAMPLE = 3000
+SAMPLE = 2000
 MAX_STEPS = 60
-TOLERANCE = 1e-5  # of the target's size: mean motion of the points in one step
+TOLERANCE = 3e-5  # of the target's size: mean motion of the points in one step
 REACH = 3.0  # a pair this many typical distances apart counts a quarter
 
 
