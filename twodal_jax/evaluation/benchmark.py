@@ -218,6 +218,8 @@ def _reconstruction(model: MorphableModel, predicted: np.ndarray, true: np.ndarr
     normals = shading.vertex_normals(np.ascontiguousarray(true, np.float32), model.triangles)
     left, right = true[np.asarray(model.landmark_indices)[list(OUTER_EYE_CORNERS)]]
     target = icp.Target(true, np.asarray(normals, np.float64))
+    # Depth has no common origin, and in profile ICP cannot slide far along it: level the depths first.
+    predicted = predicted + [0.0, 0.0, np.median(true[:, 2]) - np.median(predicted[:, 2])]
     return icp.reconstruction_error(predicted, target, float(np.linalg.norm(left - right)))
 
 
