@@ -13,6 +13,7 @@ import rich.progress
 
 from twodal_jax import assets
 from twodal_jax.checkpoint import CheckpointError
+from twodal_jax.evaluation import benchmark_output, held_out
 from twodal_jax.evaluation.predictions import Predictions, PredictionsError, read_predictions
 from twodal_jax.morphable_model import MorphableModel
 from twodal_jax.trained_model import BEST, LATEST, TrainedModel, load
@@ -98,6 +99,25 @@ def check_labels(options: argparse.Namespace, labels: list[str]) -> None:
 def command_line(module: str, arguments: list[str]) -> str:
     """What was run, for metrics.json."""
     return f"python -m {module} {shlex.join(arguments)}"
+
+
+def predict_faces(label: str, trained: TrainedModel, faces, truth, passes: int) -> Predictions:
+    """The coefficients a checkpoint's network gives a benchmark's crops (`data_pipelines.aflw2000.Faces`)."""
+    with progress(f"{label}: network", len(faces.rows)) as advance:
+        alpha = held_out.predict_alpha(
+            trained, faces.image, faces.detected, faces.detected_visible, passes, advance
+        )
+    keys = tuple(truth.keys[row] for row in faces.rows)
+    return Predictions(label, keys, alpha=alpha, roi_box=truth.roi_box[faces.rows])
+
+
+def show_and_write(
+    results: benchmark_output.Results, folder: pathlib.Path, module: str, arguments: list[str]
+) -> None:
+    """The end of every evaluation: tables on the screen, files in the folder."""
+    benchmark_output.print_tables(results, console)
+    benchmark_output.write(results, folder, command_line(module, arguments))
+    console.print(f"Written to {folder}")
 
 
 @contextlib.contextmanager

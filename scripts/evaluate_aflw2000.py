@@ -15,7 +15,7 @@ import numpy as np
 from data_pipelines import aflw2000
 from scripts import benchmark_cli as cli
 from twodal_jax import projection
-from twodal_jax.evaluation import benchmark, benchmark_output, figures, held_out, metrics, published
+from twodal_jax.evaluation import benchmark, benchmark_output, figures, metrics, published
 from twodal_jax.evaluation.predictions import Predictions, unwhitened
 from twodal_jax.rendering import drawing, overlay
 
@@ -59,12 +59,7 @@ def predict(label, trained, options, truth, problems) -> Predictions:
         empty=options.heatmap == "empty", authors_mouth=trained.method.heatmap.kind == "points",
     )  # fmt: skip
     problems += [f"{label}: {problem}" for problem in skipped]
-    with cli.progress(f"{label}: network", len(faces.rows)) as advance:
-        alpha = held_out.predict_alpha(
-            trained, faces.image, faces.detected, faces.detected_visible, options.passes, advance
-        )
-    keys = tuple(truth.keys[row] for row in faces.rows)
-    return Predictions(label, keys, alpha=alpha, roi_box=truth.roi_box[faces.rows])
+    return cli.predict_faces(label, trained, faces, truth, options.passes)
 
 
 def draw(predictions, truth, model, errors, options) -> None:
@@ -127,10 +122,7 @@ def evaluate(arguments) -> None:
         about=benchmark_output.about_measures(truth),
         published={name: published.rows_for(name) for name in benchmark.TITLES}, problems=problems,
     )  # fmt: skip
-    benchmark_output.print_tables(results, cli.console)
-    command = cli.command_line("scripts.evaluate_aflw2000", arguments)
-    benchmark_output.write(results, options.output_dir, command)
-    cli.console.print(f"Written to {options.output_dir}")
+    cli.show_and_write(results, options.output_dir, "scripts.evaluate_aflw2000", arguments)
 
 
 if __name__ == "__main__":

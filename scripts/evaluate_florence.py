@@ -204,10 +204,7 @@ def evaluate(arguments) -> None:
         titles={benchmark.RECONSTRUCTION: "reconstruction (ICP)"}, about={benchmark.RECONSTRUCTION: ABOUT},
         published={}, problems=problems,
     )  # fmt: skip
-    benchmark_output.print_tables(results, cli.console)
-    command = cli.command_line("scripts.evaluate_florence", arguments)
-    benchmark_output.write(results, options.output_dir, command)
-    cli.console.print(f"Written to {options.output_dir}")
+    cli.show_and_write(results, options.output_dir, "scripts.evaluate_florence", arguments)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from data_pipelines import sparse_benchmarks
 from scripts import benchmark_cli as cli
-from twodal_jax.evaluation import benchmark_output, held_out, published, sparse
+from twodal_jax.evaluation import benchmark_output, published, sparse
 from twodal_jax.evaluation.predictions import Predictions
 
 MENDABLE = (sparse.LandmarkMapError,)
@@ -32,12 +32,7 @@ def predict(label, trained, options, truth, image_of, problems) -> Predictions:
         options.data_dir, truth, image_of, shown, authors_mouth=trained.method.heatmap.kind == "points"
     )
     problems += [f"{label}: {problem}" for problem in skipped]
-    with cli.progress(f"{label}: network", len(faces.rows)) as advance:
-        alpha = held_out.predict_alpha(
-            trained, faces.image, faces.detected, faces.detected_visible, options.passes, advance
-        )
-    keys = tuple(truth.keys[row] for row in faces.rows)
-    return Predictions(label, keys, alpha=alpha, roi_box=truth.roi_box[faces.rows])
+    return cli.predict_faces(label, trained, faces, truth, options.passes)
 
 
 def evaluate(
@@ -70,6 +65,4 @@ def evaluate(
         published={sparse.NME: [dataclasses.replace(row, measure=sparse.NME) for row in rows]},
         problems=problems,
     )  # fmt: skip
-    benchmark_output.print_tables(results, cli.console)
-    benchmark_output.write(results, options.output_dir, cli.command_line(module, arguments))
-    cli.console.print(f"Written to {options.output_dir}")
+    cli.show_and_write(results, options.output_dir, module, arguments)

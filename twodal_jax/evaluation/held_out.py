@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +73,30 @@ def predict_batch(
     )
 
 
+def _predict_in_batches(
+    regressor: NetState,
+    faces: tuple[np.ndarray, np.ndarray, np.ndarray],
+    model: MorphableModel,
+    method: Method,
+    batch_size: int,
+    passes: int = 1,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """alpha [b, 62] and landmarks [b, 68, 3] of all faces (images, landmarks, visible), batch by batch."""
+    total = len(faces[0])
+    for start in range(0, total, batch_size):
+        rows = np.minimum(np.arange(start, start + batch_size), total - 1)
+        result = predict_batch(
+            regressor,
+            *(array[rows] for array in faces),
+            model,
+            network=method.regressor,
+            settings=method.heatmap,
+            passes=passes,
+        )
+        count = min(batch_size, total - start)  # the last batch repeats its last face
+        yield np.asarray(result.alpha)[:count], np.asarray(result.landmarks)[:count]
+
+
 def predict(
     regressor: NetState,
     held_out: HeldOut,
@@ -84,21 +108,8 @@ def predict(
 ) -> tuple[np.ndarray, np.ndarray]:
     """alpha [n, 62] (raw) and landmarks [n, 68, 3] (crop pixels, y down) of all faces."""
     visible = held_out.detected_visible * float(protocol == DETECTED)
-    alphas, points = [], []
-    for start in range(0, len(held_out), batch_size):
-        rows = np.minimum(np.arange(start, start + batch_size), len(held_out) - 1)
-        result = predict_batch(
-            regressor,
-            held_out.image[rows],
-            held_out.detected[rows],
-            visible[rows],
-            model,
-            network=method.regressor,
-            settings=method.heatmap,
-        )
-        count = min(batch_size, len(held_out) - start)  # the last batch repeats its last face
-        alphas.append(np.asarray(result.alpha)[:count])
-        points.append(np.asarray(result.landmarks)[:count])
+    faces = held_out.image, held_out.detected, visible
+    alphas, points = zip(*_predict_in_batches(regressor, faces, model, method, batch_size))
     return np.concatenate(alphas), np.concatenate(points)
 
 
@@ -113,21 +124,12 @@ def predict_alpha(
 ) -> np.ndarray:
     """alpha [n, 62] (raw, crop) that a trained network gives faces; fields as in `predict_batch`."""
     alphas = []
-    for start in range(0, len(images), batch_size):
-        rows = np.minimum(np.arange(start, start + batch_size), len(images) - 1)
-        result = predict_batch(
-            trained.regressor,
-            images[rows],
-            landmarks[rows],
-            visible[rows],
-            without_mesh(trained.model),
-            network=trained.method.regressor,
-            settings=trained.method.heatmap,
-            passes=passes,
-        )
-        count = min(batch_size, len(images) - start)  # the last batch repeats its last face
-        alphas.append(np.asarray(result.alpha)[:count])
-        progress(count)
+    faces, model = (images, landmarks, visible), without_mesh(trained.model)
+    for alpha, _ in _predict_in_batches(
+        trained.regressor, faces, model, trained.method, batch_size, passes
+    ):
+        alphas.append(alpha)
+        progress(len(alpha))
     return np.concatenate(alphas)
 
 
