@@ -16,7 +16,7 @@ import PIL.Image
 
 from data_pipelines import alpha_truth, detections
 from data_pipelines.faces import SkipFace, SourceError, as_18
-from data_pipelines.images import crop_face, read_image
+from twodal_jax.images import crop_face, read_image
 from data_pipelines.mat_faces import (ANNOTATIONS, DETECTIONS, find_image, image_root, list_stems,
                                       read_mat)
 from twodal_jax import projection

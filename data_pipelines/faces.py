@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from twodal_jax import heatmap
+from twodal_jax.images import SkipFace
 
 Face = dict[str, Any]  # one row: field name -> NumPy array or string, see manifest.py
 
@@ -24,14 +25,6 @@ class Skip:
     name: str
     reason: str
     detail: str = ""
-
-
-class SkipFace(Exception):
-    """Raised while reading one face; the reader turns it into a `Skip`."""
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
 
 
 class FaceSource(Protocol):

@@ -10,7 +10,7 @@ import numpy as np
 from data_pipelines import detections
 from data_pipelines.aflw2000 import Faces
 from data_pipelines.faces import SkipFace, SourceError, as_18, roi_box_from_18
-from data_pipelines.images import crop_face, read_image
+from twodal_jax.images import crop_face, read_image
 from data_pipelines.mat_faces import read_mat
 from data_pipelines.tables import read_columns, read_header
 from data_pipelines.wild import FILE_COLUMNS, YAW_COLUMNS, checked_folder, image_path, valid_points

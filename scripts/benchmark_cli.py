@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import rich.console
 import rich.progress
 
-from twodal_jax import assets
+from twodal_jax import assets, startup
 from twodal_jax.checkpoint import CheckpointError
 from twodal_jax.evaluation import benchmark_output, held_out
 from twodal_jax.evaluation.predictions import Predictions, PredictionsError, read_predictions
@@ -146,6 +146,8 @@ def run(main: Callable[[], None], *mendable: type[Exception]) -> None:
     """Runs a command; what a user can mend (also errors of `mendable`) is one message and exit status 1."""
     from data_pipelines.faces import SourceError
 
+    startup.set_cpu_flags()
+    startup.keep_compiled()
     known = (UsageError, PredictionsError, CheckpointError, assets.AssetError, SourceError, OSError, *mendable)
     try:
         main()

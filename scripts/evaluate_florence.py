@@ -20,7 +20,7 @@ import numpy as np
 
 from data_pipelines import scans
 from data_pipelines.faces import SkipFace, SourceError
-from data_pipelines.images import crop_face
+from twodal_jax.images import crop_face
 from scripts import benchmark_cli as cli
 from twodal_jax import projection
 from twodal_jax.evaluation import benchmark, benchmark_output, held_out, icp, scan_protocol

@@ -9,10 +9,12 @@ from helpers_run import ROOT, run_python
 
 # Low to high. A module may import what comes before it in this list, and its own package.
 LAYERS = (
+    "twodal_jax.startup",
     "twodal_jax.coefficients",
     "twodal_jax.morphable_model",
     "twodal_jax.symmetry",
     "twodal_jax.projection",
+    "twodal_jax.images",
     "twodal_jax.heatmap",
     "twodal_jax.losses",
     "twodal_jax.augmentation",
@@ -34,6 +36,10 @@ LAYERS = (
     "twodal_jax.trained_model",
     "twodal_jax.run_log",
     "twodal_jax.evaluation",
+    "twodal_jax.reconstruction.face",
+    "twodal_jax.export",
+    "twodal_jax.viewer",
+    "twodal_jax.reconstruction",
     "twodal_jax.train",
     "data_pipelines",
     "twodal_jax.main",

@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 
 from data_pipelines.faces import Skip, SourceError, as_18
-from data_pipelines.images import crop_face
+from twodal_jax.images import crop_face
 from data_pipelines.mat_faces import MatFaces
 from tests.helpers_face_files import photo, tiny_model, true_landmarks, parameters, write_pair
 from twodal_jax import assets, projection

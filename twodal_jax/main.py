@@ -4,7 +4,6 @@ Any field of the config can be given: `--config.stage1.steps=1000`. The same com
 that was interrupted.
 """
 
-import os
 import pathlib
 import sys
 
@@ -12,12 +11,11 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
+from twodal_jax import startup
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 flags.mark_flags_as_required(["config", "workdir"])
-
-# 1x1 convolutions as matrix products are only fast on a CPU with this; see `models.layers`.
-CPU_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=individual_dot"
 
 
 def fail(message: str, code: int = 1) -> None:
@@ -28,7 +26,7 @@ def fail(message: str, code: int = 1) -> None:
 
 def run(config, workdir: pathlib.Path) -> None:
     """One run; errors a user can mend become one message."""
-    os.environ["XLA_FLAGS"] = f"{CPU_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
+    startup.set_cpu_flags()
     from data_pipelines import training_data
 
     absl.logging.set_verbosity(absl.logging.WARNING)  # Orbax tells every step of every save
@@ -37,8 +35,6 @@ def run(config, workdir: pathlib.Path) -> None:
         training_data.check_present(config, workdir)
     except training_data.MissingData as error:
         fail(str(error))
-    import jax
-
     from data_pipelines.faces import SourceError
     from data_pipelines.prepared import PreparedError
     from twodal_jax import assets, train
@@ -49,7 +45,7 @@ def run(config, workdir: pathlib.Path) -> None:
         assets.AssetError, SourceError, PreparedError, CheckpointError, ConfigError, train.NotFinite,
     )  # fmt: skip
     # A continued run, and the next one like it, need not compile again.
-    jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / ".compiled"))
+    startup.keep_compiled(workdir / ".compiled")
     try:
         model = assets.load_morphable_model(config.morphable_model)
         data, model = training_data.open_training_data(config, workdir, model)

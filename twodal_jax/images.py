@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
+import warnings
 
 import cv2
 import numpy as np
+from PIL import ExifTags, Image
 
-from data_pipelines.faces import SkipFace
-from data_pipelines.manifest import CROP_SIZE
+from twodal_jax.projection import CROP_SIZE
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+MAX_PIXELS = 150_000_000  # a decoded picture of this size takes 450 MB
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 
 
+class SkipFace(Exception):
+    """One image or face that cannot be used: `reason`, one of a few, and `detail`, what exactly was wrong.
+
+    Whoever reads many of them turns it into a line of a list, and goes on.
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
 def read_image(path: os.PathLike | str) -> np.ndarray:
-    """Reads an image file of any size and type as BGR uint8 [H, W, 3].
+    """Reads an image file of any type as BGR uint8 [H, W, 3], up to `MAX_PIXELS`.
 
     Raises:
-      SkipFace: the file is missing, empty, cut short or no image; the detail names it.
+      SkipFace: the file is missing, empty, cut short, too large or no image; the detail names it.
     """
     path = pathlib.Path(path)
     try:
@@ -32,8 +46,9 @@ def read_image(path: os.PathLike | str) -> np.ndarray:
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """Encoded bytes -> BGR uint8 [H, W, 3].
 
-    Grey is repeated, 16 bits are scaled to 8, transparency is laid over white, EXIF orientation is
-    applied to JPEGs. `name` is for the message.
+    Grey is repeated, 16 bits are scaled to 8, CMYK becomes RGB, transparency is laid over white, EXIF
+    orientation is applied. The header is looked at first: a picture of more than `MAX_PIXELS` is refused before
+    it takes any memory. `name` is for the message.
     """
     if not data:
         raise SkipFace("empty image file", f"{name}: 0 bytes")
@@ -41,6 +56,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     # libjpeg fills the missing part of a cut file with grey and reports nothing.
     if is_jpeg and data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN):
         raise SkipFace("unreadable image", f"{name}: the JPEG ends early (broken download?)")
+    orientation = _check_header(data, name)
     flags = cv2.IMREAD_COLOR if is_jpeg else cv2.IMREAD_UNCHANGED
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -48,7 +64,48 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         raise SkipFace("unreadable image", f"{name}: {str(error).splitlines()[0]}") from None
     if image is None:
         raise SkipFace("unreadable image", f"{name}: not an image, or a corrupt one")
-    return to_bgr8(image, name)
+    return upright(to_bgr8(image, name), orientation)
+
+
+def _check_header(data: bytes, name: str) -> int:
+    """Refuses a picture that is too large; the EXIF orientation OpenCV leaves to us (1: none).
+
+    OpenCV turns JPEG and TIFF itself. Any other trouble is left to the decoder, which knows more types.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's of its own, lower limit, and of broken EXIF
+            header = Image.open(io.BytesIO(data))
+            width, height = header.size
+            orientation = _exif_orientation(header) if header.format in ("PNG", "WEBP") else 1
+    except Image.DecompressionBombError as error:
+        raise SkipFace("image too large", f"{name}: {error}; at most {MAX_PIXELS} pixels are read") from None
+    except Exception:  # broken headers raise many types
+        return 1
+    if width * height > MAX_PIXELS:
+        raise SkipFace("image too large",
+                       f"{name}: {width}x{height} pixels, at most {MAX_PIXELS} are read; make it smaller first")
+    return orientation
+
+
+def _exif_orientation(header: Image.Image) -> int:
+    tags = Image.Exif()
+    try:
+        tags.load(header.info.get("exif", b""))
+        return int(tags.get(ExifTags.Base.Orientation, 1))
+    except Exception:  # EXIF is written by anything
+        return 1
+
+
+def upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """[H, W, 3] as stored -> as meant to be seen; `orientation` 1 to 8 as in EXIF, anything else is 1."""
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
 
 
 def to_bgr8(image: np.ndarray, name: str) -> np.ndarray:
@@ -72,7 +129,8 @@ def to_bgr8(image: np.ndarray, name: str) -> np.ndarray:
 
 
 def crop_face(
-    image: np.ndarray, roi_box: np.ndarray, margin: int, border: int = cv2.BORDER_CONSTANT
+    image: np.ndarray, roi_box: np.ndarray, margin: int, border: int = cv2.BORDER_CONSTANT,
+    roll_degrees: float = 0.0,
 ) -> np.ndarray:
     """Cuts the 120-pixel crop of `roi_box` with `margin` more pixels around it.
 
@@ -84,6 +142,8 @@ def crop_face(
       margin: crop pixels added on each side, taken from the image where it reaches.
       border: what lies outside the image: cv2.BORDER_CONSTANT (black, as 3DDFA) or
         cv2.BORDER_REPLICATE.
+      roll_degrees: turns the window about its centre, clockwise as seen, so that a face turned like that
+        stands upright in the crop (see `roll_matrix`).
 
     Returns:
       BGR uint8 [120 + 2 margin, 120 + 2 margin, 3].
@@ -104,9 +164,20 @@ def crop_face(
         scale, corner = scale / ratio, corner / ratio
     side = CROP_SIZE + 2 * margin
     offset = corner + 0.5 * scale - 0.5
-    matrix = np.array([[scale[0], 0.0, offset[0]], [0.0, scale[1], offset[1]]])
+    turn = roll_matrix(roll_degrees, margin)
+    matrix = np.diag(scale) @ turn + np.array([[0.0, 0.0, offset[0]], [0.0, 0.0, offset[1]]])
     return cv2.warpAffine(image, matrix, (side, side), borderMode=border,
                           flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def roll_matrix(roll_degrees: float, margin: int = 0) -> np.ndarray:
+    """[2, 3]: pixels of a crop cut along a roll -> pixels of the upright window's crop.
+
+    A turn about the centre of the crop's pixels, clockwise as seen; y down. `margin` as in `crop_face`.
+    """
+    angle, centre = np.radians(roll_degrees), (CROP_SIZE - 1) / 2 + margin
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return np.concatenate([turn, (centre - turn @ np.full(2, centre))[:, None]], axis=1)
 
 
 def check_roi_box(roi_box: np.ndarray, image_shape: tuple) -> None:

@@ -1,0 +1,109 @@
+"""Between a face's crop, which may be turned, and its picture; what several looks at a face say together.
+
+Host arithmetic in NumPy on single faces. Frames as in `projection`: crop and image pixels, y down.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from twodal_jax import images
+from twodal_jax.projection import CROP_SIZE
+from twodal_jax.reconstruction.face import FaceBox
+
+# A box is only widened or shrunk by this much from one look to the next: a first guess may be wild.
+MOST_CHANGE = 2.0
+# The change of landmarks between two looks, in per cent of the face's size, at which confidence is a third.
+DOUBTFUL_CHANGE = 8.0
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """The window a crop is cut from: a square `roi_box` [4], turned `roll_degrees` clockwise about its centre."""
+
+    roi_box: np.ndarray
+    roll_degrees: float
+
+    @classmethod
+    def of(cls, box: FaceBox) -> "View":
+        """The window of a found box, made square."""
+        low, high = np.split(np.asarray(box.roi_box, np.float32), 2)
+        centre, side = (low + high) / 2, float((high - low).mean())
+        return cls(np.concatenate([centre - side / 2, centre + side / 2]), float(box.roll_degrees))
+
+    def from_image(self, points: np.ndarray) -> np.ndarray:
+        """[P, 2] image pixels -> pixels of the crop."""
+        scale = (self.roi_box[2:] - self.roi_box[:2]) / CROP_SIZE
+        upright = (points - self.roi_box[:2]) / scale
+        turn = images.roll_matrix(self.roll_degrees)
+        return ((upright - turn[:, 2]) @ turn[:, :2]).astype(np.float32)
+
+    def upright_alpha(self, alpha: np.ndarray) -> np.ndarray:
+        """alpha [62] of the turned crop -> the same face's in the upright crop of `roi_box`; exact.
+
+        `projection.transform_alpha` in NumPy, for a rotation.
+        """
+        turn = images.roll_matrix(self.roll_degrees)
+        pose = alpha[:12].reshape(3, 4) * np.array([[1.0], [-1.0], [1.0]])
+        pose[1, 3] += CROP_SIZE + 1
+        pose[:2] = turn[:, :2] @ pose[:2]
+        pose[:2, 3] += turn[:, 2]
+        pose[1, 3] -= CROP_SIZE + 1
+        pose *= np.array([[1.0], [-1.0], [1.0]])
+        return np.concatenate([pose.ravel(), alpha[12:]]).astype(np.float32)
+
+
+def hint(view: View, box: FaceBox) -> np.ndarray:
+    """[18, 3] x, y, visible: the landmarks a finder gave, in the crop's pixels; all 0 without any."""
+    result = np.zeros((18, 3), np.float32)
+    if box.landmarks is not None:
+        visible = np.ones(18) if box.visible is None else np.asarray(box.visible, np.float32)
+        known = (visible > 0) & np.isfinite(box.landmarks).all(axis=-1)
+        result[known, :2] = view.from_image(np.asarray(box.landmarks)[known])
+        result[known, 2] = 1.0
+    return result
+
+
+def roll_of(alpha: np.ndarray) -> float:
+    """How far a face is turned in the picture, degrees clockwise: where its up axis points; alpha [62]."""
+    pose = np.asarray(alpha)[:12].reshape(3, 4)
+    return float(np.degrees(np.arctan2(pose[0, 1], pose[1, 1])))
+
+
+def refined(view: View, alpha: np.ndarray, landmarks68: np.ndarray) -> View:
+    """The window of the next look: the box training cuts around 68 landmarks, along the face's roll.
+
+    Args:
+      view: the window of this look. alpha: [62] found, upright. landmarks68: [68, >=2], image pixels.
+
+    Returns:
+      `view` itself where the landmarks are of no use.
+    """
+    roll = roll_of(alpha)
+    # The box is taken in the face's own upright frame, as training takes it from upright faces.
+    turned = View(view.roi_box, roll).from_image(landmarks68[:, :2])
+    low, high = turned.min(axis=0), turned.max(axis=0)
+    scale = float(view.roi_box[2] - view.roi_box[0]) / CROP_SIZE
+    old_side = CROP_SIZE * scale
+    side = np.sqrt(2.0) * float((high - low).max()) * scale
+    if not np.isfinite(side) or side <= 0:
+        return view
+    side = float(np.clip(side, old_side / MOST_CHANGE, old_side * MOST_CHANGE))
+    turn = images.roll_matrix(roll)
+    centre = (turn[:, :2] @ ((low + high) / 2) + turn[:, 2]) * scale + view.roi_box[:2]
+    box = np.concatenate([centre - side / 2, centre + side / 2]).astype(np.float32)
+    return View(box, roll)
+
+
+def agreement(history: list[np.ndarray]) -> np.ndarray:
+    """[B] from 0 to 1: how little the last look changed the landmarks of the one before; 1 with one look.
+
+    history: [B, 68, 3] for each look, image pixels.
+    """
+    if len(history) < 2:
+        return np.ones(len(history[-1]), np.float32)
+    before, after = (points[..., :2] for points in history[-2:])
+    size = np.sqrt(np.prod(np.ptp(after, axis=1), axis=-1))
+    change = 100 * np.linalg.norm(after - before, axis=-1).mean(axis=-1) / np.maximum(size, 1e-6)
+    score = np.exp(-((change / DOUBTFUL_CHANGE) ** 2))
+    return np.where(np.isfinite(score), score, 0.0).astype(np.float32)

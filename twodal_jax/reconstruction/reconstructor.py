@@ -1,0 +1,211 @@
+"""Two verbs on a trained model: `reconstruct`, from a picture to its faces, and `vertices`, from alpha to a mesh.
+
+    model = twodal_jax.load("runs/demo")
+    faces = model.reconstruct("photo.jpg")
+
+A face is looked at several times. The first look has an empty heatmap (or given landmarks) and the finder's
+box; each further one has the box, the roll and the heatmap of the landmarks found before: the paper's
+self-mapping used at test time.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from twodal_jax import coefficients, heatmap, images, projection
+from twodal_jax.evaluation import held_out
+from twodal_jax.morphable_model import MorphableModel, without_mesh
+from twodal_jax.reconstruction import face_frames
+from twodal_jax.reconstruction.face import Face, FaceBox, Pose
+from twodal_jax.trained_model import TrainedModel
+
+# Programs are compiled for these numbers of faces only; a batch is filled up to the next one.
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+PASSES = 2
+
+Picture = np.ndarray | os.PathLike | str
+
+
+class Reconstructor:
+    """A trained network with its morphable model and a way to find faces.
+
+    Args:
+      trained: see `trained_model.load`.
+      finder: has `find(image) -> list[FaceBox]`; default: scikit-image's frontal-face cascade.
+    """
+
+    def __init__(self, trained: TrainedModel, finder=None):
+        self.trained = trained
+        self._finder = finder
+        self._landmark_model = jax.device_put(without_mesh(trained.model))
+        self._model = jax.device_put(trained.model)
+        self._regressor = jax.device_put(trained.regressor.replace(opt_state=()))
+
+    @property
+    def morphable_model(self) -> MorphableModel:
+        return self.trained.model
+
+    @property
+    def finder(self):
+        """What finds faces; made when it is first needed."""
+        if self._finder is None:
+            from twodal_jax.reconstruction.finders import CascadeFinder
+
+            self._finder = CascadeFinder()
+        return self._finder
+
+    def reconstruct(
+        self,
+        image: Picture,
+        boxes: Sequence[FaceBox] | None = None,
+        *,
+        passes: int = PASSES,
+        min_confidence: float = 0.0,
+    ) -> list[Face]:
+        """The faces of one picture.
+
+        Args:
+          image: BGR uint8 [H, W, 3] (as OpenCV reads it; `image[..., ::-1]` of an RGB array), or a file.
+          boxes: where to look; default: what the finder finds.
+          passes: looks at each face, at least 1.
+          min_confidence: faces below it are left out.
+
+        Raises:
+          ValueError: `image` has another shape or type. SkipFace: the file cannot be read.
+        """
+        return self.reconstruct_batch(
+            [image], None if boxes is None else [boxes], passes=passes, min_confidence=min_confidence
+        )[0]
+
+    def reconstruct_batch(
+        self,
+        pictures: Sequence[Picture],
+        boxes: Sequence[Sequence[FaceBox]] | None = None,
+        *,
+        passes: int = PASSES,
+        min_confidence: float = 0.0,
+    ) -> list[list[Face]]:
+        """The faces of several pictures, which share the network's batches; as `reconstruct` otherwise."""
+        if passes < 1:
+            raise ValueError(f"`passes` must be at least 1, got {passes}.")
+        pictures = [_as_picture(picture) for picture in pictures]
+        if boxes is None:
+            boxes = [self.finder.find(picture) for picture in pictures]
+        elif len(boxes) != len(pictures):
+            raise ValueError(f"Expected a list of boxes for each of {len(pictures)} pictures, got {len(boxes)}.")
+        owners = [i for i, found in enumerate(boxes) for _ in found]
+        flat = [box for found in boxes for box in found]
+        faces: list[list[Face]] = [[] for _ in pictures]
+        for start in range(0, len(flat), BATCH_SIZES[-1]):
+            stop = start + BATCH_SIZES[-1]
+            seen = [pictures[i] for i in owners[start:stop]]
+            for i, face in zip(owners[start:stop], self._look(seen, flat[start:stop], passes)):
+                if face is not None and face.confidence >= min_confidence:
+                    faces[i].append(face)
+        return faces
+
+    def vertices(self, alpha: np.ndarray, roi_box: np.ndarray | None = None) -> np.ndarray:
+        """The mesh: alpha [..., 62] raw -> [..., N, 3].
+
+        Crop pixels, or image pixels where `roi_box` [..., 4] places the crop; y down, z towards the viewer.
+        """
+        alpha = np.asarray(alpha, np.float32)
+        lead = alpha.shape[:-1]
+        flat = alpha.reshape(-1, alpha.shape[-1])
+        box = np.array([0, 0, projection.CROP_SIZE, projection.CROP_SIZE], np.float32)
+        box = box if roi_box is None else np.asarray(roi_box, np.float32)
+        box = np.broadcast_to(box, (*lead, 4)).reshape(-1, 4)
+        parts = [
+            np.asarray(_vertices_image(self._model, *_filled(flat[i : i + 32], box[i : i + 32])))
+            for i in range(0, len(flat), 32)
+        ]
+        found = np.concatenate(parts)[: len(flat)] if parts else np.zeros((0, self._model.num_vertices, 3))
+        return found.reshape(*lead, -1, 3)
+
+    def _look(
+        self, pictures: list[np.ndarray], boxes: list[FaceBox], passes: int
+    ) -> list[Face | None]:
+        """At most `BATCH_SIZES[-1]` faces, one for each box; None where a box is useless."""
+        views = [face_frames.View.of(box) for box in boxes]
+        hints = np.stack([face_frames.hint(view, box) for view, box in zip(views, boxes)])
+        landmarks, visible = hints[..., :2], hints[..., 2]
+        usable, history = np.ones(len(boxes), bool), []
+        for look in range(passes):
+            if look:
+                views = [face_frames.refined(*of_face) for of_face in zip(views, alphas, history[-1])]
+                eighteen = np.asarray(heatmap.landmarks_18_from_68(history[-1][..., :2]))
+                landmarks = np.stack([view.from_image(points) for view, points in zip(views, eighteen)])
+                visible = np.ones(landmarks.shape[:2], np.float32)
+            crops, cut = _cut(pictures, views)
+            usable &= cut
+            alphas = self._alphas(crops, landmarks, visible)
+            alphas = np.stack([view.upright_alpha(alpha) for view, alpha in zip(views, alphas)])
+            roi_boxes = np.stack([view.roi_box for view in views])
+            points, angles = _measured(self._landmark_model, *_filled(alphas, roi_boxes))
+            history.append(np.asarray(points)[: len(boxes)])
+        confidence = face_frames.agreement(history) * [min(1.0, box.score) for box in boxes]
+        poses = [Pose(*map(float, row)) for row in np.asarray(angles)[: len(boxes)]]
+        rows = zip(alphas, roi_boxes, history[-1], self.vertices(alphas, roi_boxes), poses, confidence.tolist())
+        return [Face(*row) if good else None for row, good in zip(rows, usable)]
+
+    def _alphas(self, crops: np.ndarray, landmarks: np.ndarray, visible: np.ndarray) -> np.ndarray:
+        """alpha [B, 62] (raw, in each crop's own frame) of crops [B, 120, 120, 3] uint8."""
+        method = self.trained.method
+        result = held_out.predict_batch(
+            self._regressor,
+            *_filled(crops, landmarks, visible),
+            self._landmark_model,
+            network=method.regressor,
+            settings=method.heatmap,
+        )
+        return np.asarray(result.alpha)[: len(crops)]
+
+
+def _as_picture(picture: Picture) -> np.ndarray:
+    if isinstance(picture, str | os.PathLike):
+        return images.read_image(pathlib.Path(picture))
+    picture = np.asarray(picture)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3 or not picture.size:
+        raise ValueError(
+            f"Expected a BGR uint8 picture [H, W, 3] or a file's name, got {picture.dtype} {picture.shape}."
+        )
+    return picture
+
+
+def _cut(pictures: list[np.ndarray], views: list["face_frames.View"]) -> tuple[np.ndarray, np.ndarray]:
+    """Crops [B, 120, 120, 3] uint8, and which of them could be cut (the others are black)."""
+    crops = np.zeros((len(views), projection.CROP_SIZE, projection.CROP_SIZE, 3), np.uint8)
+    usable = np.ones(len(views), bool)
+    for i, (picture, view) in enumerate(zip(pictures, views)):
+        try:
+            crops[i] = images.crop_face(picture, view.roi_box, 0, roll_degrees=view.roll_degrees)
+        except images.SkipFace:
+            usable[i] = False
+    return crops, usable
+
+
+def _filled(*arrays: np.ndarray) -> list[np.ndarray]:
+    """The arrays with their last row repeated up to one of BATCH_SIZES."""
+    count = len(arrays[0])
+    size = next(size for size in BATCH_SIZES if size >= count)
+    rows = np.minimum(np.arange(size), count - 1)
+    return [np.asarray(array)[rows] for array in arrays]
+
+
+@jax.jit
+def _measured(model: MorphableModel, alpha: jax.Array, roi_box: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """68 landmarks [B, 68, 3] in image pixels, and yaw, pitch, roll [B, 3] in degrees."""
+    points = projection.crop_to_image(projection.landmarks_crop(model, alpha), roi_box)
+    pitch, yaw, roll = jnp.moveaxis(
+        coefficients.decompose_pose(coefficients.split(alpha)[0]).euler_angles, -1, 0
+    )
+    return points, jnp.degrees(jnp.stack([yaw, pitch, roll], axis=-1))
+
+
+@jax.jit
+def _vertices_image(model: MorphableModel, alpha: jax.Array, roi_box: jax.Array) -> jax.Array:
+    return projection.crop_to_image(projection.vertices_crop(model, alpha), roi_box)
