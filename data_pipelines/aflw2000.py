@@ -6,7 +6,6 @@ roi_box, split, pts68, pts68_reannotated, yaw_deg) and fan_landmarks.csv; format
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
@@ -14,14 +13,15 @@ from collections.abc import Callable
 import numpy as np
 import PIL.Image
 
-from data_pipelines import alpha_truth, detections
-from data_pipelines.faces import SkipFace, SourceError, as_18
-from twodal_jax.images import crop_face, read_image
+from data_pipelines import alpha_truth
+from data_pipelines.benchmark_faces import Faces, cut_faces
+from data_pipelines.faces import SkipFace, SourceError
 from data_pipelines.mat_faces import (ANNOTATIONS, DETECTIONS, find_image, image_root, list_stems,
                                       read_mat)
 from twodal_jax import projection
 from twodal_jax.evaluation.benchmark import GroundTruth
 from twodal_jax.evaluation.predictions import listed
+from twodal_jax.images import crop_face, read_image
 
 _COLUMNS = ("split", "roi_box", "yaw_deg", "pts68", "pts68_reannotated")
 
@@ -131,71 +131,35 @@ def _image_height(mat_path: pathlib.Path) -> int | None:
         return None
 
 
-@dataclasses.dataclass(frozen=True)
-class Faces:
-    """What a network is shown.
-
-    Attributes:
-      rows: [n] int, the images' places in the ground truth.
-      image: [n, 120, 120, 3] uint8 BGR, the crops. detected: [n, 18, 2] crop pixels.
-      detected_visible: [n, 18], 0 where a landmark was not detected.
-    """
-
-    rows: np.ndarray
-    image: np.ndarray
-    detected: np.ndarray
-    detected_visible: np.ndarray
-
-
 def read_crop(folder: os.PathLike | str, name: str, roi_box: np.ndarray) -> np.ndarray | None:
     """The crop [120, 120, 3] uint8 BGR of an image, None where it cannot be read."""
     try:
-        return _read_crop(image_root(pathlib.Path(folder)) / f"{name}.mat", roi_box)
+        path = _image_path(image_root(pathlib.Path(folder)) / f"{name}.mat")
+        return crop_face(read_image(path), roi_box, margin=0)
     except SkipFace:
         return None
 
 
-def _read_crop(mat_path: pathlib.Path, roi_box: np.ndarray) -> np.ndarray:
+def _image_path(mat_path: pathlib.Path) -> pathlib.Path:
     path = find_image(mat_path)
     if path is None:
         raise SkipFace("image not found", f"{mat_path}: no .jpg of this name beside it")
-    return crop_face(read_image(path), roi_box, margin=0)
+    return path
 
 
 def read_faces(
     folder: os.PathLike | str, truth: GroundTruth, detected: os.PathLike | str | None = None,
     *, empty: bool = False, authors_mouth: bool = False,
 ) -> tuple[Faces, list[str]]:
-    """The crops of all images of the truth, with detected landmarks.
+    """The crops of all images of the truth, with detected landmarks; see `benchmark_faces.cut_faces`.
 
-    Args:
-      detected: a detections file in pixels of the 120-pixel crops; default: fan_landmarks.csv where the
-        folder has one. empty: no landmarks at all. authors_mouth: see `faces.as_18`.
-
-    Returns:
-      The faces, and messages about images that could not be read or have no landmarks.
+    detected: default: fan_landmarks.csv where the folder has one. empty: no landmarks at all.
     """
     folder = pathlib.Path(folder)
     default = folder / DETECTIONS
-    path = detected or (default if default.is_file() else None)
-    found = detections.detections_by_stem(path) if path and not empty else {}
-    nothing = np.full((68, 2), np.nan, np.float32)
-    rows, crops, points, broken, without = [], [], [], {}, []
-    for row, name in enumerate(truth.keys):
-        try:
-            crops.append(_read_crop(image_root(folder) / f"{name}.mat", truth.roi_box[row]))
-        except SkipFace as skip:
-            broken.setdefault(skip.reason, []).append(name)
-            continue
-        rows.append(row)
-        points.append(found.get(name, nothing))
-        if found and np.isnan(points[-1]).all():
-            without.append(name)
-    if not rows:
-        raise SourceError(f"{folder}: no image could be read")
-    problems = [f"{listed(names)}: {reason}" for reason, names in broken.items()]
-    if without:
-        problems.append(f"{listed(without)}: no detected landmarks, shown with an empty heatmap")
-    points = np.stack(points)
-    landmarks, visible = as_18(points, np.isfinite(points).all(axis=-1), authors_mouth=authors_mouth)
-    return Faces(np.array(rows), np.stack(crops), landmarks, visible), problems
+    path = None if empty else detected or (default if default.is_file() else None)
+    root = image_root(folder)
+    return cut_faces(
+        truth.keys, truth.roi_box, lambda name: _image_path(root / f"{name}.mat"), str(folder), path,
+        authors_mouth=authors_mouth,
+    )

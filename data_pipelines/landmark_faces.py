@@ -10,9 +10,9 @@ import numpy as np
 
 from data_pipelines.faces import (Face, Skip, SkipFace, SourceError, read_or_skip,
                                   roi_box_from_18)
-from twodal_jax.images import crop_face, read_image
 from data_pipelines.manifest import CROP_SIZE
 from twodal_jax import projection
+from twodal_jax.images import crop_face, read_image
 
 _PEEK = 20
 

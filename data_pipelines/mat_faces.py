@@ -20,8 +20,8 @@ import scipy.io
 
 from data_pipelines import alpha_truth, detections
 from data_pipelines.faces import Face, Skip, SkipFace, SourceError, as_18, read_or_skip
-from twodal_jax.images import IMAGE_SUFFIXES, crop_face, read_image
 from twodal_jax import projection
+from twodal_jax.images import IMAGE_SUFFIXES, crop_face, read_image
 from twodal_jax.morphable_model import MorphableModel
 
 ANNOTATIONS, DETECTIONS = "annotations.npz", "fan_landmarks.csv"

@@ -7,10 +7,8 @@ import pathlib
 
 import numpy as np
 
-from data_pipelines import detections
-from data_pipelines.aflw2000 import Faces
+from data_pipelines.benchmark_faces import Faces, cut_faces
 from data_pipelines.faces import SkipFace, SourceError, as_18, roi_box_from_18
-from twodal_jax.images import crop_face, read_image
 from data_pipelines.mat_faces import read_mat
 from data_pipelines.tables import read_columns, read_header
 from data_pipelines.wild import FILE_COLUMNS, YAW_COLUMNS, checked_folder, image_path, valid_points
@@ -169,25 +167,13 @@ def read_faces(
     folder: os.PathLike | str, truth: SparseTruth, image_of, detected: os.PathLike | str | None = None,
     *, authors_mouth: bool = False,
 ) -> tuple[Faces, list[str]]:
-    """The crops of all images, with landmarks of a detections file (68 points, 120-crop pixels) if given.
+    """The crops of all images, with landmarks of a detections file if given; see `benchmark_faces.cut_faces`.
 
     Without one, heatmaps are empty: the annotated landmarks are the answer and are not shown.
     image_of: (folder, key) -> path.
     """
     folder = pathlib.Path(folder)
-    found = detections.detections_by_stem(detected) if detected else {}
-    rows, crops, points, broken = [], [], [], {}
-    for row, key in enumerate(truth.keys):
-        try:
-            crops.append(crop_face(read_image(image_of(folder, key)), truth.roi_box[row], margin=0))
-        except SkipFace as skip:
-            broken.setdefault(skip.reason, []).append(key)
-            continue
-        rows.append(row)
-        points.append(found.get(key, np.full((68, 2), np.nan, np.float32)))
-    if not rows:
-        raise SourceError(f"{folder}: no image could be read")
-    points = np.stack(points)
-    landmarks, visible = as_18(points, np.isfinite(points).all(axis=-1), authors_mouth=authors_mouth)
-    problems = [f"{listed(keys)}: {reason}" for reason, keys in broken.items()]
-    return Faces(np.array(rows), np.stack(crops), landmarks, visible), problems
+    return cut_faces(
+        truth.keys, truth.roi_box, lambda key: image_of(folder, key), str(folder), detected,
+        authors_mouth=authors_mouth,
+    )

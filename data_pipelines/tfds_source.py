@@ -16,8 +16,8 @@ import numpy as np
 
 from data_pipelines import alpha_truth, records
 from data_pipelines.faces import Face, Skip, SkipFace, SourceError, as_18, read_or_skip
-from twodal_jax.images import crop_face, to_bgr8
 from twodal_jax import projection
+from twodal_jax.images import crop_face, to_bgr8
 from twodal_jax.morphable_model import MorphableModel
 
 BUILDER = "the300w_lp"

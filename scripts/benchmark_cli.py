@@ -102,7 +102,7 @@ def command_line(module: str, arguments: list[str]) -> str:
 
 
 def predict_faces(label: str, trained: TrainedModel, faces, truth, passes: int) -> Predictions:
-    """The coefficients a checkpoint's network gives a benchmark's crops (`data_pipelines.aflw2000.Faces`)."""
+    """The coefficients a checkpoint's network gives a benchmark's crops (`data_pipelines.benchmark_faces.Faces`)."""
     with progress(f"{label}: network", len(faces.rows)) as advance:
         alpha = held_out.predict_alpha(
             trained, faces.image, faces.detected, faces.detected_visible, passes, advance

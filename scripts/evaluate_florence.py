@@ -20,11 +20,11 @@ import numpy as np
 
 from data_pipelines import scans
 from data_pipelines.faces import SkipFace, SourceError
-from twodal_jax.images import crop_face
 from scripts import benchmark_cli as cli
 from twodal_jax import projection
 from twodal_jax.evaluation import benchmark, benchmark_output, held_out, icp, scan_protocol
 from twodal_jax.evaluation.predictions import Predictions, listed, unwhitened
+from twodal_jax.images import crop_face
 from twodal_jax.rendering import overlay, shading
 
 CORNERS = ("x36", "y36", "z36", "x45", "y45", "z45")

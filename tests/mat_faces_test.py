@@ -9,10 +9,10 @@ import pytest
 import scipy.io
 
 from data_pipelines.faces import Skip, SourceError, as_18
-from twodal_jax.images import crop_face
 from data_pipelines.mat_faces import MatFaces
 from tests.helpers_face_files import photo, tiny_model, true_landmarks, parameters, write_pair
 from twodal_jax import assets, projection
+from twodal_jax.images import crop_face
 
 needs_data = pytest.mark.skipif("TWODAL_DATA_DIR" not in os.environ,
                                 reason="TWODAL_DATA_DIR is not set")
