@@ -1,5 +1,6 @@
 """The rasteriser against a brute-force reference, and what it promises about odd input."""
 
+import os
 import time
 
 import numpy as np
@@ -166,3 +167,70 @@ def test_a_face_sized_mesh_is_drawn_in_milliseconds():
 def test_no_vertices_is_an_empty_image():
     fragments = rasterizer.rasterize(np.zeros((0, 3)), np.array([[0, 1, 2]]), 4, 4)
     assert (fragments.triangle_index == -1).all()
+
+
+def batch_of_meshes(count, seed=6):
+    triangles = random_mesh(seed, 4.0)[1]
+    return np.stack([random_mesh(seed + i, 1.0 + i)[0] for i in range(count)]), triangles
+
+
+@pytest.mark.parametrize("threads", [None, 1, 3])
+def test_a_batch_equals_its_meshes_one_by_one(threads):
+    vertices, triangles = batch_of_meshes(5)
+    triangles = np.concatenate([triangles, [[0, 1, 9999]]]).astype(np.int32)
+    batch = rasterizer.rasterize_batch(vertices, triangles, 40, 36, threads=threads)
+    assert batch.barycentric.shape == (5, 40, 36, 3)
+    for i, mesh in enumerate(vertices):
+        one = rasterizer.rasterize(mesh, triangles, 40, 36)
+        for expected, array in zip(one, rasterizer.one_of_batch(batch, i)):
+            np.testing.assert_array_equal(array, expected)
+
+
+def test_a_batch_shows_what_brute_force_shows():
+    vertices, triangles = batch_of_meshes(3)
+    batch = rasterizer.rasterize_batch(vertices, triangles, 30, 40)
+    for i, mesh in enumerate(vertices):
+        expected_index, expected_depth = reference(mesh, triangles, 30, 40)
+        same = batch.triangle_index[i] == expected_index
+        assert same.mean() >= 0.999
+        covered = same & (expected_index >= 0)
+        np.testing.assert_allclose(
+            batch.depth[i][covered], expected_depth[covered], atol=1e-4, rtol=1e-5)
+
+
+def test_an_empty_batch_and_a_wrong_one():
+    _, triangles = random_mesh(1, 1.0)
+    assert rasterizer.rasterize_batch(np.zeros((0, 450, 3)), triangles, 4, 5).depth.shape == (0, 4, 5)
+    with pytest.raises(ValueError, match=r"vertices: expected \[B, N, 3\]"):
+        rasterizer.rasterize_batch(np.zeros((450, 3)), triangles, 4, 5)
+    with pytest.raises(ValueError, match="positive"):
+        rasterizer.rasterize_batch(np.zeros((1, 450, 3)), triangles, 0, 5)
+
+
+@pytest.mark.slow
+def test_a_batch_of_32_crops_is_faster_than_32_single_ones():
+    cores = rasterizer._usable_cores()
+    if cores < 2 or os.getloadavg()[0] > cores - 0.5:
+        pytest.skip("needs a second core that is idle")
+    _, vertices, triangles = sphere(120, rings=230)
+    vertices = np.repeat(vertices[None], 32, axis=0)
+    rasterizer.rasterize_batch(vertices[:2], triangles, 120, 120)
+    single, batch = [], []
+    for _ in range(9):
+        start = time.perf_counter()
+        for mesh in vertices:
+            rasterizer.rasterize(mesh, triangles, 120, 120)
+        middle = time.perf_counter()
+        rasterizer.rasterize_batch(vertices, triangles, 120, 120)
+        single.append(middle - start)
+        batch.append(time.perf_counter() - middle)
+    assert np.median(batch) < np.median(single)
+
+
+def test_a_face_of_450_pixels_is_drawn_in_well_under_a_second():
+    _, vertices, triangles = sphere(450, rings=230)
+    assert len(triangles) > 105_000
+    rasterizer.rasterize(vertices, triangles, 450, 450)
+    start = time.perf_counter()
+    rasterizer.rasterize(vertices, triangles, 450, 450)
+    assert time.perf_counter() - start < 0.5

@@ -20,6 +20,7 @@ from twodal_jax import coefficients, heatmap, images, projection
 from twodal_jax.evaluation import held_out
 from twodal_jax.morphable_model import MorphableModel, without_mesh
 from twodal_jax.reconstruction import face_frames
+from twodal_jax.reconstruction.boxes import without_nested
 from twodal_jax.reconstruction.face import Face, FaceBox, Pose
 from twodal_jax.trained_model import TrainedModel
 
@@ -106,7 +107,7 @@ class Reconstructor:
             for i, face in zip(owners[start:stop], self._look(seen, flat[start:stop], passes)):
                 if face is not None and face.confidence >= min_confidence:
                     faces[i].append(face)
-        return faces
+        return [_without_repeats(found) for found in faces]
 
     def vertices(self, alpha: np.ndarray, roi_box: np.ndarray | None = None) -> np.ndarray:
         """The mesh: alpha [..., 62] raw -> [..., N, 3].
@@ -125,6 +126,13 @@ class Reconstructor:
         ]
         found = np.concatenate(parts)[: len(flat)] if parts else np.zeros((0, self._model.num_vertices, 3))
         return found.reshape(*lead, -1, 3)
+
+    def face_of(self, alpha: np.ndarray, roi_box: np.ndarray, confidence: float = 1.0) -> Face:
+        """The face of given coefficients: alpha [62] raw in the crop of roi_box [4], image pixels."""
+        alpha, roi_box = np.asarray(alpha, np.float32)[None], np.asarray(roi_box, np.float32)[None]
+        points, angles = (np.asarray(array)[0] for array in _measured(self._landmark_model, alpha, roi_box))
+        pose = Pose(*map(float, angles))
+        return Face(alpha[0], roi_box[0], points, self.vertices(alpha, roi_box)[0], pose, float(confidence))
 
     def _look(
         self, pictures: list[np.ndarray], boxes: list[FaceBox], passes: int
@@ -163,6 +171,15 @@ class Reconstructor:
             settings=method.heatmap,
         )
         return np.asarray(result.alpha)[: len(crops)]
+
+
+def _without_repeats(faces: list[Face]) -> list[Face]:
+    """The faces, the surest first, without those whose box one of a surer face covers: two finds of one face."""
+    boxes = [FaceBox(face.roi_box, score=face.confidence) for face in faces]
+    kept = [box.roi_box for box in without_nested(boxes)]
+    order = {id(box): place for place, box in enumerate(kept)}
+    chosen = [face for face in faces if id(face.roi_box) in order]
+    return sorted(chosen, key=lambda face: order[id(face.roi_box)])
 
 
 def _as_picture(picture: Picture) -> np.ndarray:

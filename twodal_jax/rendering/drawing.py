@@ -56,50 +56,105 @@ def _drawable(points: np.ndarray) -> np.ndarray:
     return np.isfinite(points).all(axis=-1)
 
 
-def draw_landmarks(canvas, landmarks, *, scale=3, visible=None, color=PREDICTED_BGR, size=1.0):
+def face_unit(landmarks: np.ndarray, scale: float = 1) -> float:
+    """How large marks on a face should be, whatever the size of the picture around it.
+
+    Args:
+      landmarks: [P, >=2], original pixels. scale: canvas pixels an original one.
+
+    Returns:
+      `unit` of `draw_landmarks`: 1 where they span 255 canvas pixels, as on a crop enlarged 3 times; never so
+      small that a dot vanishes.
+    """
+    points = np.asarray(landmarks, np.float64)[..., :2]
+    points = points[_drawable(points)]
+    span = float(np.ptp(points, axis=0).max()) if len(points) else 0.0
+    return max(0.35, span * scale / 255)
+
+
+def draw_landmarks(
+    canvas, landmarks, *, scale=3, visible=None, color=PREDICTED_BGR, size=1.0, unit=None
+):
     """Draws landmarks: 68 with the lines of the face, any other number as dots.
 
     Args:
       canvas: [H, W, 3], the picture enlarged `scale` times.
       landmarks: [P, >=2], original pixels, y down. Non-finite ones are left out.
-      visible: [P] or None (all). Visible ones are filled dots, hidden ones (<= 0) hollow rings.
+      visible: [P] or None (all). Visible ones are filled dots, hidden ones (<= 0) hollow rings, with the
+        lines to them faint.
       color: BGR. size: 1 is right for a face that fills its canvas.
+      unit: canvas pixels that a dot's size is counted in; `face_unit` for a face somewhere in a photo, None
+        for one that fills its canvas.
 
     Returns:
       A new canvas.
     """
     canvas, points = _as_bgr(canvas).copy(), to_canvas(landmarks, scale)
-    unit = size * max(canvas.shape[:2]) / 360
-    if len(points) == 68:
-        _draw_lines_68(canvas, points, color, unit)
+    unit = size * (max(canvas.shape[:2]) / 360 if unit is None else unit)
     seen = np.ones(len(points), bool) if visible is None else np.asarray(visible) > 0
+    if len(points) == 68:
+        _draw_lines_68(canvas, points, color, unit, seen)
     for point, is_seen in zip(points[_drawable(points)], seen[_drawable(points)]):
         _dot(canvas, point, 2.3 * unit, color, is_seen)
     return canvas
 
 
-def _draw_lines_68(canvas, points, color, unit):
+def _draw_lines_68(canvas, points, color, unit, seen):
     starts = [start for start, _ in LINES_68] + [68]
+    thickness = max(1, round(1.4 * unit))
+    style = (thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
     for (start, closed), end in zip(LINES_68, starts[1:]):
         line = points[start:end]
-        if _drawable(line).all():
-            thickness = max(1, round(1.4 * unit))
-            cv2.polylines(
-                canvas, [_fixed_point(line)], closed, color, thickness, cv2.LINE_AA, _SUBPIXEL_BITS
-            )
+        if not _drawable(line).all():
+            continue
+        if seen[start:end].all():
+            cv2.polylines(canvas, [_fixed_point(line)], closed, color, *style)
+            continue
+        ends = [*range(start + 1, end), start] if closed else range(start + 1, end)
+        for one, other in zip(range(start, end), ends):
+            segment = points[[one, other]]
+            if seen[one] and seen[other]:
+                cv2.polylines(canvas, [_fixed_point(segment)], False, color, *style)
+            else:
+                _faint_line(canvas, segment, color, thickness)
+
+
+def _faint_line(canvas, segment, color, thickness):
+    """A line that lets the picture through, blended where it runs."""
+    low = np.clip(np.floor(segment.min(axis=0)) - thickness - 2, 0, None).astype(int)
+    high = np.clip(np.ceil(segment.max(axis=0)) + thickness + 3, 0, None).astype(int)
+    window = canvas[low[1] : high[1], low[0] : high[0]]
+    if window.size:
+        drawn = window.copy()
+        line = [_fixed_point(segment - low)]
+        cv2.polylines(drawn, line, False, color, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+        window[:] = np.rint(0.65 * window + 0.35 * drawn).astype(np.uint8)
 
 
 def _dot(canvas, point, radius, color, filled):
     # Polygons: OpenCV draws circles of a few pixels as diamonds.
     turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)
-    rim = _fixed_point(point + (radius + 0.6) * circle)
+    edge = max(0.6 if radius > 1.2 else 0.3, 0.1 * radius)
+    rim = _fixed_point(point + (radius + edge) * circle)
     if filled:
         inner = _fixed_point(point + radius * circle)
         cv2.fillPoly(canvas, [rim], INK_BGR, cv2.LINE_AA, _SUBPIXEL_BITS)
         cv2.fillPoly(canvas, [inner], color, cv2.LINE_AA, _SUBPIXEL_BITS)
     else:
-        cv2.polylines(canvas, [rim], True, color, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
+        thickness = max(1, round(0.25 * radius))
+        cv2.polylines(canvas, [rim], True, color, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def draw_dots(canvas: np.ndarray, points: np.ndarray, radius: float, colours: np.ndarray) -> None:
+    """Draws plain dots INTO the canvas.
+
+    Args: points [P, 2] and radius in canvas pixels; colours [P, 3], BGR from 0 to 255.
+    """
+    turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+    circle = radius * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    for dot, colour in zip(_fixed_point(np.asarray(points)[:, None] + circle), np.asarray(colours).tolist()):
+        cv2.fillConvexPoly(canvas, dot, colour, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
 def draw_landmarks_18(canvas, landmarks, *, scale=3, visible=None):

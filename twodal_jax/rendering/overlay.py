@@ -1,9 +1,14 @@
-"""A reconstruction on top of its photograph: the shaded mesh, and the pictures of an example."""
+"""A reconstruction on top of its photograph: shaded mesh, vertices, landmarks (hidden ones told apart)."""
 
 import numpy as np
+from numba import njit
 
 from twodal_jax.rendering import drawing, shading
 
+# A large photo is drawn in squares of this many pixels: what the rasteriser keeps of a pixel takes 400 bytes.
+_TILE = 1024
+# How far behind the surface a landmark still counts as lying on it, as a share of the face's size.
+_SLACK = 0.02
 CLAY_BGR = (0.80, 0.86, 0.92)
 # A lamp at the viewer's forehead: every face is lit alike, whatever its pose.
 HEAD_LIGHT = shading.Light(
@@ -31,13 +36,150 @@ def draw_mesh(canvas, vertices, triangles, *, scale=3, opacity=0.8, colours=None
     ).astype(np.float32)
     if colours is None:
         colours = np.broadcast_to(np.float32(CLAY_BGR), vertices.shape)
-    image, mask = shading.render(
-        on_canvas, np.asarray(triangles), np.asarray(colours, np.float32), *canvas.shape[:2],
-        light=HEAD_LIGHT,
-    )  # fmt: skip
-    cover = opacity * mask[..., None]
-    blended = canvas.astype(np.float32) * (1.0 - cover) + 255.0 * opacity * image
-    return np.clip(np.round(blended), 0, 255).astype(np.uint8)
+    canvas = canvas.copy()
+    # Only where the face is: a photo may be a thousand times as large.
+    left, top, right, bottom = _window(on_canvas, *canvas.shape[:2])
+    for row in range(top, bottom, _TILE):
+        for column in range(left, right, _TILE):
+            tile = canvas[row : min(row + _TILE, bottom), column : min(column + _TILE, right)]
+            image, mask = shading.render(
+                on_canvas - np.float32([column, row, 0]), np.asarray(triangles),
+                np.asarray(colours, np.float32), *tile.shape[:2], light=HEAD_LIGHT,
+            )  # fmt: skip
+            cover = opacity * mask[..., None]
+            blended = tile.astype(np.float32) * (1.0 - cover) + 255.0 * opacity * image
+            tile[:] = np.clip(np.round(blended), 0, 255).astype(np.uint8)
+    return canvas
+
+
+def _window(points: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
+    """left, top, right, bottom of the pixels that points [N, >=2] reach, within the picture."""
+    points = points[np.isfinite(points).all(axis=1), :2]
+    if not len(points):
+        return 0, 0, 0, 0
+    low = np.clip(points.min(axis=0) - 2, 0, [width, height]).astype(int)
+    high = np.clip(np.ceil(points.max(axis=0)) + 3, 0, [width, height]).astype(int)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+
+@njit(cache=True, nogil=True)
+def _hide(vertices, triangles, indices, slack, visible):
+    for t in range(triangles.shape[0]):
+        i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        x0, x1, x2 = vertices[i, 0], vertices[j, 0], vertices[k, 0]
+        y0, y1, y2 = vertices[i, 1], vertices[j, 1], vertices[k, 1]
+        left, right = min(x0, x1, x2), max(x0, x1, x2)
+        top, bottom = min(y0, y1, y2), max(y0, y1, y2)
+        for p in range(indices.shape[0]):
+            n = indices[p]
+            x, y = vertices[n, 0], vertices[n, 1]
+            if not (left <= x <= right and top <= y <= bottom) or n == i or n == j or n == k:
+                continue
+            ax, ay = np.float64(x1) - x0, np.float64(y1) - y0
+            bx, by = np.float64(x2) - x0, np.float64(y2) - y0
+            area = ax * by - ay * bx
+            if area == 0.0:
+                continue
+            w1 = ((x - x0) * by - (y - y0) * bx) / area
+            w2 = (ax * (y - y0) - ay * (x - x0)) / area
+            if w1 >= 0.0 and w2 >= 0.0 and w1 + w2 <= 1.0:
+                z0 = vertices[i, 2]
+                z = z0 + w1 * (vertices[j, 2] - z0) + w2 * (vertices[k, 2] - z0)
+                if z > vertices[n, 2] + slack:
+                    visible[p] = False
+
+
+def visible_landmarks(
+    vertices: np.ndarray, triangles: np.ndarray, landmark_indices: np.ndarray, height: int | None = None,
+    width: int | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Tells which landmarks no other part of the face hides, and are inside the picture if its size is given.
+
+    The line of sight of each landmark is held against every triangle, exactly: unlike a z-buffer this does
+    not depend on the face's size in pixels, and is sure at the outline, where those of a profile lie.
+
+    Args:
+      vertices: [N, 3], pixels, y down, larger z nearer. triangles: [T, 3].
+      landmark_indices: [P], vertices of the landmarks.
+      height, width: of the picture, pixels; None: its border hides nothing.
+
+    Returns:
+      bool [P]; False for landmarks that are not finite.
+    """
+    vertices = np.ascontiguousarray(vertices, np.float32)
+    indices = np.ascontiguousarray(landmark_indices, np.int32)
+    points = vertices[indices]
+    visible = np.isfinite(points).all(axis=1)
+    if height is not None and width is not None:
+        limit = [width - 0.5, height - 0.5]
+        visible &= (points[:, :2] >= -0.5).all(axis=1) & (points[:, :2] < limit).all(axis=1)
+    finite = vertices[np.isfinite(vertices).all(axis=1)]
+    if visible.any():
+        slack = np.float32(_SLACK * np.ptp(finite, axis=0).max())
+        _hide(vertices, np.ascontiguousarray(triangles, np.int32), indices, slack, visible)
+    return visible
+
+
+def draw_face(
+    photo, vertices, triangles, landmark_indices, *, mesh=True, landmarks=True, opacity=0.6,
+    color=drawing.PREDICTED_BGR,
+) -> np.ndarray:  # fmt: skip
+    """Draws one reconstructed face over a whole photo; call it once for each face, the farthest first.
+
+    Args:
+      photo: BGR uint8 [H, W, 3], any size. vertices: [N, 3], its pixels, y down, larger z nearer.
+      triangles: [T, 3]. landmark_indices: [68], vertices of the landmarks.
+      mesh, landmarks: what to draw. opacity: of the mesh. color: of the landmarks, BGR.
+
+    Returns:
+      A new picture. Marks are as large as the face asks for; hidden landmarks are rings.
+    """
+    photo = draw_mesh(photo, vertices, triangles, scale=1, opacity=opacity) if mesh else photo.copy()
+    if not landmarks:
+        return photo
+    points = np.asarray(vertices)[np.asarray(landmark_indices)]
+    visible = visible_landmarks(vertices, triangles, landmark_indices, *photo.shape[:2])
+    return draw_face_landmarks(photo, points, visible, color)
+
+
+def draw_face_landmarks(photo, landmarks, visible=None, color=drawing.PREDICTED_BGR) -> np.ndarray:
+    """Draws the landmarks of a face somewhere in a photo, as large as the face asks for.
+
+    Args:
+      photo: BGR uint8 [H, W, 3]. landmarks: [68, >=2], its pixels, y down.
+      visible: bool [68] or None (all); hidden ones are rings with faint lines. color: BGR.
+
+    Returns:
+      A new picture.
+    """
+    unit = drawing.face_unit(landmarks)
+    return drawing.draw_landmarks(photo, landmarks, scale=1, visible=visible, color=color, unit=unit)
+
+
+def draw_dense(photo, vertices, visible, codes, spacing: float = 5.0) -> np.ndarray:
+    """Draws the visible vertices of a face as dots that let the photo through.
+
+    Where vertices lie closer together than dots can, one in each square of the photo is drawn.
+
+    Args:
+      photo: BGR uint8 [H, W, 3]. vertices: [N, 3], its pixels, y down. visible: bool [N].
+      codes: [N, 3] from 0 to 1, red, green, blue; `maps.normalised_coordinates` tells places apart.
+      spacing: pixels between dots on a face 255 pixels wide; never less than 3.
+
+    Returns:
+      A new picture.
+    """
+    photo, points = photo.copy(), np.asarray(vertices)[:, :2]
+    shown = np.flatnonzero(np.asarray(visible, bool) & np.isfinite(points).all(axis=1))
+    if not len(shown):
+        return photo
+    unit = drawing.face_unit(points[shown])
+    step = max(3.0, spacing * unit)
+    cells = np.floor(points[shown] / step)
+    shown = shown[np.sort(np.unique(cells, axis=0, return_index=True)[1])]
+    colours = np.rint(255 * np.clip(np.asarray(codes)[shown, ::-1], 0, 1))
+    drawing.draw_dots(photo, points[shown], 0.27 * step, colours)
+    return photo
 
 
 def example_pictures(

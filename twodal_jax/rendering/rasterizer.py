@@ -10,6 +10,8 @@ by the integer bounds of its box before it computes anything else.
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -74,20 +76,32 @@ def _fill(vertices, triangles, triangle_index, barycentric, depth):
                     barycentric[row, column, 2] = w2
 
 
-def _checked(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _checked(
+    vertices: np.ndarray, triangles: np.ndarray, lead: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
     vertices = np.ascontiguousarray(vertices, np.float32)
     triangles = np.ascontiguousarray(triangles, np.int32)
-    if vertices.ndim != 2 or vertices.shape[1] != 3:
-        raise ValueError(f"vertices: expected [N, 3] (x, y, z), got {vertices.shape}")
+    if vertices.ndim != (3 if lead else 2) or vertices.shape[-1] != 3:
+        raise ValueError(f"vertices: expected [{lead}N, 3] (x, y, z), got {vertices.shape}")
     if triangles.ndim != 2 or triangles.shape[1] != 3:
         raise ValueError(f"triangles: expected [T, 3] vertex indices, got {triangles.shape}")
-    if not len(vertices):
+    count = vertices.shape[-2]
+    if not count:
         triangles = triangles[:0]
-    if triangles.size and (triangles.min() < 0 or triangles.max() >= len(vertices)):
-        wrong = ((triangles < 0) | (triangles >= len(vertices))).any(axis=1)
+    if triangles.size and (triangles.min() < 0 or triangles.max() >= count):
+        wrong = ((triangles < 0) | (triangles >= count)).any(axis=1)
         # A triangle without area is skipped, and the others keep their index.
         triangles = np.where(wrong[:, None], 0, triangles).astype(np.int32)
     return vertices, triangles
+
+
+def _empty(shape: tuple[int, ...]) -> Fragments:
+    height, width = shape[-2:]
+    if height < 1 or width < 1:
+        raise ValueError(f"height, width: expected positive sizes, got {height}, {width}")
+    return Fragments(
+        np.full(shape, -1, np.int32), np.zeros((*shape, 3), np.float32), np.full(shape, _FAR, np.float32)
+    )
 
 
 def rasterize(
@@ -109,15 +123,57 @@ def rasterize(
       ValueError: if an array has another shape, or the size is not positive.
     """
     vertices, triangles = _checked(vertices, triangles)
-    if height < 1 or width < 1:
-        raise ValueError(f"height, width: expected positive sizes, got {height}, {width}")
-    fragments = Fragments(
-        np.full((height, width), -1, np.int32),
-        np.zeros((height, width, 3), np.float32),
-        np.full((height, width), _FAR, np.float32),
-    )
+    fragments = _empty((height, width))
     _fill(vertices, triangles, *fragments)
     return fragments
+
+
+def rasterize_batch(
+    vertices: np.ndarray, triangles: np.ndarray, height: int, width: int, *, threads: int | None = None
+) -> Fragments:
+    """`rasterize` for many meshes of the same triangles, on all cores.
+
+    Args:
+      vertices: [B, N, 3], each as for `rasterize`. triangles: [T, 3], of all of them.
+      height, width: size of every image in pixels.
+      threads: how many run at a time; None for one a core that this process may use.
+
+    Returns:
+      Fragments with a leading axis: triangle_index [B, H, W], barycentric [B, H, W, 3], depth
+      [B, H, W]; `one_of_batch` takes one mesh's out. Equal to those of single calls, whatever the
+      number of threads.
+
+    Raises:
+      ValueError: as `rasterize`.
+    """
+    vertices, triangles = _checked(vertices, triangles, "B, ")
+    fragments = _empty((len(vertices), height, width))
+    threads = max(1, min(threads or _usable_cores(), len(vertices)))
+
+    def fill(start: int) -> None:
+        for mesh in range(start, len(vertices), threads):
+            _fill(vertices[mesh], triangles, *(array[mesh] for array in fragments))
+
+    if threads < 2:
+        fill(0)
+        return fragments
+    # Threads of Python, because numba's own may not be entered from two threads of a program; the
+    # compiled loop lets go of the interpreter.
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(fill, start) for start in range(threads)]:
+            done.result()
+    return fragments
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def one_of_batch(fragments: Fragments, index: int) -> Fragments:
+    """Fragments [H, W] of mesh `index` in those of `rasterize_batch` (views, nothing is copied)."""
+    return Fragments(*(array[index] for array in fragments))
 
 
 @njit(cache=True, nogil=True)

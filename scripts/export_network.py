@@ -1,0 +1,133 @@
+"""Writes the network of a run as one file that runs without this program.
+
+    python -m scripts.export_network --checkpoint=runs/demo --output_dir=exported --format=stablehlo
+    python -m scripts.export_network --checkpoint=runs/demo --output_dir=exported --format=onnx
+
+The file takes images [b, 120, 120, 3] (uint8, BGR crops), landmarks [b, 18, 2] and visible [b, 18], and gives
+alpha [b, 62] and landmarks68 [b, 68, 3]; b is free. A JSON beside it says so in more detail.
+
+ONNX is written by jax2onnx, which needs an older orbax-checkpoint than training does, so it lives in an
+environment of its own. Where it is missing, the command writes the weights (network.npz) and says how to go
+on.
+"""
+
+import argparse
+import importlib.util
+import pathlib
+import shlex
+import sys
+
+NAME = "network"
+FORMATS = ("stablehlo", "onnx")
+
+
+class UsageError(ValueError):
+    """The options do not go together, or something is missing; the message says what to do."""
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.export_network", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=pathlib.Path, help="the folder of a run of twodal_jax.main")
+    source.add_argument("--weights", type=pathlib.Path, help=f"{NAME}.npz that this command wrote")
+    parser.add_argument("--output_dir", required=True, type=pathlib.Path, help="made if missing")
+    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--morphable_model", help="the 3DMM's folder or file, or builtin; default: the run's")
+    parser.add_argument("--best", action="store_true", help="the run's best checkpoint, not its last")
+    parser.add_argument(
+        "--passes", type=int,
+        help="how often the network looks, each time with the landmarks it found before (default 1; with"
+             " --weights: what they were written with)",
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    if options.weights and (options.best or options.morphable_model or options.passes):
+        parser.error("--best, --morphable_model and --passes go with --checkpoint; weights have them inside")
+    return options
+
+
+def load_network(options):
+    """The `portable.PortableNetwork` that the options name."""
+    from twodal_jax.export import portable
+
+    if options.weights:
+        return portable.load_npz(options.weights)
+    try:
+        from twodal_jax import assets, checkpoint, trained_model
+    except ImportError as error:
+        raise UsageError(
+            f"{error}: this environment cannot read checkpoints, only --weights={NAME}.npz."
+        ) from None
+    which = trained_model.BEST if options.best else trained_model.LATEST
+    try:
+        trained = trained_model.load(options.checkpoint, morphable_model=options.morphable_model, which=which)
+    except (assets.AssetError, checkpoint.CheckpointError) as error:
+        raise UsageError(str(error)) from None
+    return portable.from_trained(trained, passes=1 if options.passes is None else options.passes)
+
+
+def how_to_get_onnx(weights: pathlib.Path, output_dir: pathlib.Path) -> str:
+    """The two commands that finish in another environment."""
+    options = f"--weights={weights}", f"--output_dir={output_dir}", "--format=onnx"
+    finish = ["-m", "scripts.export_network", *options]
+    return (
+        "jax2onnx is not installed here, and its pins do not go with those of training. The weights are in"
+        f" {weights}. Make an environment for it, once, and finish there:\n\n"
+        "    python3 -m venv onnx_env && onnx_env/bin/python -m pip install -r requirements-onnx.txt\n"
+        f"    onnx_env/bin/python {shlex.join(finish)}\n"
+    )
+
+
+def write_onnx(network, options) -> list[pathlib.Path]:
+    """Writes and checks network.onnx, or the weights where jax2onnx is missing (then raises UsageError)."""
+    from twodal_jax.export import network as files
+    from twodal_jax.export import portable
+
+    if importlib.util.find_spec("jax2onnx") is None:
+        weights = options.weights or portable.save_npz(options.output_dir / f"{NAME}.npz", network)
+        raise UsageError(how_to_get_onnx(weights, options.output_dir))
+    network = portable.in_float32(network)
+    path = options.output_dir / f"{NAME}.onnx"
+    written = files.export_onnx(network, path)
+    difference = files.check_onnx(network, path)
+    print(
+        f"onnxruntime differs from JAX by at most {difference['alpha']:.1e} standard deviations (alpha) and"
+        f" {difference['landmarks68']:.1e} crop sides (landmarks)", file=sys.stderr,
+    )  # fmt: skip
+    if max(difference.values()) > files.TOLERANCE:
+        raise UsageError(f"{path}: gives something else than the network (allowed: {files.TOLERANCE:g}).")
+    return written
+
+
+def export_network(arguments) -> None:
+    options = parse(arguments)
+    network = load_network(options)
+    if options.format == "onnx":
+        written = write_onnx(network, options)
+    else:
+        from twodal_jax.export.network import export_stablehlo
+
+        written = export_stablehlo(network, options.output_dir / f"{NAME}.stablehlo")
+    print(f"Written: {', '.join(map(str, written))}", file=sys.stderr)
+
+
+def main(arguments) -> None:
+    """`export_network`; what a user can mend is one message and exit status 1."""
+    try:
+        export_network(arguments)
+    except (UsageError, OSError) as error:
+        sys.exit(str(error))
+    except ValueError as error:
+        from twodal_jax.export.portable import NetworkFileError
+
+        if not isinstance(error, NetworkFileError):
+            raise
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,148 @@
+"""Faces of photos, folders, videos or a camera as meshes, landmarks, pose, and a page to look at them.
+
+    python -m scripts.reconstruct photo.jpg --checkpoint=runs/demo --output_dir=out
+    python -m scripts.reconstruct photos/ "more/*.png" --checkpoint=runs/demo --output_dir=out --outputs=all
+    python -m scripts.reconstruct talk.mp4 --checkpoint=runs/demo --output_dir=out --smooth
+
+Each picture gets a folder of its name in the output folder, a video its overlay.mp4 and alpha.npz. Inputs
+that fail are listed at the end, the others are done; the exit status is then 1.
+"""
+
+import argparse
+import contextlib
+import pathlib
+import sys
+
+# Only what --help needs is imported here; everything else where it is used.
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.reconstruct", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("input", nargs="+", metavar="INPUT", help="image, folder, glob, video file, or camera:0")
+    add("--checkpoint", required=True, metavar="WORKDIR", help="the folder of a run of twodal_jax.main")
+    add("--output_dir", required=True, type=pathlib.Path, help="made if missing")
+    add("--outputs", default="", help="comma-separated, or all; default: landmarks,mesh,json,glb,viewer. Also:"
+        " dense, depth, pncc, uv, pose, obj, ply")
+    add("--boxes", metavar="FILE", help="where the faces are: file, x1, y1, x2, y2[, roll] (.csv), or a faces.json")
+    add("--landmarks", metavar="FILE", help="landmarks of the faces: 18, 21 or 68 points (.csv, .npz, .json)")
+    add("--finder", choices=("cascade", "any_way_up", "face-alignment", "whole"), default="cascade",
+        help="cascade: frontal faces, turned up to 60 degrees; any_way_up: turned by any angle; face-alignment: an"
+        " extra package that finds profiles too; whole: the picture is a tight crop of one face")
+    add("--passes", type=int, default=3, help="looks at each face (default 3)")
+    add("--min_confidence", type=float, default=0.6, help="faces below it are left out (default 0.6)")
+    add("--morphable_model", help="where the checkpoint's morphable model lies now")
+    add("--best", action="store_true", help="the run's best checkpoint, not its last")
+    add("--frame", choices=("image", "model"), default="image", help="of exported meshes: pixels of the photo, or"
+        " the morphable model's, in metres, without pose")
+    add("--uv", metavar="FILE", help="UV coordinates of the morphable model (.npy, or .mat with UV)")
+    add("--texture_size", type=int, default=1024, help="texels a side (default 1024)")
+    add("--smooth", action="store_true", help="videos: steady the faces (one-euro filter)")
+    add("--max_frames", type=int, help="videos and cameras: stop after so many frames")
+    return parser.parse_args(arguments)
+
+
+def find_with(options: argparse.Namespace):
+    """What says where the faces are."""
+    from twodal_jax.reconstruction import finders, given
+
+    if options.boxes and options.landmarks:
+        raise given.GivenError("Give --boxes or --landmarks, not both.")
+    if options.boxes:
+        return given.read_boxes(options.boxes)
+    if options.landmarks:
+        return given.read_landmarks(options.landmarks)
+    if options.finder == "face-alignment":
+        return finders.FaceAlignmentFinder()
+    if options.finder == "whole":
+        return finders.WholePicture()
+    angles = finders.ANY_WAY_UP if options.finder == "any_way_up" else finders.TILTED
+    return finders.CascadeFinder(angles)
+
+
+def load(options: argparse.Namespace):
+    """The model with its finder, and the surface of its morphable model."""
+    from scripts.benchmark_cli import UsageError
+    from twodal_jax import load
+    from twodal_jax.reconstruction.scene import Surface
+    from twodal_jax.rendering import uv
+    from twodal_jax.trained_model import BEST, LATEST
+
+    model = load(
+        options.checkpoint, morphable_model=options.morphable_model, which=BEST if options.best else LATEST,
+        finder=find_with(options),
+    )  # fmt: skip
+    coordinates = None
+    if options.uv:
+        try:
+            coordinates = uv.read_uv(options.uv, model.morphable_model.num_vertices)
+        except ValueError as error:
+            raise UsageError(f"--uv: {error}") from None
+    return model, Surface(model.morphable_model, coordinates)
+
+
+def reconstruct(options: argparse.Namespace) -> int:
+    """Runs the command; returns the exit status."""
+    from scripts.benchmark_cli import console, progress
+    from twodal_jax.reconstruction import inputs, outputs, photo_job, video_job
+    from twodal_jax.reconstruction.video import VideoError
+
+    names = outputs.parse_names(options.outputs or ",".join(outputs.DEFAULT))
+    items, problems = inputs.expand(options.input)
+    outcome = photo_job.Outcome(failures=[tuple(problem.split(": ", 1)) for problem in problems])
+    model, surface = load(options)
+    photos = [item for item in items if isinstance(item, inputs.Photo)]
+    settings = photo_job.PhotoSettings(
+        options.output_dir, names, options.passes, options.min_confidence, options.frame, options.texture_size
+    )
+    if photos:
+        with progress("photos", len(photos)) as advance:
+            photo_job.reconstruct_photos(photos, model, surface, settings, outcome, advance)
+    for source in (item for item in items if not isinstance(item, inputs.Photo)):
+        try:
+            with contextlib.ExitStack() as stack:
+                bars = []
+                read, with_face = video_job.reconstruct_video(
+                    source, model, surface, options.output_dir,
+                    smooth=options.smooth, max_frames=options.max_frames,
+                    started=lambda total: bars.append(stack.enter_context(progress(source.name, total or None))),
+                    advance=lambda count: bars[0](count),
+                )  # fmt: skip
+        except VideoError as error:
+            outcome.failures.append((source.name, str(error)))
+            continue
+        console.print(f"{source.name}: {with_face} of {read} frames have a face", markup=False, highlight=False)
+    return tell(outcome, len(photos), options.output_dir, console)
+
+
+def tell(outcome, num_photos: int, output_dir: pathlib.Path, console) -> int:
+    """Says what was done and lists what was not; returns the exit status."""
+    if num_photos:
+        console.print(f"{outcome.faces} face(s) in {num_photos} photo(s), written to {output_dir}", markup=False,
+                      highlight=False, soft_wrap=True)  # fmt: skip
+    if outcome.failures:
+        console.print(f"{len(outcome.failures)} input(s) failed:", markup=False, highlight=False)
+        for name, reason in outcome.failures:
+            console.print(f"  {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if outcome.failures else 0
+
+
+def main() -> None:
+    """The command; what a user can mend is one message."""
+    options = parse()
+    from scripts import benchmark_cli as cli
+    from twodal_jax.export.frames import FrameError
+    from twodal_jax.reconstruction.given import GivenError
+    from twodal_jax.reconstruction.inputs import InputError
+    from twodal_jax.reconstruction.outputs import OutputError
+
+    mendable = (GivenError, InputError, OutputError, FrameError, ModuleNotFoundError)
+    cli.run(lambda: sys.exit(reconstruct(options)), *mendable)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Reconstructions and networks as files that other programs open."""

@@ -1,0 +1,249 @@
+"""Meshes as files that other programs open: OBJ with its MTL and PNG, PLY, GLB.
+
+    write_obj    text; Blender, MeshLab and nearly everything else
+    write_ply    binary; vertex colours
+    write_glb    one binary file with the texture in it; browsers, Blender, phones
+
+Vertices keep their number and order in all of them, so that vertex n of a file is vertex n of the morphable
+model. Coordinates are written as given (`frames` makes them): right-handed, y up, triangles counter-clockwise
+seen from outside. Texture coordinates are [N, 2] u, v with v UP, as in OBJ: the middle of the texture's pixel
+(column, row) is u = (column + 1/2) / width, v = 1 - (row + 1/2) / height. Colours are as in pictures, BGR
+uint8 (sRGB). Files are written whole or not at all.
+"""
+
+import hashlib
+import io
+import os
+import pathlib
+import re
+
+import numpy as np
+
+from twodal_jax.export.files import write_together
+
+# Inside OBJ and MTL a space ends a word, # begins a comment and a leading - an option.
+_NO_WORD = re.compile(r"[\s#\"'\\\x00-\x1f]|^-")
+_TRIMESH_COMMENT = re.compile(rb"^comment [^\n]*\n", re.MULTILINE)
+_CLAMP_TO_EDGE, _LINEAR, _LINEAR_MIPMAP_LINEAR = 33071, 9729, 9987  # constants of glTF
+_COLOUR_ATTRIBUTE = "_LINEAR_COLOUR"
+_VERTEX_DATA, _INDEX_DATA = 34962, 34963
+_MTL = "newmtl {0}\nKa 1 1 1\nKd 1 1 1\nKs 0 0 0\nNs 1\nillum 1\nmap_Kd {0}.png\n"
+_PLAIN_BGR = (184, 192, 200)  # of a mesh without texture and colours
+
+
+class MeshError(ValueError):
+    """The arrays make no mesh; the message names the argument and what was expected."""
+
+
+def write_obj(
+    path: os.PathLike | str,
+    vertices: np.ndarray,
+    triangles: np.ndarray,
+    *,
+    uv: np.ndarray | None = None,
+    texture: np.ndarray | None = None,
+    colours: np.ndarray | None = None,
+    comment: str = "",
+) -> list[pathlib.Path]:
+    """Writes a Wavefront OBJ, and an MTL and a PNG beside it if there is a texture.
+
+    Args:
+      path: NAME.obj; the others are NAME.mtl and NAME.png (a name that OBJ cannot hold, with a space for
+        one, is changed for those two).
+      vertices: [N, 3]. triangles: [T, 3], 0-based.
+      uv: [N, 2], v up. texture: [H, W, 3] BGR uint8; needs uv.
+      colours: [N, 3] BGR uint8, instead of a texture; written as r g b behind each vertex, which Blender and
+        MeshLab read.
+      comment: first line of the text files.
+
+    Returns:
+      The files written.
+
+    Raises:
+      MeshError: an array has the wrong shape, type or range. OSError: names the file that was not written.
+    """
+    path = pathlib.Path(path)
+    vertices, triangles = _checked(vertices, triangles, uv, texture, colours)
+    files, head = {}, [f"# {_one_line(comment)}"] if comment else []
+    if texture is not None:
+        word = _one_word(path.stem)
+        files[path.with_name(f"{word}.png")] = _png(texture)
+        files[path.with_name(f"{word}.mtl")] = "\n".join([*head, _MTL.format(word)]).encode()
+        head += [f"mtllib {word}.mtl", f"usemtl {word}"]
+    columns = vertices if colours is None else np.concatenate([vertices, colours[:, ::-1] / 255.0], axis=1)
+    text = _rows("v", columns) + _rows("vn", _normals(vertices, triangles), digits=5)
+    text += "" if uv is None else _rows("vt", uv)
+    corner = "{0}//{0}" if uv is None else "{0}/{0}/{0}"
+    corners = np.array([corner.format(n + 1) for n in range(len(vertices))], object)
+    text += ("f %s %s %s\n" * len(triangles)) % tuple(corners[triangles].ravel())
+    files[path] = "\n".join([*head, text]).encode()
+    write_together(files)
+    return list(files)
+
+
+def _rows(keyword: str, values: np.ndarray, digits: int = 9) -> str:
+    """Lines of OBJ; 9 digits give every float32 back."""
+    row = keyword + f" %.{digits}g" * np.shape(values)[1] + "\n"
+    return (row * len(values)) % tuple(np.asarray(values, np.float64).ravel().tolist())
+
+
+def write_ply(
+    path: os.PathLike | str,
+    vertices: np.ndarray,
+    triangles: np.ndarray,
+    *,
+    colours: np.ndarray | None = None,
+    comment: str = "",
+) -> pathlib.Path:
+    """Writes a binary PLY with normals and, if given, vertex colours; arguments as in `write_obj`."""
+    from trimesh.exchange.ply import export_ply
+
+    path = pathlib.Path(path)
+    vertices, triangles = _checked(vertices, triangles, None, None, colours)
+    mesh = _trimesh(vertices, triangles)
+    if colours is not None:
+        mesh.visual.vertex_colors = colours[:, ::-1]
+    content = export_ply(mesh, vertex_normal=True, include_attributes=False)
+    line = f"comment {_one_line(comment)}\n".encode() if comment else b""
+    # The first comment is always trimesh's own.
+    write_together({path: _TRIMESH_COMMENT.sub(lambda _: line, content, count=1)})
+    return path
+
+
+def write_glb(
+    path: os.PathLike | str,
+    vertices: np.ndarray,
+    triangles: np.ndarray,
+    *,
+    uv: np.ndarray | None = None,
+    texture: np.ndarray | None = None,
+    colours: np.ndarray | None = None,
+    comment: str = "",
+) -> pathlib.Path:
+    """Writes a binary glTF 2.0 with normals and, embedded, the texture (PNG) or the vertex colours.
+
+    The material is neither metal nor glossy and is seen from both sides. glTF wants vertex colours linear, so
+    they leave sRGB here, with 16 bits. `comment` becomes `asset.extras.comment`. Arguments as in `write_obj`.
+    """
+    from trimesh.exchange.gltf import export_glb
+    from trimesh.visual.material import PBRMaterial
+    from trimesh.visual.texture import TextureVisuals
+
+    path = pathlib.Path(path)
+    vertices, triangles = _checked(vertices, triangles, uv, texture, colours)
+    mesh = _trimesh(vertices, triangles)
+    plain = texture is None and colours is None
+    material = PBRMaterial(
+        name=path.stem, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=True,
+        baseColorTexture=None if texture is None else _picture(texture),
+        baseColorFactor=[*(_linear_16bit(np.array(_PLAIN_BGR[::-1])) / 65535.0), 1.0] if plain else None,
+    )  # fmt: skip
+    mesh.visual = TextureVisuals(uv=None if texture is None else uv, material=material)
+    if colours is not None:
+        opaque = np.full((len(vertices), 1), 65535, np.uint16)
+        linear = _linear_16bit(colours[:, ::-1])
+        mesh.vertex_attributes[_COLOUR_ATTRIBUTE] = np.concatenate([linear, opaque], axis=1)
+
+    def finish(tree: dict) -> None:
+        _finish_gltf(tree, path.stem, _one_line(comment))
+
+    write_together({path: export_glb(mesh, include_normals=True, tree_postprocessor=finish)})
+    return path
+
+
+def _finish_gltf(tree: dict, name: str, comment: str) -> None:
+    """What trimesh does not write: the name, colours of 16 bits, what each part of the buffer is for, a
+    sampler that does not repeat, the comment."""
+    mesh, accessors = tree["meshes"][0], tree["accessors"]
+    mesh["name"] = name
+    primitive = mesh["primitives"][0]
+    attributes = primitive["attributes"]
+    if _COLOUR_ATTRIBUTE in attributes:
+        attributes["COLOR_0"] = attributes.pop(_COLOUR_ATTRIBUTE)
+        accessors[attributes["COLOR_0"]]["normalized"] = True
+    for index in attributes.values():
+        tree["bufferViews"][accessors[index]["bufferView"]]["target"] = _VERTEX_DATA
+    tree["bufferViews"][accessors[primitive["indices"]]["bufferView"]]["target"] = _INDEX_DATA
+    if tree.get("textures"):
+        tree["samplers"] = [
+            {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR,
+             "wrapS": _CLAMP_TO_EDGE, "wrapT": _CLAMP_TO_EDGE}
+        ]  # fmt: skip
+        tree["textures"][0]["sampler"] = 0
+    if comment:
+        tree["asset"]["extras"] = {"comment": comment}
+
+
+def _linear_16bit(srgb: np.ndarray) -> np.ndarray:
+    """uint8 sRGB -> linear uint16 (IEC 61966-2-1)."""
+    value = srgb / 255.0
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return np.rint(linear * 65535.0).astype(np.uint16)
+
+
+def _trimesh(vertices: np.ndarray, triangles: np.ndarray):
+    """A trimesh.Trimesh in which nothing will be merged, with our normals."""
+    import trimesh
+
+    normals = _normals(vertices, triangles)
+    return trimesh.Trimesh(vertices, triangles, vertex_normals=normals, process=False, validate=False)
+
+
+def _normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Unit normals [N, 3]; towards the viewer where there is no triangle, for formats want one there too."""
+    from twodal_jax.rendering.shading import vertex_normals
+
+    normals = vertex_normals(vertices, triangles)
+    normals[np.square(normals).sum(axis=1) < 0.5] = (0.0, 0.0, 1.0)
+    return normals
+
+
+def _picture(texture: np.ndarray):
+    import PIL.Image
+
+    return PIL.Image.fromarray(np.ascontiguousarray(texture[..., ::-1]))
+
+
+def _png(texture: np.ndarray) -> bytes:
+    with io.BytesIO() as file:
+        _picture(texture).save(file, format="PNG")
+        return file.getvalue()
+
+
+def _one_line(comment: str) -> str:
+    return " ".join(comment.split())
+
+
+def _one_word(stem: str) -> str:
+    """A file's name as OBJ and MTL can hold it; two names never become one."""
+    word = _NO_WORD.sub("_", stem)
+    return word if word == stem else f"{word}-{hashlib.sha256(stem.encode()).hexdigest()[:6]}"
+
+
+def _checked(vertices, triangles, uv, texture, colours) -> tuple[np.ndarray, np.ndarray]:
+    """vertices as float32, which is all that files hold, and triangles; MeshError unless all fits."""
+    vertices, triangles = np.asarray(vertices, np.float32), np.asarray(triangles)
+    count = len(vertices)
+    if vertices.ndim != 2 or vertices.shape[1] != 3 or not count:
+        raise MeshError(f"Expected `vertices` of shape [N, 3], got {vertices.shape}.")
+    if not np.isfinite(vertices).all():
+        wrong = int((~np.isfinite(vertices)).any(axis=1).sum())
+        raise MeshError(f"`vertices` has {wrong} of {count} that are not finite.")
+    is_list = triangles.ndim == 2 and triangles.shape[1] == 3 and triangles.size
+    if not is_list or triangles.dtype.kind not in "iu":
+        raise MeshError(f"Expected integer `triangles` [T, 3], got {triangles.dtype} {triangles.shape}.")
+    if triangles.min() < 0 or triangles.max() >= count:
+        raise MeshError(f"`triangles` must index the {count} vertices, 0-based; found {triangles.max()}.")
+    if texture is not None and (uv is None or colours is not None):
+        raise MeshError("Give `texture` together with `uv` and without `colours`.")
+    for name, array, shape in (("uv", uv, (count, 2)), ("colours", colours, (count, 3))):
+        if array is not None and np.shape(array) != shape:
+            raise MeshError(f"Expected `{name}` of shape {shape}, one row a vertex, got {np.shape(array)}.")
+    if uv is not None and not np.isfinite(uv).all():
+        raise MeshError("`uv` is not finite.")
+    if texture is not None and (np.ndim(texture) != 3 or np.shape(texture)[2] != 3 or not np.size(texture)):
+        raise MeshError(f"Expected `texture` of shape [H, W, 3], got {np.shape(texture)}.")
+    for name, array in (("texture", texture), ("colours", colours)):
+        if array is not None and np.asarray(array).dtype != np.uint8:
+            raise MeshError(f"Expected `{name}` as uint8, BGR, got {np.asarray(array).dtype}.")
+    return vertices, triangles

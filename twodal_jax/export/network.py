@@ -1,0 +1,181 @@
+"""The network as a file that runs without this program.
+
+StableHLO through `jax.export`, ONNX through jax2onnx. Both take and give what `portable.PortableNetwork`
+does, with any batch size, and have the weights in them. Beside each lies a small JSON, NAME.json, that says
+what goes in and what comes out.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jax import export as jax_export
+
+from twodal_jax.export.files import write_together
+from twodal_jax.export.portable import INPUTS, OUTPUTS, NetworkFileError, PortableNetwork
+from twodal_jax.projection import CROP_SIZE
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+# A file must give what the network gives to this: alpha in its standard deviations, landmarks in crop sides.
+TOLERANCE = 1e-4
+_OPSET = 23  # of ONNX; jax2onnx's default
+
+
+def export_stablehlo(
+    network: PortableNetwork, path: os.PathLike | str, *, platforms: Sequence[str] = PLATFORMS
+) -> list[pathlib.Path]:
+    """Writes the network as one file of StableHLO, as `jax.export` serialises it, and its JSON.
+
+    JAX reads such a file for at least six months of later releases (its promise for `jax.export`).
+
+    Returns:
+      The files written.
+    """
+    path = pathlib.Path(path)
+    (batch,) = jax_export.symbolic_shape("b")
+    shapes = network.input_shapes(batch)
+    exported = jax_export.export(jax.jit(network.__call__), platforms=tuple(platforms))(*shapes.values())
+    content = bytes(exported.serialize())
+    about = network.describe(
+        format="StableHLO in the container of jax.export",
+        read_with="jax.export.deserialize(bytearray(open(FILE, 'rb').read())).call",
+        platforms=list(exported.platforms), jax=jax.__version__,
+    )  # fmt: skip
+    return _write(path, content, about)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedNetwork:
+    """A network read from a file; called with a batch it gives (alpha [b, 62], landmarks68 [b, 68, 3]).
+
+    Attributes:
+      platforms: where it runs. run: the compiled function; `__call__` checks its arguments first.
+    """
+
+    platforms: tuple[str, ...]
+    run: Callable
+
+    def __call__(self, images, landmarks, visible) -> tuple[jax.Array, jax.Array]:
+        """images [b, 120, 120, 3] uint8, landmarks [b, 18, 2], visible [b, 18]; see `portable`.
+
+        Raises:
+          ValueError: names the argument that has another shape or type.
+        """
+        images, landmarks, visible = np.asarray(images), np.float32(landmarks), np.float32(visible)
+        if images.dtype != np.uint8:
+            raise ValueError(f"Expected `images` as uint8 (BGR, 0 to 255), got {images.dtype}.")
+        count = len(images)
+        for name, array, shape in (
+            ("images", images, (count, CROP_SIZE, CROP_SIZE, 3)),
+            ("landmarks", landmarks, (count, 18, 2)),
+            ("visible", visible, (count, 18)),
+        ):
+            if array.shape != shape:
+                raise ValueError(f"Expected `{name}` of shape {shape}, got {array.shape}.")
+        return self.run(images, landmarks, visible)
+
+
+def load_stablehlo(path: os.PathLike | str) -> LoadedNetwork:
+    """Reads what `export_stablehlo` wrote; no code of this program is needed to run it.
+
+    Raises:
+      NetworkFileError: it is no such file, or of a JAX too new or too old.
+    """
+    try:
+        content = pathlib.Path(path).read_bytes()
+    except FileNotFoundError:
+        raise NetworkFileError(f"{path}: no such file.") from None
+    # The reader itself does not notice every byte that is missing.
+    _check_digest(pathlib.Path(path), content)
+    try:
+        exported = jax_export.deserialize(bytearray(content))
+    except Exception as error:  # flatbuffers and MLIR raise what they like
+        raise NetworkFileError(
+            f"{path}: no network that jax.export of JAX {jax.__version__} can read ({error})."
+        ) from None
+    names = len(INPUTS), len(OUTPUTS)
+    if (len(exported.in_avals), len(exported.out_avals)) != names:
+        raise NetworkFileError(f"{path}: another function, not a network of this program.")
+    return LoadedNetwork(tuple(exported.platforms), jax.jit(exported.call))
+
+
+def export_onnx(network: PortableNetwork, path: os.PathLike | str) -> list[pathlib.Path]:
+    """Writes the network as ONNX and its JSON; needs jax2onnx, which lives in an environment of its own.
+
+    Returns:
+      The files written.
+
+    Raises:
+      ImportError: jax2onnx is not installed.
+    """
+    import jax2onnx
+    import onnx
+
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it tells of shapes it leaves out of the file
+    shapes = network.input_shapes("b")
+    model = jax2onnx.to_onnx(
+        network.__call__,
+        inputs=list(shapes.values()),
+        input_names=list(INPUTS),
+        output_names=list(OUTPUTS),
+        model_name="twodal_jax",
+        opset=_OPSET,
+    )
+    onnx.checker.check_model(model)
+    about = network.describe(format=f"ONNX, opset {_OPSET}", read_with="onnxruntime", jax=jax.__version__)
+    return _write(pathlib.Path(path), model.SerializeToString(), about)
+
+
+def check_onnx(network: PortableNetwork, path: os.PathLike | str, *, seed: int = 0) -> dict[str, float]:
+    """How far onnxruntime's result of a file is from the network's, on random input of batch sizes 1 and 3.
+
+    Returns:
+      {"alpha": greatest difference in standard deviations, "landmarks68": in crop sides}.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(seed)
+    worst = np.zeros(2)
+    call = jax.jit(network.__call__)
+    for count in (1, 3):
+        batch = (
+            rng.integers(0, 256, (count, CROP_SIZE, CROP_SIZE, 3), np.uint8),
+            rng.uniform(0, CROP_SIZE, (count, 18, 2)).astype(np.float32),
+            rng.integers(0, 2, (count, 18)).astype(np.float32),
+        )
+        found = session.run(list(OUTPUTS), dict(zip(INPUTS, batch)))
+        scales = network.arrays["alpha_std"], CROP_SIZE
+        for i, (own, other, scale) in enumerate(zip(call(*batch), found, scales)):
+            worst[i] = max(worst[i], (np.abs(np.asarray(own) - other) / scale).max())
+    return dict(zip(OUTPUTS, worst.tolist()))
+
+
+def _write(path: pathlib.Path, content: bytes, about: dict) -> list[pathlib.Path]:
+    about = about | {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+    beside = _description_of(path)
+    write_together({beside: (json.dumps(about, indent=2) + "\n").encode(), path: content})
+    return [path, beside]
+
+
+def _description_of(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _check_digest(path: pathlib.Path, content: bytes) -> None:
+    """Refuses a file that its JSON does not describe; without a JSON nothing is known."""
+    beside = _description_of(path)
+    if not beside.is_file():
+        return
+    try:
+        expected = json.loads(beside.read_text(encoding="utf-8"))["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise NetworkFileError(f"{beside}: not readable ({error}); delete it or export again.") from None
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise NetworkFileError(f"{path}: cut short or changed (its SHA-256 is not that of {beside.name}).")

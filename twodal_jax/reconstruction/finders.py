@@ -1,0 +1,180 @@
+"""Finding faces: everything that turns a picture into `FaceBox`es has one method, `find`.
+
+`CascadeFinder` needs no download and finds frontal faces; `FaceAlignmentFinder` finds the others too and brings
+landmarks; `given.GivenFaces` holds what somebody has found already. Image pixels, y down, pixel centres at
+integers; `roll_degrees` is clockwise as one sees the picture.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from twodal_jax.reconstruction import boxes
+from twodal_jax.reconstruction.face import FaceBox
+
+UPRIGHT, TILTED, ANY_WAY_UP = (0.0,), (0.0, -30.0, 30.0, -60.0, 60.0), tuple(np.arange(-150.0, 181.0, 30.0))
+# From the cascade's window to the crop box, in sides of the window, in the face's own upright frame.
+CROP_SIDE, CROP_DOWN = 1.17, 0.135
+# Windows belong to the same face when they share this much of their union.
+_SAME_FACE = 0.35
+# Two turns of the picture that may both show a face.
+_NEAR_TURN = 45.0
+# Sum of the windows' scores at which two of three finds are faces.
+_DOUBTFUL_SUM = 110.0
+
+
+class FaceFinder(Protocol):
+    """Anything that finds faces."""
+
+    def find(self, image: np.ndarray) -> list[FaceBox]:
+        """BGR uint8 [H, W, 3] -> where faces may be, the surest first; none twice."""
+
+
+class CascadeFinder:
+    """scikit-image's LBP cascade of frontal faces on turned copies of the picture. Needs no download.
+
+    Args:
+      angles: how far faces may be turned in the picture: `UPRIGHT`, `TILTED` or `ANY_WAY_UP`, degrees.
+      max_side: a larger picture is shrunk to it, which bounds the time; faces below 24 of its pixels are lost.
+      min_score: from 0 to 1, what counts as a face.
+      weak_score: where nothing counts, the one best find is returned if it reaches this.
+    """
+
+    def __init__(self, angles=TILTED, max_side: int = 960, min_score: float = 0.63, weak_score: float = 0.25):
+        self.angles, self.max_side = tuple(float(angle) for angle in angles), max_side
+        self.min_score, self.weak_score = min_score, weak_score
+
+    def find(self, image: np.ndarray) -> list[FaceBox]:
+        """BGR uint8 [H, W, 3] -> faces, the surest first."""
+        found = self.candidates(image)
+        sure = [box for box in found if box.score >= self.min_score]
+        return sure or [box for box in found[:1] if box.score >= self.weak_score]
+
+    def candidates(self, image: np.ndarray) -> list[FaceBox]:
+        """Everything that looked like a face to some window, the surest first; most are none."""
+        scale = min(1.0, self.max_side / max(image.shape[:2]))
+        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if scale < 1 else grey
+        hits = np.concatenate([_hits(grey, angle) for angle in self.angles])
+        # Pixel centres are integers in both pictures.
+        ratio = np.array(image.shape[1::-1]) / size
+        hits[:, :2] = (hits[:, :2] + 0.5) * ratio - 0.5
+        hits[:, 2] *= ratio.mean()
+        return boxes.without_nested([_face_of(group) for group in _groups(hits)])
+
+
+@functools.cache
+def _cascade():
+    try:
+        import skimage.data
+    except ImportError:
+        raise ModuleNotFoundError(
+            "Finding faces needs scikit-image: pip install -r requirements.txt, or give boxes or landmarks."
+        ) from None
+    from twodal_jax.reconstruction import cascade
+
+    return cascade.load(skimage.data.lbp_frontal_face_cascade_filename())
+
+
+def _hits(grey: np.ndarray, angle: float) -> np.ndarray:
+    """[K, 5] x, y (centre), side, score, angle of windows on the picture turned back by `angle`."""
+    from twodal_jax.reconstruction import cascade
+
+    height, width = grey.shape
+    # Faces cut by the border: what is missing is made of the border's own pixels. The rest is even grey.
+    margin = max(height, width) // 8
+    padded = cv2.copyMakeBorder(grey, *[margin] * 4, cv2.BORDER_REPLICATE)
+    # A positive angle turns the picture counterclockwise, which sets a face turned clockwise upright.
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2 + margin, (height - 1) / 2 + margin), angle, 1.0)
+    size = np.ceil(np.abs(matrix[:, :2]) @ padded.shape[::-1] - 1e-6).astype(int)
+    matrix[:, 2] += (size - padded.shape[::-1]) / 2
+    turned = padded
+    if angle:
+        turned = cv2.warpAffine(padded, matrix, size.tolist(), flags=cv2.INTER_LINEAR, borderValue=128)
+    hits = cascade.detect(_cascade(), turned)
+    back = cv2.invertAffineTransform(matrix)
+    centres = hits[:, :2] @ back[:, :2].T + back[:, 2] - margin
+    inside = ((centres >= 0) & (centres < [width, height])).all(axis=1)
+    return np.column_stack([centres, hits[:, 2:], np.full(len(hits), angle)])[inside]
+
+
+def _groups(hits: np.ndarray) -> list[np.ndarray]:
+    """Hits [K, 5] of the same face, around the best one left each time."""
+    groups = []
+    while len(hits):
+        share, _ = boxes.overlap(hits[np.argmax(hits[:, 3]), :3], hits[:, :3])
+        groups.append(hits[share > _SAME_FACE])
+        hits = hits[share <= _SAME_FACE]
+    return groups
+
+
+def _face_of(group: np.ndarray) -> FaceBox:
+    """One face of its hits [K, 5]: their mean, along the turn they agree on."""
+    score, angle = group[:, 3], group[:, 4]
+    away = (angle[:, None] - angle + 180) % 360 - 180
+    near = np.abs(away) < _NEAR_TURN
+    best = np.argmax(near.T @ score)
+    weight = score * near[:, best]
+    x, y, side = weight @ group[:, :3] / weight.sum()
+    roll = angle[best] + weight @ away[:, best] / weight.sum()
+    turn = np.radians(roll)
+    centre = np.array([x, y]) + CROP_DOWN * side * np.array([-np.sin(turn), np.cos(turn)])
+    half = CROP_SIDE * side / 2
+    box = np.concatenate([centre - half, centre + half]).astype(np.float32)
+    return FaceBox(box, float((roll + 180) % 360 - 180), float(1 - np.exp(-weight.sum() / _DOUBTFUL_SUM)))
+
+
+class FaceAlignmentFinder:
+    """The package face-alignment (an extra): its face detector and its 68 FAN landmarks.
+
+    The package takes RGB and loads its weights from its authors' site on first use. The landmarks are those
+    of the 3D face projected into the picture (`TWO_HALF_D`), as training has them: hidden ones lie behind.
+
+    Args:
+      device: PyTorch's name of it, "cpu" or "cuda". min_score: of its detector, from 0 to 1.
+
+    Raises:
+      ModuleNotFoundError: the package is not installed.
+    """
+
+    def __init__(self, device: str = "cpu", min_score: float = 0.5):
+        try:
+            import face_alignment
+        except ImportError as error:
+            raise ModuleNotFoundError(
+                "Finding faces with face-alignment needs an extra package:"
+                f" pip install -r requirements-landmarks.txt ({error})"
+            ) from None
+        self.min_score = min_score
+        self._network = face_alignment.FaceAlignment(
+            face_alignment.LandmarksType.TWO_HALF_D, device=device, flip_input=False, compile=False)
+
+    def find(self, image: np.ndarray) -> list[FaceBox]:
+        """BGR uint8 [H, W, 3] -> faces with their 18 landmarks, the surest first."""
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No faces were detected", UserWarning)
+            points, _, detected = self._network.get_landmarks_from_image(
+                np.ascontiguousarray(image[..., ::-1]), return_bboxes=True)
+        found = [
+            boxes.from_landmarks68(np.asarray(of_face)[:, :2], score=float(box[4]))
+            for of_face, box in zip(points or [], detected if points else [])
+            if box[4] >= self.min_score
+        ]
+        return boxes.without_nested(found, share=0.8)
+
+
+class WholePicture:
+    """Takes every picture for the crop of one face."""
+
+    def find(self, image: np.ndarray) -> list[FaceBox]:
+        """BGR uint8 [H, W, 3] -> the square of the longer side around its middle."""
+        size = np.array(image.shape[1::-1], np.float32)
+        low = size / 2 - size.max() / 2
+        return [FaceBox(np.concatenate([low, low + size.max()]).astype(np.float32))]

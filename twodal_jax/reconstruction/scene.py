@@ -1,0 +1,133 @@
+"""A picture with its reconstructed faces, and what several outputs of it share; each is made when first asked for."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from twodal_jax import morphable_model
+from twodal_jax.export import frames
+from twodal_jax.morphable_model import MorphableModel
+from twodal_jax.reconstruction.face import Face
+
+
+class Surface:
+    """What does not change from face to face: triangles, UV map, mirror, unit of a morphable model.
+
+    Args:
+      model: with its mesh.
+      uv: [N, 2], v up, as in `rendering.uv`; default: the built-in head's own, others unwrapped by a cylinder.
+    """
+
+    def __init__(self, model: MorphableModel, uv: np.ndarray | None = None):
+        self.model = model
+        self.triangles = np.asarray(model.triangles)
+        self.landmark_indices = np.asarray(model.landmark_indices)
+        self.mean = np.asarray(model.mean)
+        self._uv = uv
+
+    @functools.cached_property
+    def uv(self) -> np.ndarray:
+        """[N, 2]."""
+        from twodal_jax.face_model.unwrap import uv_for
+        from twodal_jax.rendering.uv import cylinder_uv
+
+        found = uv_for(self.triangles) if self._uv is None else self._uv
+        return cylinder_uv(self.mean, self.triangles) if found is None else found
+
+    @functools.cached_property
+    def uv_map(self):
+        """`rendering.uv.UvMap`: the mesh with the vertices at the texture's seam repeated."""
+        from twodal_jax.rendering.uv import split_seam
+
+        return split_seam(self.uv, self.triangles)
+
+    @functools.cached_property
+    def mirror(self):
+        """Each vertex' place on the other side of the face (`rendering.symmetric_fill`)."""
+        from twodal_jax.rendering.symmetric_fill import mirror_points
+
+        return mirror_points(self.mean, self.triangles)
+
+    @functools.cached_property
+    def codes(self) -> np.ndarray:
+        """[N, 3], the vertices' PNCC."""
+        from twodal_jax.rendering.maps import normalised_coordinates
+
+        return normalised_coordinates(self.mean)
+
+    @functools.cached_property
+    def unit(self) -> float | None:
+        """The morphable model's unit in metres, None if it is not known."""
+        return frames.metres_per_unit(np.asarray(self.model.landmark_mean).T)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """One picture and its faces.
+
+    Attributes:
+      name: of the picture, for people. image: BGR uint8 [H, W, 3]. faces: what was found.
+      surface: of the morphable model.
+      frame: of exported meshes, "image" or "model". texture_size: texels a side.
+    """
+
+    name: str
+    image: np.ndarray
+    faces: list[Face]
+    surface: Surface
+    frame: str = frames.IMAGE
+    texture_size: int = 1024
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.image.shape[:2]
+
+    @functools.cached_property
+    def vertices(self) -> np.ndarray:
+        """All faces' vertices as one mesh [F N, 3], image pixels; `triangles` goes with it."""
+        return np.concatenate([face.vertices for face in self.faces])
+
+    @functools.cached_property
+    def triangles(self) -> np.ndarray:
+        """[F T, 3] into `vertices`."""
+        count = len(self.surface.mean.T)
+        return np.concatenate([self.surface.triangles + count * i for i in range(len(self.faces))])
+
+    @functools.cached_property
+    def fragments(self):
+        """`rendering.rasterizer.Fragments` of all faces in the picture."""
+        from twodal_jax.rendering.rasterizer import rasterize
+
+        return rasterize(self.vertices, self.triangles, *self.size)
+
+    @functools.cached_property
+    def landmarks_visible(self) -> list[np.ndarray]:
+        """[68] booleans for each face: landmarks its own surface does not hide."""
+        from twodal_jax.rendering.overlay import visible_landmarks
+
+        surface = self.surface
+        return [
+            visible_landmarks(face.vertices, surface.triangles, surface.landmark_indices) for face in self.faces
+        ]
+
+    @functools.cached_property
+    def textures(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each face its texture, BGR uint8 [S, S, 3], and where each texel is from (`rendering.texture`)."""
+        from twodal_jax.rendering.texture import uv_texture
+
+        surface = self.surface
+        return [
+            uv_texture(
+                self.image, face.vertices, surface.triangles, surface.uv, self.texture_size, surface.mirror
+            )
+            for face in self.faces
+        ]
+
+    def exported(self, face: Face) -> np.ndarray:
+        """[N, 3]: the face's vertices in the frame of files."""
+        if self.frame == frames.MODEL:
+            shape = np.asarray(morphable_model.vertices_model(self.surface.model, face.alpha))
+            return frames.to_export_frame(shape, self.frame, unit=self.surface.unit)
+        return frames.to_export_frame(face.vertices, self.frame, image_height=self.size[0])

@@ -1,0 +1,165 @@
+"""One HTML page to look at reconstructed faces: the photo beside a mesh to turn and to move.
+
+The page holds everything: style, program, three.js (web/three.bundle.js, made by build.sh), pictures,
+numbers. Its content security policy lets it load nothing and run only the program whose hash it gives.
+Whatever came from a file or a command line is text in it, never markup.
+"""
+
+import base64
+import hashlib
+import html
+import importlib.resources
+import json
+import os
+import pathlib
+import re
+import tempfile
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from twodal_jax.rendering import drawing
+from twodal_jax.viewer import packing
+from twodal_jax.viewer.viewer_face import ViewerFace
+
+# Longest side of the photo in the page, pixels; landmarks keep the coordinates of the photo itself.
+MAX_PHOTO_SIDE = 1600
+# In this order: a file uses what stands in those before it.
+PROGRAM = ("data.js", "shape.js", "look.js", "stage.js", "photo.js", "app.js")
+
+
+def viewer_page(faces: Sequence[ViewerFace], photo: np.ndarray, title: str) -> str:
+    """The page as text.
+
+    Args:
+      faces: what was found in the photo, the first shown first; may be empty.
+      photo: BGR uint8 [H, W, 3]; shrunk to MAX_PHOTO_SIDE in the page.
+      title: heading of the page, e.g. the photo's file name.
+
+    Raises:
+      ValueError: the photo or a field of a face has the wrong shape, type or range (names it).
+    """
+    blobs: dict[str, str] = {}
+    height, width = photo.shape[:2]
+    description = {
+        "photo": {"width": width, "height": height},
+        "faces": [_describe(face, blobs) for face in faces],
+    }
+    three, style = _source("three.bundle.js"), _source("viewer.css")
+    program = _program()
+    parts = {
+        "policy": (
+            f"default-src 'none'; script-src {_hash(three)} {_hash(program)}; style-src {_hash(style)}; "
+            "img-src data:; base-uri 'none'; form-action 'none'"
+        ),
+        "title": html.escape(title),
+        "style": style,
+        "photo": _jpeg(_shrunk(photo)),
+        "blobs": "\n".join(
+            f'<script type="text/plain" id="{name}">{text}</script>' for text, name in blobs.items()
+        ),
+        "description": _json(description),
+        "three": three,
+        "program": program,
+    }
+    # In one pass: what is put in is not searched again.
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _source("page.html"))
+
+
+def write_viewer(
+    path: str | os.PathLike, faces: Sequence[ViewerFace], photo: np.ndarray, title: str
+) -> pathlib.Path:
+    """Writes `viewer_page` atomically and returns its path; the folder must exist."""
+    path = pathlib.Path(path)
+    page = viewer_page(faces, photo, title)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(page)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _source(name: str) -> str:
+    return (importlib.resources.files("twodal_jax.viewer") / "web" / name).read_text(encoding="utf-8")
+
+
+def _program() -> str:
+    sources = "\n".join(_source(name) for name in PROGRAM)
+    return f'(() => {{\n"use strict";\n{sources}}})();\n'
+
+
+def _hash(text: str) -> str:
+    """What a content security policy calls an inline script or style."""
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def _json(value: object) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _shrunk(photo: np.ndarray) -> np.ndarray:
+    height, width = photo.shape[:2]
+    factor = MAX_PHOTO_SIDE / max(height, width)
+    if factor >= 1:
+        return photo
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+
+
+def _jpeg(picture: np.ndarray) -> str:
+    return f"data:image/jpeg;base64,{drawing.encode_jpeg(picture, 90)}"
+
+
+def _describe(face: ViewerFace, blobs: dict[str, str]) -> dict[str, object]:
+    """A face as web/app.js reads it; its arrays go into `blobs`."""
+    face.check()
+    vertices = np.asarray(face.vertices_model, np.float64)
+    landmarks = vertices[face.landmark_indices] @ face.pose_image[:, :3].T + face.pose_image[:, 3]
+    low, high = landmarks[:, :2].min(axis=0), landmarks[:, :2].max(axis=0)
+    count, _, num_vertices = face.expression_directions.shape
+    index_type = np.uint16 if num_vertices <= 2**16 else np.uint32
+    directions = np.asarray(face.expression_directions, np.float64).reshape(3 * count, num_vertices)
+    box = None if face.roi_box is None else _rounded(face.roi_box)
+    visible = face.landmarks_visible
+    return {
+        "name": face.name,
+        "facts": [[str(label), str(value)] for label, value in face.facts.items()],
+        "vertices": _packed(vertices.T, blobs, centre=True),
+        "directions": _packed(directions, blobs, group=3),
+        "triangles": packing.pack(face.triangles.T.astype(index_type), blobs),
+        "landmarkIndices": face.landmark_indices.tolist(),
+        "landmarks": _rounded(landmarks[:, :2]),
+        "visible": None if visible is None else [bool(seen) for seen in visible],
+        "pose": face.pose_image.tolist(),
+        "rotation": face.rotation.ravel().tolist(),
+        "box": box,
+        "frame": box or _rounded(np.concatenate([low, high])),
+        "expressionNames": [str(name) for name in face.expression_names],
+        "uv": None if face.uv is None else _packed(np.asarray(face.uv).T, blobs, centre=True),
+        "texture": None if face.texture is None else _jpeg(face.texture),
+        "colours": None if face.colours is None else _packed_colours(face.colours, blobs),
+    }
+
+
+def _rounded(points: np.ndarray) -> list:
+    return np.round(np.asarray(points, np.float64), 2).tolist()
+
+
+def _packed(rows, blobs, group=1, centre=False):
+    quantised, scale, offset = packing.quantise(rows, group, centre)
+    return packing.pack(quantised, blobs, scale, offset)
+
+
+def _packed_colours(colours, blobs):
+    """BGR -> RGB planes."""
+    planes = np.ascontiguousarray(colours[:, ::-1].T)
+    return packing.pack(planes, blobs, np.ones(3), np.zeros(3))
