@@ -61,6 +61,27 @@ def tiny_config(**overrides):
     return config
 
 
+def save_untrained_run(folder, model, config, seed=3):
+    """What a run leaves in its folder, of a network that has learnt nothing -> its state.
+
+    model: the morphable model with its whitening, saved where `config.morphable_model` says.
+    """
+    import jax
+    import numpy as np
+
+    from twodal_jax import experiment, run_log, trained_model
+    from twodal_jax.checkpoint import Checkpoints
+    from twodal_jax.morphable_model import digest
+    from twodal_jax.train_state import create_train_state
+
+    state = jax.tree.map(np.asarray, create_train_state(experiment.make_stages(config)[-1].method, seed))
+    content = {"config": config.to_dict(), "whitening": trained_model.whitening_of(model)}
+    run_log.write_json(folder / "config.json", content)
+    description = experiment.description(config, digest(model), {})
+    Checkpoints(folder / "checkpoints").save(state, description, wait=True)
+    return state
+
+
 def state_hash(state) -> str:
     """SHA-256 over all leaves of a state, in their order."""
     import jax

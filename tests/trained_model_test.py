@@ -4,15 +4,12 @@ import json
 import shutil
 
 import helpers_model
-import jax
 import numpy as np
 import pytest
-from helpers_run import tiny_config
+from helpers_run import save_untrained_run, tiny_config
 
-from twodal_jax import assets, experiment, run_log, trained_model
-from twodal_jax.checkpoint import CheckpointError, Checkpoints
-from twodal_jax.morphable_model import digest
-from twodal_jax.train_state import create_train_state
+from twodal_jax import assets, trained_model
+from twodal_jax.checkpoint import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +19,7 @@ def saved(tmp_path_factory):
     whole = helpers_model.tiny_model()
     assets.save_morphable_model(tmp_path / "model.npz", whole.replace(has_whitening=False))
     config = tiny_config(**{"morphable_model": str(tmp_path / "model.npz")})
-    method = experiment.make_stages(config)[-1].method
-    state = jax.tree.map(np.asarray, create_train_state(method, 3))
-    content = {"config": config.to_dict(), "whitening": trained_model.whitening_of(whole)}
-    run_log.write_json(tmp_path / "config.json", content)
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(state, experiment.description(config, digest(whole), {}), wait=True)
+    state = save_untrained_run(tmp_path, whole, config)
     return tmp_path, state, whole
 
 

@@ -142,7 +142,8 @@ def _viewer(scene: Scene, folder: pathlib.Path) -> None:
 
     shown = [
         viewer_face(
-            face, scene.surface.model, scene.surface.uv, texture, f"Face {number}", landmarks_visible=visible
+            face, scene.surface.model, scene.surface.uv, texture, f"Face {number}",
+            landmarks_visible=visible, expression_names=scene.surface.expression_names,
         )
         for number, (face, (texture, _), visible) in enumerate(
             zip(scene.faces, scene.textures, scene.landmarks_visible)

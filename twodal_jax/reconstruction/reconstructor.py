@@ -124,8 +124,9 @@ class Reconstructor:
             np.asarray(_vertices_image(self._model, *_filled(flat[i : i + 32], box[i : i + 32])))
             for i in range(0, len(flat), 32)
         ]
-        found = np.concatenate(parts)[: len(flat)] if parts else np.zeros((0, self._model.num_vertices, 3))
-        return found.reshape(*lead, -1, 3)
+        num_vertices = self.morphable_model.num_vertices
+        found = np.concatenate(parts)[: len(flat)] if parts else np.zeros((0, num_vertices, 3), np.float32)
+        return found.reshape(*lead, num_vertices, 3)
 
     def face_of(self, alpha: np.ndarray, roi_box: np.ndarray, confidence: float = 1.0) -> Face:
         """The face of given coefficients: alpha [62] raw in the crop of roi_box [4], image pixels."""

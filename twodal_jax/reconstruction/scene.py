@@ -36,6 +36,14 @@ class Surface:
         return cylinder_uv(self.mean, self.triangles) if found is None else found
 
     @functools.cached_property
+    def expression_names(self) -> tuple[str, ...]:
+        """What the 10 directions of expression mean, where it is known: those of the built-in model."""
+        from twodal_jax.face_model import EXPRESSION_NAMES
+        from twodal_jax.face_model.unwrap import uv_for
+
+        return () if uv_for(self.triangles) is None else tuple(EXPRESSION_NAMES)
+
+    @functools.cached_property
     def uv_map(self):
         """`rendering.uv.UvMap`: the mesh with the vertices at the texture's seam repeated."""
         from twodal_jax.rendering.uv import split_seam
