@@ -70,6 +70,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.critic.width = 1.0  # [ours: encoder 32 to 256 features; critic 512, 1024, 1024, 1: paper]
     config.critic.half_size = False  # [ours] True: the encoder sees 60 pixels, for small machines
     config.critic.learning_rate = 1e-4  # [paper] Adam
+    # [ours] Side of training's crops over the exact box of the landmarks; scripts.reconstruct crops alike.
+    config.crop_looseness = 1.0
     config.heatmap = ml_collections.ConfigDict()
     config.heatmap.kind = "gaussian"  # [paper]; "points" is the authors' code
     config.heatmap.sigma = 2.0  # [paper]

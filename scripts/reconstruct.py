@@ -33,8 +33,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--finder", choices=("cascade", "any_way_up", "face-alignment", "whole"), default="cascade",
         help="cascade: frontal faces, turned up to 60 degrees; any_way_up: turned by any angle; face-alignment: an"
         " extra package that finds profiles too; whole: the picture is a tight crop of one face")
-    add("--passes", type=int, default=3, help="looks at each face (default 3)")
-    add("--min_confidence", type=float, default=0.6, help="faces below it are left out (default 0.6)")
+    add("--passes", type=int, default=2, help="looks at each face (default 2)")
+    add("--min_confidence", type=float, default=0.65, help="faces below it are left out (default 0.65)")
     add("--morphable_model", help="where the checkpoint's morphable model lies now")
     add("--best", action="store_true", help="the run's best checkpoint, not its last")
     add("--frame", choices=("image", "model"), default="image", help="of exported meshes: pixels of the photo, or"
@@ -108,7 +108,7 @@ def reconstruct(options: argparse.Namespace) -> int:
                 bars = []
                 read, with_face = video_job.reconstruct_video(
                     source, model, surface, options.output_dir,
-                    smooth=options.smooth, max_frames=options.max_frames,
+                    min_confidence=options.min_confidence, smooth=options.smooth, max_frames=options.max_frames,
                     started=lambda total: bars.append(stack.enter_context(progress(source.name, total or None))),
                     advance=lambda count: bars[0](count),
                 )  # fmt: skip

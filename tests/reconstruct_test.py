@@ -56,7 +56,7 @@ def call(arguments, capsys):
 
 def options(run, photos, out, *more):
     return [f"--checkpoint={run}", f"--output_dir={out}", f"--boxes={photos / 'boxes.csv'}",
-            "--min_confidence=0", *more]  # fmt: skip
+            "--min_confidence=0", "--passes=1", *more]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -79,10 +79,10 @@ def test_every_output_is_written_and_bad_files_are_listed(run, photos, tmp_path,
         content = json.loads((out / name / "faces.json").read_text())
         assert len(content["faces"]) == count
         true = np.load(photos / f"{name.split()[0]}.npy")
-        for face in content["faces"]:  # on a face, one each: the mean face is not far from any
-            centre = np.mean(face["landmarks68"], axis=0)[:2]
-            distance = np.linalg.norm(true.mean(axis=1) - centre, axis=1)
-            assert distance.min() < 0.25 * np.ptp(true[distance.argmin()], axis=0).max()
+        centres = np.array([face["box"] for face in content["faces"]]).reshape(-1, 2, 2).mean(axis=1)
+        for landmarks in true:
+            distance = np.linalg.norm(centres - landmarks.mean(axis=0), axis=1).min()
+            assert distance < 0.35 * np.ptp(landmarks, axis=0).max()
     mesh = trimesh.load(out / "one face" / "face_0.obj", process=False)
     image = cv2.imread(str(photos / "one face.png"))
     low, high = mesh.bounds

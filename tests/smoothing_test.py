@@ -99,7 +99,7 @@ def run(model, moves, num_frames=150, noise=1.0, **options):
     scale = np.concatenate([np.tile([0.01, 0.01, 0.01, 0.0], 3) * 44, 0.15 * std[12:]])
     scale[[3, 7]] = 1.0  # crop pixels
     noisy = (crops + noise * rng.normal(size=crops.shape) * scale).astype(np.float32)
-    smoother = smoothing.FaceSmoother(model.alpha_std, **options)
+    smoother = smoothing.FaceSmoother(model, **options)
     smooth = [smoother(alpha, box, HEIGHT, 1 / RATE) for alpha, box in zip(noisy, roi_boxes)]
     alphas, boxes = map(np.stack, zip(*smooth))
     return [landmarks(model, crops, roi_boxes), landmarks(model, noisy, roi_boxes), landmarks(model, alphas, boxes),

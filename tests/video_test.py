@@ -57,6 +57,25 @@ def test_a_rotated_video_is_turned_upright(clip, tmp_path):
     assert ends == {(0, 0, 1), (1, 0, 0)}
 
 
+def test_a_varying_rate_becomes_a_constant_one(tmp_path):
+    """Half of the frames are dropped in the first second of two; nothing gets shorter by that."""
+    path = tmp_path / "varying.mp4"
+    run_ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x48:rate=30:duration=2", "-vf",
+               "select='gt(t,1)+not(mod(n,2))'", "-fps_mode", "vfr", "-pix_fmt", "yuv420p", path)  # fmt: skip
+    with video.VideoReader(path) as reader:
+        count = sum(1 for _ in reader)
+    assert count / reader.frame_rate == pytest.approx(2, abs=0.1)
+
+
+def test_reading_and_writing_beside_jax_warns_of_nothing(clip, tmp_path, recwarn):
+    import jax
+
+    jax.numpy.zeros(3).block_until_ready()
+    with video.VideoReader(clip) as reader, video.VideoWriter(tmp_path / "out.mp4", (160, 120), RATE) as writer:
+        writer.write(next(iter(reader)))
+    assert not [str(warning.message) for warning in recwarn]
+
+
 def gradient(number, width, height):
     frame = np.zeros((height, width, 3), np.uint8)
     frame[..., 0] = np.linspace(20, 230, width)
@@ -170,11 +189,11 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
     writer = video.VideoWriter(tmp_path / "out.mp4", (16, 16), RATE)
     writer._process.kill()
-    writer._process.wait()
+    writer._process.communicate()
     writer._temporary.unlink(missing_ok=True)
     writer._temporary.symlink_to("/dev/full")
-    command = [*video._encoder((16, 16), RATE, None), "-f", "mp4", str(writer._temporary)]
-    writer._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=writer._said)
+    arguments = [*video._encoder((16, 16), RATE, None), "-f", "mp4", str(writer._temporary)]
+    writer._process, writer._said = video._start(arguments, stdin=subprocess.PIPE)
     with pytest.raises(video.VideoError, match="out.mp4: not written .*[Nn]o space"):
         with writer:
             for i in range(2000):
@@ -190,6 +209,13 @@ def test_an_exception_leaves_the_old_file(tmp_path):
             writer.write(np.zeros((16, 16, 3), np.uint8))
             raise KeyError
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out.mp4"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX")
+def test_ctrl_c_does_not_reach_the_encoder(tmp_path):
+    with video.VideoWriter(tmp_path / "out.mp4", (16, 16), RATE) as writer:
+        writer.write(np.zeros((16, 16, 3), np.uint8))
+        assert os.getpgid(writer._process.pid) != os.getpgid(0)
 
 
 def test_a_frame_of_another_size_is_refused(tmp_path):

@@ -70,11 +70,12 @@ def roll_of(alpha: np.ndarray) -> float:
     return float(np.degrees(np.arctan2(pose[0, 1], pose[1, 1])))
 
 
-def refined(view: View, alpha: np.ndarray, landmarks68: np.ndarray) -> View:
+def refined(view: View, alpha: np.ndarray, landmarks68: np.ndarray, looseness: float = 1.0) -> View:
     """The window of the next look: the box training cuts around 68 landmarks, along the face's roll.
 
     Args:
       view: the window of this look. alpha: [62] found, upright. landmarks68: [68, >=2], image pixels.
+      looseness: how much larger than the landmarks' own box training's crops were.
 
     Returns:
       `view` itself where the landmarks are of no use.
@@ -85,7 +86,7 @@ def refined(view: View, alpha: np.ndarray, landmarks68: np.ndarray) -> View:
     low, high = turned.min(axis=0), turned.max(axis=0)
     scale = float(view.roi_box[2] - view.roi_box[0]) / CROP_SIZE
     old_side = CROP_SIZE * scale
-    side = np.sqrt(2.0) * float((high - low).max()) * scale
+    side = looseness * np.sqrt(2.0) * float((high - low).max()) * scale
     if not np.isfinite(side) or side <= 0:
         return view
     side = float(np.clip(side, old_side / MOST_CHANGE, old_side * MOST_CHANGE))

@@ -10,9 +10,9 @@ Landmarks, CSV, one row a face:
 Landmarks, .npz: `name` [N] and `landmarks` [N, 68, 21 or 18, 2 or 3].
 Either, .json: a `faces.json`, or a list of such: its boxes with their roll, or its landmarks.
 
-A header line is optional but in the second form. Empty, NaN or -1 coordinates: of a box, that the picture has no
-face; of a landmark, that it is unknown. A picture is named by its path, as much of it as is needed to tell it from
-the others, with or without its suffix.
+A header line is optional but in the second form. Empty, NaN or -1 coordinates: of a box, that the picture has
+no face; of a landmark, that it is unknown. A picture is named by its path, as much of it as is needed to tell
+it from the others, with or without its suffix.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ class Reconstructor:
         self._finder = finder
         self._landmark_model = jax.device_put(without_mesh(trained.model))
         self._model = jax.device_put(trained.model)
+        self._looseness = float(trained.config.get("crop_looseness", 1.0))
         self._regressor = jax.device_put(trained.regressor.replace(opt_state=()))
 
     @property
@@ -145,7 +146,9 @@ class Reconstructor:
         usable, history = np.ones(len(boxes), bool), []
         for look in range(passes):
             if look:
-                views = [face_frames.refined(*of_face) for of_face in zip(views, alphas, history[-1])]
+                views = [
+                    face_frames.refined(*of_face, self._looseness) for of_face in zip(views, alphas, history[-1])
+                ]
                 eighteen = np.asarray(heatmap.landmarks_18_from_68(history[-1][..., :2]))
                 landmarks = np.stack([view.from_image(points) for view, points in zip(views, eighteen)])
                 visible = np.ones(landmarks.shape[:2], np.float32)

@@ -1,8 +1,10 @@
 """Smoothing faces over time: the one-euro filter on a pose taken apart in the picture's frame.
 
-The numbers of alpha belong to its crop, whose box moves from frame to frame, so alpha is smoothed in the frame of
-the whole image (`projection.alpha_crop_to_image`) and put back into the smoothed box. Its 3 x 3 matrix is R P (polar
-decomposition): R, a rotation, stays one; P, symmetric, is the scale.
+The numbers of alpha belong to its crop, whose box moves from frame to frame, so alpha is smoothed in the
+frame of the whole image (`projection.alpha_crop_to_image`) and put back into the smoothed box. Its pose is
+taken apart into M = R P (polar decomposition; R, a rotation, stays one; P, symmetric, is the scale) and the
+place of the face's middle, M c + t, which a network's error in R leaves alone; t itself is the place of the
+model's origin, and trembles with R.
 
     x_hat_t = a x_t + (1 - a) x_hat_{t-1},   a = 1 / (1 + rate / (2 pi f_c)),   f_c = f_min + beta |dx_hat / dt|
 
@@ -19,6 +21,7 @@ import jax
 import numpy as np
 
 from twodal_jax import coefficients, projection
+from twodal_jax.morphable_model import MorphableModel
 
 _to_image = jax.jit(projection.alpha_crop_to_image)
 _to_crop = jax.jit(projection.alpha_image_to_crop)
@@ -69,10 +72,10 @@ class Smoothness:
     `expression` and `shape` in standard deviations. A head keeps its shape, so that changes slowly.
     """
 
-    place: tuple[float, float] = (1.5, 20.0)
-    size: tuple[float, float] = (1.0, 10.0)
-    turn: tuple[float, float] = (1.5, 5.0)
-    expression: tuple[float, float] = (3.0, 1.0)
+    place: tuple[float, float] = (1.5, 10.0)
+    size: tuple[float, float] = (1.0, 3.0)
+    turn: tuple[float, float] = (1.5, 1.0)
+    expression: tuple[float, float] = (1.5, 0.3)
     shape: tuple[float, float] = (0.2, 0.0)
 
 
@@ -80,13 +83,13 @@ class FaceSmoother:
     """Smooths the coefficients of one face, frame after frame.
 
     Args:
-      alpha_std: [62], `MorphableModel.alpha_std`, the unit of shape and expression.
+      model: its whitening is the unit of shape and expression, its landmarks' mean the face's middle.
       smoothness: how much.
     """
 
-    def __init__(self, alpha_std: np.ndarray, smoothness: Smoothness = Smoothness()):
-        std = np.asarray(alpha_std, np.float64)[coefficients.NUM_POSE :]
-        self._std = np.where(std > 0, std, 1.0)
+    def __init__(self, model: MorphableModel, smoothness: Smoothness = Smoothness()):
+        self._std = np.asarray(model.alpha_std, np.float64)[coefficients.NUM_POSE :]
+        self._middle = np.asarray(model.landmark_mean, np.float64).mean(axis=1)
         self._side: float | None = None
         self._unit = 1.0
         self._filters = {
@@ -112,10 +115,12 @@ class FaceSmoother:
         rotation, _ = polar(turn(rotation, seconds))
         turn.keep(rotation)
         size = self._filters["size"](size / self._unit, seconds) * self._unit
-        place = self._filters["place"](pose[:, 3] / self._side, seconds) * self._side
+        place = pose[:, :3] @ self._middle + pose[:, 3]
+        place = self._filters["place"](place / self._side, seconds) * self._side
         shape = self._filters["shape"](rest[: coefficients.NUM_SHAPE], seconds)
         expression = self._filters["expression"](rest[coefficients.NUM_SHAPE :], seconds)
-        pose = np.column_stack([rotation @ size, place])
+        matrix = rotation @ size
+        pose = np.column_stack([matrix, place - matrix @ self._middle])
         smooth = np.concatenate([pose.ravel(), np.concatenate([shape, expression]) * self._std])
         box = self._box(np.asarray(roi_box) / self._side, seconds) * self._side
         back = _to_crop(smooth.astype(np.float32), box.astype(np.float32), float(image_height))

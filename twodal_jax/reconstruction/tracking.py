@@ -1,8 +1,8 @@
 """Faces through a video: where a face was is where it is looked for next.
 
-The next frame's box is cut around the landmarks of this one (`boxes.from_landmarks68`), which also go along as the
-heatmap's. The finder, which is slow, runs on the first frame, after a cut, when a face was lost, and every now and
-then for new ones. No file and no network is known here: `reconstruct` is handed in.
+The next frame's box is cut around the landmarks of this one (`boxes.from_landmarks68`), which also go along
+as the heatmap's. The finder, which is slow, runs on the first frame, after a cut, when a face was lost, and
+every now and then for new ones. No file and no network is known here: `reconstruct` is handed in.
 """
 
 from __future__ import annotations
@@ -28,16 +28,20 @@ class TrackingSettings:
     """When a face counts, and when to look for others.
 
     Attributes:
-      min_confidence: below it a face is lost. min_overlap: two boxes of one face, one frame apart, share at least
-        this much of their union. same_face: two finds that share this much of the smaller are one face.
-      find_every: frames between looks for new faces. retry_every: the same while a face is lost or none is there.
+      min_confidence: below it a face is lost. min_new_confidence: below it a find is no face.
+      min_side: a face's box below this many pixels is lost.
+      min_overlap: two boxes of one face, one frame apart, share at least this much of their union.
+      same_face: two finds that share this much of the smaller are one face.
+      find_every: frames between looks for new faces. retry_every: the same while a face is lost or there is none.
       remember: frames a lost face is waited for; found again near its place, it keeps its number.
       cut: mean difference (of 255) of two small copies of frames in which the scene changed.
       hand_on_landmarks: whether the network is told where the landmarks were.
     """
 
     min_confidence: float = 0.2
-    min_overlap: float = 0.3
+    min_new_confidence: float = 0.5
+    min_side: float = 20.0
+    min_overlap: float = 0.4
     same_face: float = 0.6
     find_every: int = 30
     retry_every: int = 5
@@ -122,7 +126,8 @@ class Tracker:
         followed = [track.face.roi_box for track in self._tracks if track.seen == self._frame]
         new = [box for box in self._finder.find(image) if not self._is_among(box.roi_box, followed)]
         faces = self._good_faces(image, new) if new else []
-        faces = [face for face in faces if not self._is_among(face.roi_box, followed)]
+        faces = [face for face in faces if face.confidence >= self.settings.min_new_confidence
+                 and not self._is_among(face.roi_box, followed)]  # fmt: skip
         lost = [track for track in self._tracks if track.seen < self._frame]
         again = self._pairs(faces, lost, 0.0)
         for face, track in again:
@@ -138,7 +143,8 @@ class Tracker:
         for face in sorted(self._reconstruct(image, places), key=lambda face: -face.confidence):
             centre = (face.roi_box[:2] + face.roi_box[2:]) / 2
             inside = (centre >= 0).all() and (centre < image.shape[1::-1]).all()
-            usable = inside and np.isfinite(face.alpha).all() and np.isfinite(face.landmarks68).all()
+            usable = inside and face.roi_box[2] - face.roi_box[0] >= self.settings.min_side
+            usable = usable and np.isfinite(face.alpha).all() and np.isfinite(face.landmarks68).all()
             if face.confidence < self.settings.min_confidence or not usable:
                 continue
             # Two boxes may lead to the same face.

@@ -1,7 +1,7 @@
 """Frames in, frames out: video files through the ffmpeg that comes with imageio-ffmpeg, cameras through OpenCV.
 
-A frame is BGR uint8 [H, W, 3], as it is meant to be seen (a telephone's rotation is applied). One frame is held at
-a time, whatever the video's length.
+A frame is BGR uint8 [H, W, 3], as it is meant to be seen (a telephone's rotation is applied). One frame is
+held at a time, whatever the video's length.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from typing import IO
 
 import cv2
 import numpy as np
@@ -29,6 +30,9 @@ class VideoError(Exception):
 class VideoReader:
     """The frames of a video file; use it in a `with` statement and iterate over it once.
 
+    Frames come at a constant rate, so that they stay with the sound: of a video whose rate varies, as telephones
+    make them, some are repeated or left out.
+
     Attributes:
       width, height: of the frames. frame_rate: frames a second.
       num_frames: about how many there are, 0 where unknown. sound: the kind of its sound, "" without any.
@@ -38,39 +42,81 @@ class VideoReader:
     """
 
     def __init__(self, path: os.PathLike | str):
-        import imageio_ffmpeg
-
         self.path = pathlib.Path(path)
         if not self.path.is_file():
             raise VideoError(f"{path}: no such video")
-        # A file may refer to others (a playlist); none of them over a network.
-        local = ["-protocol_whitelist", "file,pipe"]
-        self._frames = imageio_ffmpeg.read_frames(self.path.absolute(), pix_fmt="bgr24", input_params=local)
-        try:
-            about = next(self._frames)
-            self.width, self.height = (int(side) for side in about["size"])
-        except Exception as error:  # ffmpeg's words, or what did not fit its parser
-            raise VideoError(f"{path}: not a video ({_reason(str(error))})") from None
-        self.frame_rate = float(about.get("fps") or _FALLBACK_RATE)
-        self.num_frames = round(self.frame_rate * float(about.get("duration") or 0.0))
-        self.sound = str(about.get("audio_codec") or "")
+        self.frame_rate, seconds, self.sound = _probe(self.path)
+        self.num_frames = round(self.frame_rate * seconds)
+        # PPM says its size, which is that after the rotation.
+        self._process, self._said = _start(
+            [*_input(self.path), "-map", "0:v:0", "-r", f"{self.frame_rate:.6g}", "-f", "image2pipe",
+             "-c:v", "ppm", "-pix_fmt", "rgb24", "-"], stdout=subprocess.PIPE)  # fmt: skip
+        self._first = self._next_frame()
+        if self._first is None:
+            self._process.wait()
+            reason = _reason(self._said)
+            self.__exit__()
+            raise VideoError(f"{path}: not a video, or none that can be read ({reason})")
+        self.height, self.width = self._first.shape[:2]
 
     def __enter__(self) -> "VideoReader":
         return self
 
     def __exit__(self, *_) -> None:
-        self._frames.close()
+        self._process.kill()
+        self._process.stdout.close()
+        self._process.wait()
+        self._said.close()
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        shown = 0
-        try:
-            for data in self._frames:
-                yield np.frombuffer(data, np.uint8).reshape(self.height, self.width, 3).copy()
-                shown += 1
-        except RuntimeError as error:
-            raise VideoError(f"{self.path}: unreadable after frame {shown} ({_reason(str(error))})") from None
-        if not shown:
-            raise VideoError(f"{self.path}: holds no frame that can be read")
+        frame = self._first
+        while frame is not None:
+            yield frame
+            frame = self._next_frame()
+
+    def _next_frame(self) -> np.ndarray | None:
+        """BGR uint8 [H, W, 3]; None at the end."""
+        pipe = self._process.stdout
+        header = [pipe.readline() for _ in range(3)]
+        if header[0] != b"P6\n":
+            return None
+        width, height = map(int, header[1].split())
+        data = pipe.read(height * width * 3)
+        if len(data) < height * width * 3:
+            return None
+        return np.ascontiguousarray(np.frombuffer(data, np.uint8).reshape(height, width, 3)[..., ::-1])
+
+
+def _input(path: pathlib.Path) -> list[str]:
+    """ffmpeg's input; a file may refer to others (a playlist), but not over a network."""
+    return ["-protocol_whitelist", "file,pipe", "-i", str(path.absolute())]
+
+
+def _start(arguments: list[str], **pipes) -> tuple[subprocess.Popen, IO[bytes]]:
+    """ffmpeg at work, and the file with what it complains of."""
+    import imageio_ffmpeg
+
+    said = tempfile.TemporaryFile()
+    # The package's own functions fork in a way that JAX, which has threads, warns of.
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-y", "-v", "error", *arguments]
+    # Ctrl-C is for us to answer: a video being written is ended properly, or not at all.
+    pipes = {"stdin": subprocess.DEVNULL, **pipes}
+    return subprocess.Popen(command, stderr=said, start_new_session=True, **pipes), said
+
+
+def _probe(path: pathlib.Path) -> tuple[float, float, str]:
+    """Frames a second, length in seconds (0 where unknown) and kind of sound, from what ffmpeg says of a file."""
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", *_input(path)]
+    text = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stderr.decode(errors="replace")
+    video = re.search(r"Stream #0.*Video:.*", text)
+    rate = video and re.search(r"([\d.]+)(k?) (?:fps|tbr)", video[0])
+    length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", text)
+    sound = re.search(r"Stream #0.*Audio: (\w+)", text)
+    frame_rate = float(rate[1]) * (1000 if rate[2] else 1) if rate else 0.0
+    seconds = sum(float(part) * unit for part, unit in zip(length.groups(), (3600, 60, 1))) if length else 0.0
+    return frame_rate if 0 < frame_rate <= 1000 else _FALLBACK_RATE, seconds, sound[1] if sound else ""
 
 
 class CameraReader:
@@ -123,10 +169,8 @@ class VideoWriter:
     ):  # fmt: skip
         self.path, self.size = pathlib.Path(path), (int(size[0]), int(size[1]))
         self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.tmp.mp4")
-        self._said = tempfile.TemporaryFile()
-        command = _encoder(self.size, frame_rate, sound_of) + [str(self._temporary.absolute())]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._said)
+        self._process, self._said = _start(
+            [*_encoder(self.size, frame_rate, sound_of), str(self._temporary.absolute())], stdin=subprocess.PIPE)
 
     def write(self, frame: np.ndarray) -> None:
         """Appends BGR uint8 [H, W, 3] of the size given."""
@@ -161,20 +205,17 @@ class VideoWriter:
             self._said.close()
 
     def _failure(self) -> VideoError:
-        self._said.seek(0)
-        return VideoError(f"{self.path}: not written ({_reason(self._said.read().decode(errors='replace'))})")
+        return VideoError(f"{self.path}: not written ({_reason(self._said)})")
 
 
 def _encoder(size: tuple[int, int], frame_rate: float, sound_of: VideoReader | None) -> list[str]:
-    """ffmpeg's command line up to the file to write."""
-    import imageio_ffmpeg
-
+    """ffmpeg's arguments up to the file to write."""
     width, height = (side + side % 2 for side in size)
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "bgr24",
-               "-s", f"{width}x{height}", "-r", f"{frame_rate:.6g}", "-i", "-"]  # fmt: skip
+    command = ["-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{width}x{height}", "-r", f"{frame_rate:.6g}",
+               "-i", "pipe:0"]  # fmt: skip
     if sound_of is not None and sound_of.sound:
-        known = sound_of.sound.split()[0] in _MP4_SOUND
-        command += ["-i", str(sound_of.path.absolute()), "-map", "0:v:0", "-map", "1:a:0",
+        known = sound_of.sound in _MP4_SOUND
+        command += [*_input(sound_of.path), "-map", "0:v:0", "-map", "1:a:0",
                     "-c:a", "copy" if known else "aac", "-shortest"]  # fmt: skip
     # Players take a picture without a note for BT.709, ffmpeg makes BT.601 of RGB: say both.
     return command + [
@@ -183,8 +224,9 @@ def _encoder(size: tuple[int, int], frame_rate: float, sound_of: VideoReader | N
         "-movflags", "+faststart"]  # fmt: skip
 
 
-def _reason(text: str) -> str:
-    """The line of ffmpeg's output that says most."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("===")]
+def _reason(said: IO[bytes]) -> str:
+    """The line of ffmpeg's complaints that says most."""
+    said.seek(0)
+    lines = [line.strip() for line in said.read().decode(errors="replace").splitlines() if line.strip()]
     telling = [line for line in lines if re.search(r"(?i)error|invalid|not found|no space|no such|denied", line)]
     return re.sub(r"^\[[^]]*\]\s*", "", (telling or lines or ["no frames"])[0])

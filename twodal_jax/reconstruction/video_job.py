@@ -9,7 +9,7 @@ from twodal_jax.reconstruction.inputs import Camera, Video
 from twodal_jax.reconstruction.reconstructor import Reconstructor
 from twodal_jax.reconstruction.scene import Surface
 from twodal_jax.reconstruction.smoothing import FaceSmoother
-from twodal_jax.reconstruction.tracking import AlphaLog, TrackedFace, Tracker
+from twodal_jax.reconstruction.tracking import AlphaLog, TrackedFace, Tracker, TrackingSettings
 from twodal_jax.reconstruction.video import CameraReader, VideoReader, VideoWriter
 
 OVERLAY, ALPHA = "overlay.mp4", "alpha.npz"
@@ -28,6 +28,7 @@ def reconstruct_video(
     surface: Surface,
     output_dir: pathlib.Path,
     *,
+    min_confidence: float = TrackingSettings.min_new_confidence,
     smooth: bool = False,
     max_frames: int | None = None,
     started: Callable[[int], None] = lambda frames: None,
@@ -38,6 +39,7 @@ def reconstruct_video(
     Args:
       source: what to read; a camera is read until `max_frames` or Ctrl-C, and what there is then is written.
       output_dir: gets a folder of the source's name.
+      min_confidence: below it a find is no face.
       smooth: steady the faces, see `smoothing`.
       started: called with the number of frames, 0 if it is not known. advance: called with 1 for each.
 
@@ -52,7 +54,10 @@ def reconstruct_video(
         folder.mkdir(parents=True, exist_ok=True)
         started(min(frames.num_frames, max_frames or frames.num_frames))
         size = frames.width, frames.height
-        tracker = Tracker(lambda image, boxes: model.reconstruct(image, boxes, passes=PASSES), model.finder)
+        tracker = Tracker(
+            lambda image, boxes: model.reconstruct(image, boxes, passes=PASSES), model.finder,
+            TrackingSettings(min_new_confidence=min_confidence),
+        )  # fmt: skip
         steady = _Steady(model, frames.height, frames.frame_rate) if smooth else None
         log, count, with_face = AlphaLog(), 0, 0
         sound = frames if isinstance(frames, VideoReader) else None
@@ -84,8 +89,9 @@ class _Steady:
         self._smoothers: dict[int, FaceSmoother] = {}
 
     def __call__(self, tracked: TrackedFace) -> TrackedFace:
-        std = np.asarray(self._model.morphable_model.alpha_std)
-        smoother = self._smoothers.setdefault(tracked.face_id, FaceSmoother(std))
+        if tracked.face_id not in self._smoothers:
+            self._smoothers[tracked.face_id] = FaceSmoother(self._model.morphable_model)
+        smoother = self._smoothers[tracked.face_id]
         alpha, roi_box = smoother(tracked.face.alpha, tracked.face.roi_box, self._height, self._seconds)
         return TrackedFace(tracked.face_id, self._model.face_of(alpha, roi_box, tracked.face.confidence))
 
