@@ -33,8 +33,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--finder", choices=("cascade", "any_way_up", "face-alignment", "whole"), default="cascade",
         help="cascade: frontal faces, turned up to 60 degrees; any_way_up: turned by any angle; face-alignment: an"
         " extra package that finds profiles too; whole: the picture is a tight crop of one face")
-    add("--passes", type=int, default=2, help="looks at each face (default 2)")
-    add("--min_confidence", type=float, default=0.65, help="faces below it are left out (default 0.65)")
+    add("--passes", type=int, default=3, help="looks at each face (default 3)")
+    add("--min_confidence", type=float, default=0.4, help="faces below it are left out (default 0.4)")
     add("--morphable_model", help="where the checkpoint's morphable model lies now")
     add("--best", action="store_true", help="the run's best checkpoint, not its last")
     add("--frame", choices=("image", "model"), default="image", help="of exported meshes: pixels of the photo, or"

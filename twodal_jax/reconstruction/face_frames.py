@@ -13,6 +13,10 @@ from twodal_jax.reconstruction.face import FaceBox
 
 # A box is only widened or shrunk by this much from one look to the next: a first guess may be wild.
 MOST_CHANGE = 2.0
+# A window that moved less, as a share of its side and in degrees, was right before.
+MOST_MOVED, MOST_TURNED = 0.1, 20.0
+# A finder's turn below this is within its own error and what training's augmentation covers.
+UPRIGHT_ENOUGH = 20.0
 # The change of landmarks between two looks, in per cent of the face's size, at which confidence is a third.
 DOUBTFUL_CHANGE = 8.0
 
@@ -26,10 +30,12 @@ class View:
 
     @classmethod
     def of(cls, box: FaceBox) -> "View":
-        """The window of a found box, made square."""
+        """The window of a found box, made square, and upright where the finder is not sure that it is turned."""
         low, high = np.split(np.asarray(box.roi_box, np.float32), 2)
         centre, side = (low + high) / 2, float((high - low).mean())
-        return cls(np.concatenate([centre - side / 2, centre + side / 2]), float(box.roll_degrees))
+        roll = float(box.roll_degrees)
+        roll = roll if abs(roll) > UPRIGHT_ENOUGH else 0.0
+        return cls(np.concatenate([centre - side / 2, centre + side / 2]), roll)
 
     def from_image(self, points: np.ndarray) -> np.ndarray:
         """[P, 2] image pixels -> pixels of the crop."""
@@ -94,6 +100,14 @@ def refined(view: View, alpha: np.ndarray, landmarks68: np.ndarray, looseness: f
     centre = (turn[:, :2] @ ((low + high) / 2) + turn[:, 2]) * scale + view.roi_box[:2]
     box = np.concatenate([centre - side / 2, centre + side / 2]).astype(np.float32)
     return View(box, roll)
+
+
+def settled(before: View, after: View) -> bool:
+    """Whether a window hardly moved, so that landmarks found in it can be trusted as a heatmap."""
+    side = float(before.roi_box[2] - before.roi_box[0])
+    moved = float(np.abs(after.roi_box - before.roi_box).max())
+    turned = abs((after.roll_degrees - before.roll_degrees + 180) % 360 - 180)
+    return moved < MOST_MOVED * side and turned < MOST_TURNED
 
 
 def agreement(history: list[np.ndarray]) -> np.ndarray:

@@ -4,8 +4,8 @@
     faces = model.reconstruct("photo.jpg")
 
 A face is looked at several times. The first look has an empty heatmap (or given landmarks) and the finder's
-box; each further one has the box, the roll and the heatmap of the landmarks found before: the paper's
-self-mapping used at test time.
+box; each further one has the box and the roll of the landmarks found before and, once the box has settled,
+their heatmap: the paper's self-mapping used at test time.
 """
 
 import os
@@ -26,7 +26,7 @@ from twodal_jax.trained_model import TrainedModel
 
 # Programs are compiled for these numbers of faces only; a batch is filled up to the next one.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-PASSES = 2
+PASSES = 3
 
 Picture = np.ndarray | os.PathLike | str
 
@@ -146,12 +146,15 @@ class Reconstructor:
         usable, history = np.ones(len(boxes), bool), []
         for look in range(passes):
             if look:
+                before = views
                 views = [
                     face_frames.refined(*of_face, self._looseness) for of_face in zip(views, alphas, history[-1])
                 ]
                 eighteen = np.asarray(heatmap.landmarks_18_from_68(history[-1][..., :2]))
                 landmarks = np.stack([view.from_image(points) for view, points in zip(views, eighteen)])
-                visible = np.ones(landmarks.shape[:2], np.float32)
+                # Landmarks found in a wrong window would only repeat its error.
+                trusted = [face_frames.settled(*pair) for pair in zip(before, views)]
+                visible = np.repeat(np.float32(trusted)[:, None], landmarks.shape[1], axis=1)
             crops, cut = _cut(pictures, views)
             usable &= cut
             alphas = self._alphas(crops, landmarks, visible)
