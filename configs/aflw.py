@@ -6,8 +6,8 @@ TWODAL_DATA_DIR holds `aflw2000/` (images with .mat files, annotations.npz with 
 fan_landmarks.csv), `aflw_wild/` (120-pixel crops, landmarks21.csv) and `bfm_3ddfa/`. The sets are made
 ready in the work directory at the first start (about a minute).
 
-Measured, seed 0, two earlier forms of this config: NME (mean of yaw bins, 2D, 68 points) 4.68 % and 4.55 % with
-detected landmarks, 5.55 % and 5.52 % with an empty heatmap (README); this form has not run to its end yet.
+Measured (commit 4b1b642, seed 0, 33 minutes on two cores that had other work as well): NME (mean of yaw bins, 2D, 68
+points) 4.29 % with detected landmarks, 5.23 % with an empty heatmap.
 
 For a GPU: --config.regressor.name=resnet50 --config.regressor.variant=authors --config.regressor.width=1.0
 The plain variant (image alone, annotated images alone): --config=configs/aflw.py:plain
