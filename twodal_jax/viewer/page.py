@@ -13,12 +13,12 @@ import json
 import os
 import pathlib
 import re
-import tempfile
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
+from twodal_jax.export.files import write_together
 from twodal_jax.rendering import drawing
 from twodal_jax.viewer import packing
 from twodal_jax.viewer.viewer_face import ViewerFace
@@ -70,18 +70,10 @@ def viewer_page(faces: Sequence[ViewerFace], photo: np.ndarray, title: str) -> s
 def write_viewer(
     path: str | os.PathLike, faces: Sequence[ViewerFace], photo: np.ndarray, title: str
 ) -> pathlib.Path:
-    """Writes `viewer_page` atomically and returns its path; the folder must exist."""
+    """Writes `viewer_page` whole or not at all, and returns its path. Raises OSError if it cannot be written."""
     path = pathlib.Path(path)
     page = viewer_page(faces, photo, title)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(page)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
+    write_together({path: page.encode("utf-8")})
     return path
 
 
