@@ -129,6 +129,7 @@ def test_landmarks_of_a_face_are_rows_of_its_vertices(model, picture):
     np.testing.assert_allclose(
         face.landmarks68, face.vertices[np.asarray(model.morphable_model.landmark_indices)], atol=0.02
     )
+    np.testing.assert_array_equal(face.box, face.roi_box)
     again = model.face_of(face.alpha, face.roi_box, face.confidence)
     np.testing.assert_allclose(again.vertices, face.vertices, atol=1e-3)
 

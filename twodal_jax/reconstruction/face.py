@@ -55,3 +55,8 @@ class Face:
     vertices: np.ndarray
     pose: Pose
     confidence: float
+
+    @property
+    def box(self) -> np.ndarray:
+        """`roi_box`."""
+        return self.roi_box
