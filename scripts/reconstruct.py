@@ -89,13 +89,16 @@ def reconstruct(options: argparse.Namespace) -> int:
     """Runs the command; returns the exit status."""
     from scripts.benchmark_cli import console, progress
     from twodal_jax.reconstruction import inputs, outputs, photo_job, video_job
+    from twodal_jax.reconstruction.given import GivenError
     from twodal_jax.reconstruction.video import VideoError
 
     names = outputs.parse_names(options.outputs or ",".join(outputs.DEFAULT))
     items, problems = inputs.expand(options.input)
     outcome = photo_job.Outcome(failures=[tuple(problem.split(": ", 1)) for problem in problems])
-    model, surface = load(options)
     photos = [item for item in items if isinstance(item, inputs.Photo)]
+    if (options.boxes or options.landmarks) and len(photos) < len(items):
+        raise GivenError("--boxes and --landmarks are for photos; a video's faces are found and followed.")
+    model, surface = load(options)
     settings = photo_job.PhotoSettings(
         options.output_dir, names, options.passes, options.min_confidence, options.frame, options.texture_size
     )

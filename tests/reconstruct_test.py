@@ -119,6 +119,13 @@ def test_wrong_options_are_one_message(run, photos, tmp_path, capsys, spoil, mes
     assert status == 1 and message in said and "Traceback" not in said
 
 
+def test_given_boxes_are_refused_for_videos_before_anything_is_read(run, photos, tmp_path, capsys):
+    (tmp_path / "talk.mp4").write_bytes(b"")
+    arguments = [tmp_path / "talk.mp4", *options(run, photos, tmp_path / "out")]
+    status, said = call(arguments, capsys)
+    assert status == 1 and "--boxes and --landmarks are for photos" in said and "Traceback" not in said
+
+
 def test_an_input_that_is_nothing_is_one_message(run, tmp_path, capsys):
     arguments = ["nowhere/*.jpg", f"--checkpoint={run}", f"--output_dir={tmp_path}"]
     status, said = call(arguments, capsys)
