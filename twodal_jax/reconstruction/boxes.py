@@ -88,9 +88,12 @@ def overlap(square: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
     return shared / union, shared / np.minimum(square[2], others[:, 2]) ** 2
 
 
-def without_nested(faces: list[FaceBox], share: float = 0.5) -> list[FaceBox]:
-    """Faces, the surest first, without those that lie in a surer one by `share` of the smaller of the two."""
-    faces = sorted(faces, key=lambda face: -face.score)
+def without_nested(faces: list, share: float = 0.5, sureness: str = "score") -> list:
+    """Faces, the surest first, without those that lie in a surer one by `share` of the smaller of the two.
+
+    faces: anything with a `roi_box`; `sureness` names the field they are ordered by.
+    """
+    faces = sorted(faces, key=lambda face: -getattr(face, sureness))
     places = squares([face.roi_box for face in faces])
     kept: list[int] = []
     for i in range(len(faces)):

@@ -1,13 +1,14 @@
 """Between a face's crop, which may be turned, and its picture; what several looks at a face say together.
 
-Host arithmetic in NumPy on single faces. Frames as in `projection`: crop and image pixels, y down.
+Single faces, NumPy arrays in and out. Frames as in `projection`: crop and image pixels, y down.
 """
 
 import dataclasses
 
+import jax
 import numpy as np
 
-from twodal_jax import images
+from twodal_jax import images, projection
 from twodal_jax.projection import CROP_SIZE
 from twodal_jax.reconstruction.face import FaceBox
 
@@ -39,24 +40,30 @@ class View:
 
     def from_image(self, points: np.ndarray) -> np.ndarray:
         """[P, 2] image pixels -> pixels of the crop."""
-        scale = (self.roi_box[2:] - self.roi_box[:2]) / CROP_SIZE
-        upright = (points - self.roi_box[:2]) / scale
-        turn = images.roll_matrix(self.roll_degrees)
-        return ((upright - turn[:, 2]) @ turn[:, :2]).astype(np.float32)
+        back = np.float32(images.roll_matrix(-self.roll_degrees))
+        return np.asarray(_image_to_turned(np.float32(points), self.roi_box, back))
+
+    def to_image(self, points: np.ndarray) -> np.ndarray:
+        """[P, 2] pixels of the crop -> image pixels."""
+        turn = np.float32(images.roll_matrix(self.roll_degrees))
+        return np.asarray(_turned_to_image(np.float32(points), self.roi_box, turn))
 
     def upright_alpha(self, alpha: np.ndarray) -> np.ndarray:
-        """alpha [62] of the turned crop -> the same face's in the upright crop of `roi_box`; exact.
+        """alpha [62] of the turned crop -> the same face's in the upright crop of `roi_box`; exact."""
+        return np.asarray(_transform_alpha(alpha, np.float32(images.roll_matrix(self.roll_degrees))))
 
-        `projection.transform_alpha` in NumPy, for a rotation.
-        """
-        turn = images.roll_matrix(self.roll_degrees)
-        pose = alpha[:12].reshape(3, 4) * np.array([[1.0], [-1.0], [1.0]])
-        pose[1, 3] += CROP_SIZE + 1
-        pose[:2] = turn[:, :2] @ pose[:2]
-        pose[:2, 3] += turn[:, 2]
-        pose[1, 3] -= CROP_SIZE + 1
-        pose *= np.array([[1.0], [-1.0], [1.0]])
-        return np.concatenate([pose.ravel(), alpha[12:]]).astype(np.float32)
+
+_transform_alpha = jax.jit(projection.transform_alpha)
+
+
+@jax.jit
+def _image_to_turned(points: jax.Array, roi_box: jax.Array, back: jax.Array) -> jax.Array:
+    return projection.transform_points(projection.image_to_crop(points, roi_box), back)
+
+
+@jax.jit
+def _turned_to_image(points: jax.Array, roi_box: jax.Array, turn: jax.Array) -> jax.Array:
+    return projection.crop_to_image(projection.transform_points(points, turn), roi_box)
 
 
 def hint(view: View, box: FaceBox) -> np.ndarray:
@@ -65,7 +72,7 @@ def hint(view: View, box: FaceBox) -> np.ndarray:
     if box.landmarks is not None:
         visible = np.ones(18) if box.visible is None else np.asarray(box.visible, np.float32)
         known = (visible > 0) & np.isfinite(box.landmarks).all(axis=-1)
-        result[known, :2] = view.from_image(np.asarray(box.landmarks)[known])
+        result[known, :2] = view.from_image(np.nan_to_num(box.landmarks))[known]
         result[known, 2] = 1.0
     return result
 
@@ -88,7 +95,8 @@ def refined(view: View, alpha: np.ndarray, landmarks68: np.ndarray, looseness: f
     """
     roll = roll_of(alpha)
     # The box is taken in the face's own upright frame, as training takes it from upright faces.
-    turned = View(view.roi_box, roll).from_image(landmarks68[:, :2])
+    upright = View(view.roi_box, roll)
+    turned = upright.from_image(landmarks68[:, :2])
     low, high = turned.min(axis=0), turned.max(axis=0)
     scale = float(view.roi_box[2] - view.roi_box[0]) / CROP_SIZE
     old_side = CROP_SIZE * scale
@@ -96,8 +104,7 @@ def refined(view: View, alpha: np.ndarray, landmarks68: np.ndarray, looseness: f
     if not np.isfinite(side) or side <= 0:
         return view
     side = float(np.clip(side, old_side / MOST_CHANGE, old_side * MOST_CHANGE))
-    turn = images.roll_matrix(roll)
-    centre = (turn[:, :2] @ ((low + high) / 2) + turn[:, 2]) * scale + view.roi_box[:2]
+    centre = upright.to_image((low + high)[None] / 2)[0]
     box = np.concatenate([centre - side / 2, centre + side / 2]).astype(np.float32)
     return View(box, roll)
 

@@ -42,12 +42,11 @@ def _landmarks(scene: Scene, folder: pathlib.Path) -> None:
 
 
 def _dense(scene: Scene, folder: pathlib.Path) -> None:
-    from twodal_jax.rendering import overlay, texture
+    from twodal_jax.rendering import overlay
 
     canvas = scene.image
-    for face in scene.faces:
-        visible = texture.sight(face.vertices, scene.surface.triangles).visible
-        canvas = overlay.draw_dense(canvas, face.vertices, visible, scene.surface.codes)
+    for face, seen in zip(scene.faces, scene.sights):
+        canvas = overlay.draw_dense(canvas, face.vertices, seen.visible, scene.surface.codes)
     write_picture(folder / "dense.jpg", canvas)
 
 
@@ -94,34 +93,33 @@ def _comment(scene: Scene) -> str:
     return frames.describe(scene.frame, scene.surface.unit)
 
 
-def _textured(scene: Scene, number: int) -> tuple[tuple[np.ndarray, np.ndarray], dict]:
-    """Vertices and triangles of a face with one UV a vertex, and what else goes into a textured file.
+def _write_textured(scene: Scene, folder: pathlib.Path, write, suffix: str) -> None:
+    """Textured meshes with one UV a vertex.
 
     The first N vertices are the morphable model's; those at the texture's seam come once more behind them.
     """
     flat = scene.surface.uv_map
-    mesh = scene.exported(scene.faces[number])[flat.vertex], flat.triangles
-    return mesh, {"uv": flat.uv, "texture": scene.textures[number][0], "comment": _comment(scene)}
+    for number, (face, (texture, _)) in enumerate(zip(scene.faces, scene.textures)):
+        write(
+            folder / f"face_{number}{suffix}", scene.exported(face)[flat.vertex], flat.triangles,
+            uv=flat.uv, texture=texture, comment=_comment(scene),
+        )  # fmt: skip
 
 
 def _obj(scene: Scene, folder: pathlib.Path) -> None:
-    for number in range(len(scene.faces)):
-        mesh, more = _textured(scene, number)
-        meshes.write_obj(folder / f"face_{number}.obj", *mesh, **more)
+    _write_textured(scene, folder, meshes.write_obj, ".obj")
 
 
 def _glb(scene: Scene, folder: pathlib.Path) -> None:
-    for number in range(len(scene.faces)):
-        mesh, more = _textured(scene, number)
-        meshes.write_glb(folder / f"face_{number}.glb", *mesh, **more)
+    _write_textured(scene, folder, meshes.write_glb, ".glb")
 
 
 def _ply(scene: Scene, folder: pathlib.Path) -> None:
     from twodal_jax.rendering import symmetric_fill, texture
 
     surface = scene.surface
-    for number, face in enumerate(scene.faces):
-        colours, known = texture.vertex_colours(scene.image, face.vertices, surface.triangles)
+    for number, (face, seen) in enumerate(zip(scene.faces, scene.sights)):
+        colours, known = texture.vertex_colours(scene.image, face.vertices, surface.triangles, seen)
         colours, _ = symmetric_fill.fill_by_symmetry(
             colours, known, surface.mirror, face.vertices, surface.triangles
         )

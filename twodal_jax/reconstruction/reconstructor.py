@@ -108,7 +108,8 @@ class Reconstructor:
             for i, face in zip(owners[start:stop], self._look(seen, flat[start:stop], passes)):
                 if face is not None and face.confidence >= min_confidence:
                     faces[i].append(face)
-        return [_without_repeats(found) for found in faces]
+        # Two finds of one face end in one window.
+        return [without_nested(found, sureness="confidence") for found in faces]
 
     def vertices(self, alpha: np.ndarray, roi_box: np.ndarray | None = None) -> np.ndarray:
         """The mesh: alpha [..., 62] raw -> [..., N, 3].
@@ -121,9 +122,10 @@ class Reconstructor:
         box = np.array([0, 0, projection.CROP_SIZE, projection.CROP_SIZE], np.float32)
         box = box if roi_box is None else np.asarray(roi_box, np.float32)
         box = np.broadcast_to(box, (*lead, 4)).reshape(-1, 4)
+        most = BATCH_SIZES[-1]
         parts = [
-            np.asarray(_vertices_image(self._model, *_filled(flat[i : i + 32], box[i : i + 32])))
-            for i in range(0, len(flat), 32)
+            np.asarray(_vertices_image(self._model, *_filled(flat[i : i + most], box[i : i + most])))
+            for i in range(0, len(flat), most)
         ]
         num_vertices = self.morphable_model.num_vertices
         found = np.concatenate(parts)[: len(flat)] if parts else np.zeros((0, num_vertices, 3), np.float32)
@@ -178,15 +180,6 @@ class Reconstructor:
             settings=method.heatmap,
         )
         return np.asarray(result.alpha)[: len(crops)]
-
-
-def _without_repeats(faces: list[Face]) -> list[Face]:
-    """The faces, the surest first, without those whose box one of a surer face covers: two finds of one face."""
-    boxes = [FaceBox(face.roi_box, score=face.confidence) for face in faces]
-    kept = [box.roi_box for box in without_nested(boxes)]
-    order = {id(box): place for place, box in enumerate(kept)}
-    chosen = [face for face in faces if id(face.roi_box) in order]
-    return sorted(chosen, key=lambda face: order[id(face.roi_box)])
 
 
 def _as_picture(picture: Picture) -> np.ndarray:

@@ -121,6 +121,13 @@ class Scene:
         ]
 
     @functools.cached_property
+    def sights(self) -> list:
+        """`rendering.texture.Sight` of each face."""
+        from twodal_jax.rendering.texture import sight
+
+        return [sight(face.vertices, self.surface.triangles) for face in self.faces]
+
+    @functools.cached_property
     def textures(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each face its texture, BGR uint8 [S, S, 3], and where each texel is from (`rendering.texture`)."""
         from twodal_jax.rendering.texture import uv_texture
@@ -128,9 +135,10 @@ class Scene:
         surface = self.surface
         return [
             uv_texture(
-                self.image, face.vertices, surface.triangles, surface.uv, self.texture_size, surface.mirror
+                self.image, face.vertices, surface.triangles, surface.uv, self.texture_size, surface.mirror,
+                seen,
             )
-            for face in self.faces
+            for face, seen in zip(self.faces, self.sights)
         ]
 
     def exported(self, face: Face) -> np.ndarray:

@@ -8,6 +8,7 @@ every now and then for new ones. No file and no network is known here: `reconstr
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
+from twodal_jax.export.files import write_together
 from twodal_jax.reconstruction import boxes
 from twodal_jax.reconstruction.face import Face, FaceBox
 from twodal_jax.reconstruction.finders import FaceFinder
@@ -193,21 +195,16 @@ class AlphaLog:
         self, path: os.PathLike | str, *, num_frames: int, frame_rate: float, size: tuple[int, int]
     ) -> pathlib.Path:
         """Writes the file whole or not at all; size (width, height). Raises OSError."""
-        path = pathlib.Path(path)
         columns = list(zip(*self._rows)) or [(), (), (), (), ()]
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                np.savez_compressed(
-                    file,
-                    frame=np.array(columns[0], np.int32),
-                    face_id=np.array(columns[1], np.int32),
-                    alpha=np.array(columns[2], np.float32).reshape(-1, 62),
-                    roi_box=np.array(columns[3], np.float32).reshape(-1, 4),
-                    confidence=np.array(columns[4], np.float32),
-                    num_frames=num_frames, frame_rate=frame_rate, width=size[0], height=size[1],
-                )  # fmt: skip
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+        with io.BytesIO() as file:
+            np.savez_compressed(
+                file,
+                frame=np.array(columns[0], np.int32),
+                face_id=np.array(columns[1], np.int32),
+                alpha=np.array(columns[2], np.float32).reshape(-1, 62),
+                roi_box=np.array(columns[3], np.float32).reshape(-1, 4),
+                confidence=np.array(columns[4], np.float32),
+                num_frames=num_frames, frame_rate=frame_rate, width=size[0], height=size[1],
+            )  # fmt: skip
+            write_together({pathlib.Path(path): file.getvalue()})
+        return pathlib.Path(path)

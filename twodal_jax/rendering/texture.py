@@ -126,7 +126,7 @@ def _ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def uv_texture(
     image: np.ndarray, vertices: np.ndarray, triangles: np.ndarray, uv: np.ndarray, size: int = 1024,
-    mirror: MirrorPoints | np.ndarray | None = None,
+    mirror: MirrorPoints | np.ndarray | None = None, seen: Sight | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """The face's skin laid flat, sampled from the photo texel by texel.
 
@@ -135,6 +135,7 @@ def uv_texture(
       triangles: [T, 3], counter-clockwise seen from outside when y is UP.
       uv: [N, 2], see `uv`; the seam is taken care of here. size: texels a side.
       mirror: `symmetric_fill.mirror_points` of the mean shape, or `mirror_index`; None leaves symmetry out.
+      seen: the mesh's `sight`, if there is one already.
 
     Returns:
       BGR uint8 [size, size, 3], v upwards, with the chart's border continued outwards; and source uint8
@@ -148,7 +149,7 @@ def uv_texture(
         raise ValueError(f"image: expected BGR uint8 [H, W, 3], got {image.dtype} {image.shape}")
     if len(uv) != len(vertices):
         raise ValueError(f"uv: expected one row for each of {len(vertices)} vertices, got {len(uv)}")
-    seen = sight(vertices, triangles)
+    seen = sight(vertices, triangles) if seen is None else seen
     colours, known = vertex_colours(image, vertices, triangles, seen)
     trust = _trust(known, seen, symmetric_fill.neighbour_mean(triangles, len(vertices)))
     filled, source = symmetric_fill.fill_by_symmetry(colours, known, mirror, vertices, triangles)
