@@ -14,6 +14,7 @@ LAYERS = (
     "twodal_jax.morphable_model",
     "twodal_jax.symmetry",
     "twodal_jax.projection",
+    "twodal_jax.image_header",
     "twodal_jax.images",
     "twodal_jax.heatmap",
     "twodal_jax.losses",

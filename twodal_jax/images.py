@@ -4,42 +4,32 @@ from __future__ import annotations
 
 import io
 import os
-import pathlib
-import warnings
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image
 
+from twodal_jax.image_header import MAX_PIXELS, SkipFace, check_header, open_regular
 from twodal_jax.projection import CROP_SIZE
 
+__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "SkipFace", "check_roi_box", "crop_face", "decode_image", "read_image",
+           "roll_matrix", "to_bgr8", "upright"]
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-MAX_PIXELS = 150_000_000  # a decoded picture of this size takes 450 MB
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 
 
-class SkipFace(Exception):
-    """One image or face that cannot be used: `reason`, one of a few, and `detail`, what exactly was wrong.
-
-    Whoever reads many of them turns it into a line of a list, and goes on.
-    """
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
-
-
 def read_image(path: os.PathLike | str) -> np.ndarray:
-    """Reads an image file of any type as BGR uint8 [H, W, 3], up to `MAX_PIXELS`.
+    """Reads an image file of a type of `image_header.FORMATS` as BGR uint8 [H, W, 3], up to `MAX_PIXELS`.
 
     Raises:
       SkipFace: the file is missing, empty, cut short, too large or no image; the detail names it.
     """
-    path = pathlib.Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SkipFace("image not found", f"{path}: {error.strerror}") from None
+    with open_regular(path) as file:
+        check_header(file, str(path))  # before the whole file is in memory
+        try:
+            data = file.read()
+        except OSError as error:
+            raise SkipFace("unreadable image", f"{path}: {error.strerror}") from None
     return decode_image(data, str(path))
 
 
@@ -47,16 +37,14 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     """Encoded bytes -> BGR uint8 [H, W, 3].
 
     Grey is repeated, 16 bits are scaled to 8, CMYK becomes RGB, transparency is laid over white, EXIF
-    orientation is applied. The header is looked at first: a picture of more than `MAX_PIXELS` is refused before
-    it takes any memory. `name` is for the message.
+    orientation is applied. The header is looked at first: other types than `image_header.FORMATS`, and pictures
+    of more than `MAX_PIXELS`, are refused before they take any memory. `name` is for the message.
     """
-    if not data:
-        raise SkipFace("empty image file", f"{name}: 0 bytes")
-    is_jpeg = data[:2] == b"\xff\xd8"
+    header = check_header(io.BytesIO(data), name)
+    is_jpeg = header.kind == "JPEG"
     # libjpeg fills the missing part of a cut file with grey and reports nothing.
     if is_jpeg and data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN):
         raise SkipFace("unreadable image", f"{name}: the JPEG ends early (broken download?)")
-    orientation = _check_header(data, name)
     flags = cv2.IMREAD_COLOR if is_jpeg else cv2.IMREAD_UNCHANGED
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -64,37 +52,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         raise SkipFace("unreadable image", f"{name}: {str(error).splitlines()[0]}") from None
     if image is None:
         raise SkipFace("unreadable image", f"{name}: not an image, or a corrupt one")
-    return upright(to_bgr8(image, name), orientation)
-
-
-def _check_header(data: bytes, name: str) -> int:
-    """Refuses a picture that is too large; the EXIF orientation OpenCV leaves to us (1: none).
-
-    OpenCV turns JPEG and TIFF itself. Any other trouble is left to the decoder, which knows more types.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's of its own, lower limit, and of broken EXIF
-            header = Image.open(io.BytesIO(data))
-            width, height = header.size
-            orientation = _exif_orientation(header) if header.format in ("PNG", "WEBP") else 1
-    except Image.DecompressionBombError as error:
-        raise SkipFace("image too large", f"{name}: {error}; at most {MAX_PIXELS} pixels are read") from None
-    except Exception:  # broken headers raise many types
-        return 1
-    if width * height > MAX_PIXELS:
-        raise SkipFace("image too large",
-                       f"{name}: {width}x{height} pixels, at most {MAX_PIXELS} are read; make it smaller first")
-    return orientation
-
-
-def _exif_orientation(header: Image.Image) -> int:
-    tags = Image.Exif()
-    try:
-        tags.load(header.info.get("exif", b""))
-        return int(tags.get(ExifTags.Base.Orientation, 1))
-    except Exception:  # EXIF is written by anything
-        return 1
+    return upright(to_bgr8(image, name), header.orientation)
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
