@@ -1,9 +1,8 @@
 """A source of faces -> a prepared folder, in units that survive a kill.
 
-Work goes on in `.<output>.partial/` beside the output: every finished unit (a slice of the source's
-listing) is renamed into place there with a `done.json`, and units found done are not made again.
-A plan file tells whether the leftovers belong to the same request. Nothing that is written depends
-on time or on where a run was cut, so a continued run ends with the same bytes.
+Work goes on in `.<output>.partial/` beside the output (`units.py` says what lies there): units found done are
+not made again, unless a face they had to skip can be read by now. Nothing that is written depends on time, on
+where a run was cut, or on who made which unit, so a continued run ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -11,21 +10,36 @@ from __future__ import annotations
 import collections
 import csv
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
-from data_pipelines import prepared, records
-from data_pipelines.faces import Face, FaceSource, Skip, SourceError
+from data_pipelines import npy_files, prepared
+from data_pipelines import units as unit_files
+from data_pipelines.faces import FaceSource, Skip, SourceError
 from data_pipelines.prepared import PreparedError
+from data_pipelines.units import Job, make_unit, write_text
 
 SKIPPED = "skipped.csv"
-UNIT_FACES = {"arrays": 1024, "array_record": 4096}
+MAX_SKIPPED = 0.05
+# What is missing by nature, and no sign of a broken copy: these do not count against `max_skipped`.
+EXPECTED_SKIPS = ("no landmarks", "too few landmarks", "no detection")
+UNIT_FACES = {"arrays": 512, "array_record": 4096}
+_SMALL_UNIT, _FEW_UNITS = 256, 16  # small sets are cut finer, for several processes to share
+_SHOWN = 10
 Progress = Callable[[int, int], None]
+# Makes the listed units of a job, telling `Watch` about them.
+Engine = Callable[[Job, list[int], "Watch"], None]
+
+
+class TooManySkips(SourceError):
+    """More faces than `max_skipped` allows could not be read; the message names the first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +59,8 @@ class Summary:
 def prepare(
     source: FaceSource, output: os.PathLike | str, *, format: str = "array_record",
     shards: int | None = None, limit: int | None = None, progress: Progress | None = None,
+    max_skipped: float = MAX_SKIPPED, engine: Engine | None = None,
+    open_source: Callable[[], FaceSource] | None = None,
 ) -> Summary:
     """Makes a prepared folder of a source, continuing an interrupted preparation of the same one.
 
@@ -52,108 +68,133 @@ def prepare(
       source: see `faces.FaceSource`.
       output: the folder to make. If it is there already, made by the same request, nothing is done.
       format: "array_record" or "arrays".
-      shards: number of units (and of shard files); by default one for 4096 faces (arrays: 1024).
+      shards: number of units (and of shard files); by default one for 4096 faces (arrays: 512), of small sets
+        for fewer.
       limit: only the first so many listed faces.
-      progress: called with (listed faces done, all of them) after each face.
+      progress: called with (listed faces done, all of them) after each face, or a few times a second.
+      max_skipped: the fraction of the listed faces that may be unreadable; faces without landmarks
+        (`EXPECTED_SKIPS`) are skipped as well and do not count.
+      engine: who makes the units; by default this process, one after the other.
+      open_source: opens the source again in another process; by default the source itself is sent there.
 
     Raises:
       SourceError: no face of the source could be read (with the reasons).
+      TooManySkips: more than `max_skipped`; finished units are kept, and the same call continues.
       PreparedError: the output is something else, or another request's.
     """
     output = pathlib.Path(output)
     total = min(len(source), limit if limit is not None else len(source))
     if total < 1:
         raise SourceError(f"{source.description}: lists no faces")
-    units = min(total, shards or -(-total // UNIT_FACES[format]))
     plan = {"source": source.description, "fingerprint": source.fingerprint(), "total": total,
-            "kind": source.kind, "margin": source.margin, "format": format, "units": units}
-    if (finished := _already_prepared(output, plan)) is not None:
+            "kind": source.kind, "margin": source.margin, "format": format,
+            "units": min(total, shards or _number_of_units(total, format))}
+    if (finished := _already_prepared(output, plan, any_units=shards is None)) is not None:
         return finished
     staging = _open_staging(output, plan)
-    bounds = np.linspace(0, total, units + 1).astype(int)
-    for unit, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:])):
-        if not (staging / f"unit-{unit:05d}" / "done.json").is_file():
-            _make_unit(staging, unit, units, source.faces(start, stop), format,
-                       lambda count, start=start: progress and progress(start + count, total))
-        if progress:
-            progress(int(stop), total)
+    job = Job(str(staging), json.dumps(plan, sort_keys=True), open_source or functools.partial(_itself, source))
+    watch = Watch(job, source, max_skipped, progress)
+    pending = [unit for unit in range(plan["units"]) if not _is_finished(job, source, unit)]
+    for unit in sorted(set(range(plan["units"])) - set(pending)):
+        watch.finished(unit, job.done(unit))
+    (engine or in_process)(job, pending, watch)
     return _assemble(output, staging, source, plan)
 
 
-def _already_prepared(output: pathlib.Path, plan: dict) -> Summary | None:
+def _itself(source: FaceSource) -> FaceSource:
+    return source
+
+
+def _number_of_units(total: int, format: str) -> int:
+    few = min(_FEW_UNITS, -(-total // _SMALL_UNIT)) if format == "array_record" else 1
+    return max(few, -(-total // UNIT_FACES[format]))
+
+
+class Watch:
+    """Counts what is done: shows progress, and stops where too much is skipped.
+
+    Args:
+      source: for messages. The others are `prepare`'s.
+    """
+
+    def __init__(self, job: Job, source: FaceSource, max_skipped: float, progress: Progress | None):
+        self.job, self.source, self._max_skipped, self._progress = job, source, max_skipped, progress
+        self.done: dict[int, dict[str, Any]] = {}
+        self._faces = 0
+
+    def seen(self, count: int) -> None:
+        """Faces of unfinished units that are through."""
+        if self._progress:
+            total = self.job.request["total"]
+            self._progress(min(self._faces + count, total), total)
+
+    def finished(self, unit: int, done: dict[str, Any]) -> None:
+        """A unit is finished. Raises TooManySkips."""
+        self.done[unit] = done
+        start, stop = self.job.bounds(unit)
+        self._faces += stop - start
+        self.seen(0)
+        self._check()
+
+    def _check(self) -> None:
+        total = self.job.request["total"]
+        broken = [Skip(*skip[1:]) for unit in sorted(self.done) for skip in self.done[unit]["skips"]
+                  if skip[2] not in EXPECTED_SKIPS]
+        nothing_kept = self._faces == total and not any(done["count"] for done in self.done.values())
+        if len(broken) <= self._max_skipped * total or nothing_kept:
+            return
+        named = [f"  {skip.name}: {skip.reason}: {skip.detail}" for skip in broken[:_SHOWN]]
+        raise TooManySkips("\n".join([
+            f"{self.source.description}: {len(broken)} of the first {self._faces} faces could not be read, more than"
+            f" {self._max_skipped:.1%} of all {total} (--max_skipped={self._max_skipped:g}); the first:", *named,
+            "Replace the broken files, or allow more: the same command then goes on, finished parts are kept."]))
+
+
+def in_process(job: Job, pending: list[int], watch: Watch) -> None:
+    """Makes units one after the other, here (an `Engine`)."""
+    for unit in pending:
+        watch.finished(unit, make_unit(job, watch.source, unit, progress=watch.seen))
+
+
+def _is_finished(job: Job, source: FaceSource, unit: int) -> bool:
+    done = job.done(unit)
+    if done is not None and unit_files.can_be_read_now(job, source, unit, done):
+        shutil.rmtree(job.folder(unit))
+        return False
+    return done is not None
+
+
+def _already_prepared(output: pathlib.Path, plan: dict, any_units: bool) -> Summary | None:
     prepared.check_replaceable(output)
     if not (output / prepared.MANIFEST).is_file():
         return None
     manifest = prepared.open_prepared(output).manifest
-    if manifest.get("plan") != plan:
+    found = manifest.get("plan")
+    if found != plan and not (any_units and found and found | {"units": plan["units"]} == plan):
         raise PreparedError(f"{output}: holds another prepared set ({manifest['source']},"
                             f" {manifest['count']} faces); remove it or choose another --output")
     return Summary(output, manifest["count"], _read_skipped(output / SKIPPED))
 
 
 def _open_staging(output: pathlib.Path, plan: dict) -> pathlib.Path:
-    staging = output.parent / f".{output.name}.partial"
+    staging = output.absolute().parent / f".{output.name}.partial"
     plan_file = staging / "plan.json"
     text = json.dumps(plan, sort_keys=True)
     if staging.is_dir() and not (plan_file.is_file() and plan_file.read_text() == text):
         shutil.rmtree(staging)
     staging.mkdir(parents=True, exist_ok=True)
-    _write_text(plan_file, text)
+    for leftover in staging.glob("working-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for name in (unit_files.STOP, unit_files.FAILED):
+        (staging / name).unlink(missing_ok=True)
+    write_text(plan_file, text)
     return staging
-
-
-def _make_unit(staging: pathlib.Path, unit: int, units: int, faces: Iterable[Face | Skip],
-               format: str, progress: Callable[[int], None]) -> None:
-    working = staging / f"working-{unit:05d}"
-    shutil.rmtree(working, ignore_errors=True)
-    working.mkdir()
-    skips: list[Skip] = []
-    rows = _count_and_sieve(faces, skips, progress)
-    if format == "arrays":
-        columns = _columns(list(rows))
-    else:
-        columns = _write_records(working / records.shard_name(unit, units), rows)
-    for name, column in columns.items():
-        np.save(working / f"{name}.npy", column, allow_pickle=False)
-    done = {"count": len(columns.get("name", ())),
-            "skips": [dataclasses.astuple(skip) for skip in skips]}
-    _write_text(working / "done.json", json.dumps(done))
-    os.rename(working, staging / f"unit-{unit:05d}")
-
-
-def _count_and_sieve(faces, skips: list[Skip], progress) -> Iterator[Face]:
-    for count, face in enumerate(faces, start=1):
-        if isinstance(face, Skip):
-            skips.append(face)
-        else:
-            yield face
-        progress(count)
-
-
-def _columns(rows: list[Face]) -> dict[str, np.ndarray]:
-    return {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]} \
-        if rows else {}
-
-
-def _write_records(path: pathlib.Path, rows: Iterator[Face]) -> dict[str, np.ndarray]:
-    """Writes the shard; returns the small columns and an empty image column (for its shape)."""
-    kept: list[Face] = []
-    shape: list[int] = []
-
-    def encoded():
-        for row in rows:
-            kept.append({name: value for name, value in row.items() if name != "image"})
-            shape[:] = row["image"].shape
-            yield records.encode_face(row)
-
-    records.write_shard(path, encoded())
-    return _columns(kept) | {"image": np.zeros((0, *shape), np.uint8)} if kept else {}
 
 
 def _assemble(output, staging, source, plan) -> Summary:
     folders = [staging / f"unit-{unit:05d}" for unit in range(plan["units"])]
     done = [json.loads((folder / "done.json").read_text()) for folder in folders]
-    skips = tuple(Skip(*skip) for unit in done for skip in unit["skips"])
+    skips = tuple(Skip(*skip[1:]) for unit in done for skip in unit["skips"])
     count = sum(unit["count"] for unit in done)
     summary = Summary(output, count, skips)
     if not count:
@@ -170,8 +211,8 @@ def _assemble(output, staging, source, plan) -> Summary:
     extras = {"plan": plan, **_whitening(columns)}
     if plan["format"] == "arrays":
         for name, parts in columns.items():
-            prepared.write_npy(final / f"{name}.npy", (count, *parts[0].shape[1:]),
-                               np.result_type(*parts), parts)
+            pieces = (rows for folder in full for rows in npy_files.read_in_pieces(folder / f"{name}.npy"))
+            npy_files.write(final / f"{name}.npy", (count, *parts[0].shape[1:]), np.result_type(*parts), pieces)
     else:
         extras["shards"] = [next(folder.glob("*.array_record")).name for folder in full]
         for folder, name in zip(full, extras["shards"]):
@@ -214,9 +255,3 @@ def _read_skipped(path: pathlib.Path) -> tuple[Skip, ...]:
         return ()
     with open(path, newline="", encoding="utf-8") as file:
         return tuple(Skip(*row) for row in list(csv.reader(file))[1:])
-
-
-def _write_text(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -7,9 +7,10 @@ keeps to the CPU: the accelerator belongs to JAX.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -65,19 +66,16 @@ def encode_face(face: Face) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def write_shard(path: os.PathLike | str, records: Iterable[bytes]) -> int:
-    """Writes records to one ArrayRecord file; returns their number."""
+@contextlib.contextmanager
+def shard_writer(path: os.PathLike | str) -> Iterator[Callable[[bytes], Any]]:
+    """Opens an ArrayRecord file; yields the function that writes one record."""
     from array_record.python import array_record_module
 
     writer = array_record_module.ArrayRecordWriter(os.fspath(path), WRITER_OPTIONS)
-    count = 0
     try:
-        for record in records:
-            writer.write(record)
-            count += 1
+        yield writer.write
     finally:
         writer.close()
-    return count
 
 
 def open_shards(paths: Sequence[pathlib.Path]) -> Any:

@@ -4,21 +4,25 @@
     python -m scripts.prepare_data umdfaces --input=UMDFaces --output=data/umdfaces
     python -m scripts.prepare_data wild_csv --input=my_faces --output=data/mine --format=arrays
 
-A run that was cut is continued by the same command. What cannot be read is skipped, counted, and
+Large sets are made by several processes, through Apache Beam; --runner takes any of its runners. A run that
+was cut is continued by the same command. What cannot be read is skipped, counted, and
 listed in skipped.csv of the output.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import os
+import shlex
 import sys
 
 from rich.console import Console
 
-from data_pipelines import sources
+from data_pipelines import beam_engine, sources
 from data_pipelines.faces import SourceError
 from data_pipelines.manifest import FORMATS, PreparedError
-from data_pipelines.prepare import SKIPPED, Summary, prepare
+from data_pipelines.prepare import EXPECTED_SKIPS, MAX_SKIPPED, SKIPPED, Summary, prepare
 from data_pipelines.progress import preparing
 from twodal_jax.assets import AssetError
 
@@ -51,12 +55,13 @@ def _prepare(args: argparse.Namespace, console: Console) -> Summary:
     if not args.input:
         raise SourceError(f"--input is missing: the {sources.SOURCES[args.source]}")
     ready = {"auto": None, "yes": True, "no": False}[args.ready_crops]
-    source = sources.open_source(
-        args.source, args.input, split=args.split, morphable_model=args.morphable_model,
+    open_source = functools.partial(
+        sources.open_source, args.source, args.input, split=args.split, morphable_model=args.morphable_model,
         margin=args.margin, landmarks=args.landmarks, ready=ready)
+    engine = beam_engine.BeamEngine(args.runner, args.workers, tuple(shlex.split(args.beam_options)))
     with preparing(f"{args.source} -> {args.output}", console) as show:
-        return prepare(source, args.output, format=args.format, shards=args.shards,
-                       limit=args.limit, progress=show)
+        return prepare(open_source(), args.output, format=args.format, shards=args.shards, limit=args.limit,
+                       progress=show, max_skipped=args.max_skipped, engine=engine, open_source=open_source)
 
 
 def _report(summary: Summary, console: Console) -> None:
@@ -101,6 +106,17 @@ def _parser() -> argparse.ArgumentParser:
                         help="only the first faces; for synthetic sources their number")
     parser.add_argument("--margin", type=int, default=20,
                         help="pixels stored around the 120-pixel crop (default 20)")
+    parser.add_argument(
+        "--max_skipped", type=_fraction, default=MAX_SKIPPED,
+        help=f"stop when more than this fraction of all listed faces cannot be read (default {MAX_SKIPPED});"
+        f" faces skipped for {', '.join(EXPECTED_SKIPS)} do not count")
+    parser.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)),
+                        help="processes of the local runner (default: the cores of this machine)")
+    parser.add_argument("--runner", default=beam_engine.LOCAL,
+                        help="who runs the Beam pipeline: local (default), or any runner of Beam by its name:"
+                        " FlinkRunner, SparkRunner, DataflowRunner, ...; its workers must see --input and"
+                        " --output under the same paths")
+    parser.add_argument("--beam_options", default="", metavar="'--a=b --c'", help="flags passed on to Beam")
     parser.add_argument("--seed", type=int, default=0, help="of synthetic faces")
     return parser
 
@@ -109,6 +125,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
     return value
 
 
