@@ -6,6 +6,7 @@ roi_box, split, pts68, pts68_reannotated, yaw_deg) and fan_landmarks.csv; format
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from data_pipelines.benchmark_faces import Faces, cut_faces
 from data_pipelines.faces import SkipFace, SourceError
 from data_pipelines.mat_faces import (ANNOTATIONS, DETECTIONS, find_image, image_root, list_stems,
                                       read_mat)
+from data_pipelines.safe_paths import check_inside
 from twodal_jax import projection
 from twodal_jax.evaluation.benchmark import GroundTruth
 from twodal_jax.evaluation.predictions import listed
@@ -134,16 +136,18 @@ def _image_height(mat_path: pathlib.Path) -> int | None:
 def read_crop(folder: os.PathLike | str, name: str, roi_box: np.ndarray) -> np.ndarray | None:
     """The crop [120, 120, 3] uint8 BGR of an image, None where it cannot be read."""
     try:
-        path = _image_path(image_root(pathlib.Path(folder)) / f"{name}.mat")
+        path = _image_path(pathlib.Path(folder), name)
         return crop_face(read_image(path), roi_box, margin=0)
     except SkipFace:
         return None
 
 
-def _image_path(mat_path: pathlib.Path) -> pathlib.Path:
+def _image_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+    mat_path = image_root(folder) / f"{name}.mat"
     path = find_image(mat_path)
     if path is None:
         raise SkipFace("image not found", f"{mat_path}: no .jpg of this name beside it")
+    check_inside(path, folder)
     return path
 
 
@@ -158,8 +162,7 @@ def read_faces(
     folder = pathlib.Path(folder)
     default = folder / DETECTIONS
     path = None if empty else detected or (default if default.is_file() else None)
-    root = image_root(folder)
     return cut_faces(
-        truth.keys, truth.roi_box, lambda name: _image_path(root / f"{name}.mat"), str(folder), path,
+        truth.keys, truth.roi_box, functools.partial(_image_path, folder), str(folder), path,
         authors_mouth=authors_mouth,
     )

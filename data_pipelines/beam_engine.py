@@ -13,7 +13,9 @@ import functools
 import logging
 import os
 import pathlib
+import shlex
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +28,7 @@ from data_pipelines.units import Job
 from twodal_jax.assets import AssetError
 
 LOCAL = "local"
+WORKERS_LOG = "workers.log"  # what local workers print, beside their units
 COUNTERS = "faces"  # the namespace of Beam's counters: read, kept, and skipped by reason
 _POLL_SECONDS = 0.2
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -72,10 +75,10 @@ class BeamEngine:
     def _run(self, job: Job, pending: list[int], beam: Any) -> None:
         flags = list(self.options)
         if self.runner == LOCAL:
-            flags += ["--direct_running_mode=multi_processing", "--default_sdk_harness_log_level=ERROR",
-                      f"--direct_num_workers={min(self.workers, len(pending))}"]
+            flags += [f"--direct_num_workers={min(self.workers, len(pending))}",
+                      "--default_sdk_harness_log_level=ERROR"]
         options = beam.options.pipeline_options.PipelineOptions(flags)
-        runner = _local_runner(options) if self.runner == LOCAL else self.runner
+        runner = _local_runner(options, job) if self.runner == LOCAL else self.runner
         pipeline = beam.Pipeline(runner=runner, options=options)
         (pipeline | "units" >> beam.Create(pending) | "spread" >> beam.Reshuffle()
          | "make" >> beam.FlatMap(functools.partial(_work, job)))  # fmt: skip
@@ -87,6 +90,7 @@ class BeamEngine:
 
 
 def _beam() -> Any:
+    logging.getLogger().addFilter(_no_apitools)
     try:
         import apache_beam
         import apache_beam.metrics
@@ -94,19 +98,30 @@ def _beam() -> Any:
     except ImportError as error:
         raise ImportError(f"preparing with several processes needs Apache Beam: pip install apache-beam, or give"
                           f" --workers=1 ({error})") from None
+    finally:
+        logging.getLogger().removeFilter(_no_apitools)
     return apache_beam
 
 
-def _local_runner(options: Any) -> Any:
+def _no_apitools(record: logging.LogRecord) -> bool:
+    """Beam warns on import that the tools of a cloud nobody asked for are missing."""
+    return "apitools" not in record.getMessage()
+
+
+def _local_runner(options: Any, job: Job) -> Any:
     """The runner of local processes. Not DirectRunner, which first tries to fetch Prism from its site."""
     from apache_beam.portability.api import beam_provision_api_pb2
     from apache_beam.runners.portability.fn_api_runner import fn_runner
     from apache_beam.runners.portability.portable_runner import JobServiceHandle
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
     # As DirectRunner does it; without, the workers would not know the options.
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(info))
+    log = pathlib.Path(job.staging, WORKERS_LOG)
+    worker = SubprocessSDKEnvironment.from_command_string(
+        f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main 2>>{shlex.quote(str(log))}")
+    return fn_runner.FnApiRunner(worker, provision_info=fn_runner.ExtendedProvisionInfo(info))
 
 
 def _work(job: Job, unit: int) -> Iterator[None]:

@@ -1,7 +1,8 @@
 """The manifest of a prepared data set: which fields a kind of face has, checked and written.
 
 A folder holds `manifest.json` and either one `<field>.npy` per field (format "arrays", memory-mapped,
-NumPy only) or `data-XXXXX-of-YYYYY.array_record` shards (format "array_record"). One row is one face:
+NumPy only) or `data-XXXXX-of-YYYYY.array_record` shards (format "array_record"). The manifest lists the size and
+SHA-256 of each file (`hashes.py`), and its own. One row is one face:
 
   image            uint8   [S, S, 3]  BGR; S = 120 + 2 * margin, the 120-pixel crop is its centre
   name             string  []         the image's name in its source
@@ -26,6 +27,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from data_pipelines import hashes
 
 VERSION = 1
 CROP_SIZE = 120
@@ -89,7 +92,9 @@ def build_manifest(
 
 
 def write_manifest(folder: os.PathLike | str, manifest: Mapping[str, Any]) -> None:
-    """Writes manifest.json atomically (temporary name in the same folder, then renamed)."""
+    """Writes manifest.json, with the sizes and hashes of all files of the finished folder and of itself."""
+    manifest = {**manifest, hashes.FILES: hashes.describe_files(folder)}
+    manifest[hashes.DIGEST] = hashes.manifest_digest(manifest)
     path = pathlib.Path(folder) / MANIFEST
     temporary = path.with_name(f".{MANIFEST}.{os.getpid()}")
     temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -130,7 +135,13 @@ def _manifest_problems(manifest: Any) -> str:
     broken = [name for name, spec in manifest["fields"].items()
               if not (isinstance(spec, dict) and isinstance(spec.get("shape"), list)
                       and isinstance(spec.get("dtype"), str))]
-    return f"fields {broken} lack shape or dtype" if broken else ""
+    if broken:
+        return f"fields {broken} lack shape or dtype"
+    files = manifest.get(hashes.FILES, {})  # older manifests have none
+    known = isinstance(files, dict) and all(
+        isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get(hashes.DIGEST), str)
+        and "/" not in name for name, entry in files.items())  # fmt: skip
+    return "" if known else "files lack bytes or sha256"
 
 
 def check_fields(kind: str, found: Mapping[str, Any], where: str) -> None:

@@ -20,6 +20,7 @@ import scipy.io
 
 from data_pipelines import alpha_truth, detections
 from data_pipelines.faces import Face, Skip, SkipFace, SourceError, as_18, read_or_skip
+from data_pipelines.safe_paths import check_inside
 from twodal_jax import projection
 from twodal_jax.images import IMAGE_SUFFIXES, crop_face, read_image
 from twodal_jax.morphable_model import MorphableModel
@@ -97,6 +98,8 @@ class MatFaces:
             raise SkipFace("image not found", f"{path}: no .jpg of this name beside it")
         if not path.is_file():
             raise SkipFace("no .mat file", f"{image_path}: no .mat of this name beside it")
+        for found in (path, image_path):
+            check_inside(found, self.folder)
         mat = read_mat(path)
         try:
             alpha_image = alpha_truth.image_alpha(mat)
@@ -127,6 +130,7 @@ class MatFaces:
         folder, _, base = name.rpartition("/")
         own = self.root / "landmarks" / folder / f"{base}_pts.mat"
         if own.is_file():
+            check_inside(own, self.folder)
             points = _checked_points(own, "pts_3d", read_mat(own).get("pts_3d"), (68, 2))
             landmarks = np.concatenate([points, landmarks[:, 2:]], axis=1)
         return landmarks

@@ -11,17 +11,18 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from data_pipelines import hashes, npy_files
 from data_pipelines import manifest as manifests
 from data_pipelines.manifest import (CROP_SIZE, MANIFEST, PREPARE_COMMAND, PreparedError,
                                      build_manifest, field_specs, write_manifest)
 
 __all__ = ["CROP_SIZE", "MANIFEST", "PreparedError", "PreparedSet", "build_manifest",
-           "field_specs", "open_prepared", "write_arrays", "write_manifest", "write_npy"]
+           "field_specs", "open_prepared", "verify", "write_arrays", "write_manifest"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,28 +96,13 @@ def write_arrays(
     staging.chmod(0o755)
     try:
         for name, array in arrays.items():
-            write_npy(staging / f"{name}.npy", array.shape, array.dtype, [array])
+            npy_files.write(staging / f"{name}.npy", array.shape, array.dtype, [array])
         write_manifest(staging, manifest)
         move_into_place(staging, folder)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return folder
-
-
-def write_npy(path: os.PathLike | str, shape: tuple, dtype: Any, parts: Iterable) -> None:
-    """Streams arrays `parts` (concatenated along axis 0) into one .npy file with flat memory."""
-    if int(np.prod(shape, dtype=np.int64)) == 0:
-        np.save(path, np.zeros(shape, dtype), allow_pickle=False)
-        return
-    target = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=tuple(shape))
-    row = 0
-    for part in parts:
-        for start in range(0, len(part), 1024):
-            chunk = part[start:start + 1024]
-            target[row:row + len(chunk)] = chunk
-            row += len(chunk)
-    target.flush()
 
 
 def check_replaceable(folder: pathlib.Path) -> None:
@@ -162,10 +148,45 @@ def open_prepared(folder: os.PathLike | str, *, kind: str | None = None) -> Prep
         arrays = {name: _open_field(folder, manifest, name) for name in manifest["fields"]}
     else:
         shards = _find_shards(folder, manifest)
+    if problems := hashes.wrong_sizes(folder, manifest):
+        raise PreparedError(f"{_told(folder, problems)}; prepare it again:"
+                            f" {PREPARE_COMMAND.format(folder=folder)}")
     return PreparedSet(
         folder=folder, manifest=manifest, kind=manifest["kind"], format=manifest["format"],
         count=manifest["count"], image_size=manifest["image_size"], fields=manifest["fields"],
         arrays=arrays, shards=shards)
+
+
+def verify(folder: os.PathLike | str, progress: Callable[[int, int], None] | None = None) -> PreparedSet:
+    """Opens a prepared folder and compares every byte of it with its manifest's hashes.
+
+    Args:
+      progress: called with (bytes looked at, all of them).
+
+    Raises:
+      PreparedError: as `open_prepared`; files changed (named); or it was prepared before there were hashes.
+    """
+    opened = open_prepared(folder)
+    files = opened.manifest.get(hashes.FILES, {})
+    if not files:
+        raise PreparedError(f"{folder}: its manifest has no hashes, an older version of this program wrote it; to"
+                            f" have them: {PREPARE_COMMAND.format(folder='NEW_FOLDER')}")
+    total, seen = sum(entry["bytes"] for entry in files.values()), 0
+
+    def show(count: int) -> None:
+        nonlocal seen
+        seen += count
+        if progress:
+            progress(seen, total)
+
+    if problems := hashes.wrong_content(opened.folder, opened.manifest, show):
+        raise PreparedError(f"{_told(opened.folder, problems)}; prepare it again:"
+                            f" {PREPARE_COMMAND.format(folder=folder)}")
+    return opened
+
+
+def _told(folder: pathlib.Path, problems: Mapping[str, str]) -> str:
+    return "; ".join(f"{folder / name}: {text}" for name, text in problems.items())
 
 
 def _open_field(folder: pathlib.Path, manifest: Mapping[str, Any], name: str) -> np.ndarray:

@@ -11,7 +11,8 @@ from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn,
 
 
 @contextlib.contextmanager
-def preparing(description: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
+def preparing(description: str, console: Console | None = None,
+              unit: str = "faces") -> Iterator[Callable[[int, int], None]]:
     """Shows a bar; yields `show(done, total)`, as `prepare.prepare` calls it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
@@ -23,6 +24,6 @@ def preparing(description: str, console: Console | None = None) -> Iterator[Call
         def show(done: int, total: int) -> None:
             speed = bar.tasks[0].speed
             bar.update(task, completed=done, total=total,
-                       rate=f"{speed:.0f} faces/s" if speed else "")
+                       rate=f"{speed:,.0f} {unit}/s" if speed else "")
 
         yield show

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 
 import numpy as np
 
+from data_pipelines import safe_paths
 from data_pipelines.benchmark_faces import Faces, cut_faces
 from data_pipelines.faces import SkipFace, SourceError, as_18, roi_box_from_18
 from data_pipelines.mat_faces import read_mat
@@ -47,7 +49,10 @@ def read_aflw(folder: os.PathLike | str) -> tuple[SparseTruth, list[str]]:
     visible = valid_points(points)
     if flags:
         visible &= numbers[:, 2 * AFLW_POINTS : 3 * AFLW_POINTS] > 0.5
-    kept = np.flatnonzero(visible.sum(axis=1) >= _MIN_POINTS)
+    _, refused = safe_paths.listed(names, functools.partial(image_path, folder))
+    broken = {row: ": ".join(problem) for row, problem in refused.items()} | broken
+    usable = ~np.isin(np.arange(len(names)), list(broken))
+    kept = np.flatnonzero((visible.sum(axis=1) >= _MIN_POINTS) & usable)
     problems = [f"{folder.name}: left out: {reason}" for reason in list(broken.values())[:10]]
     few = [names[i] for i in range(len(names)) if i not in set(kept) and i not in broken]
     if few:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import array
 import csv
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,7 +17,10 @@ def read_header(path: pathlib.Path) -> list[str]:
     if not path.is_file():
         raise SourceError(f"{path}: no such CSV file")
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        header = next(csv.reader(file), [])
+        try:
+            header = next(csv.reader(file), [])
+        except csv.Error as error:
+            raise SourceError(f"{path} line 1: not a CSV file ({error})") from None
     if not any(cell.strip() for cell in header):
         raise SourceError(f"{path}: is empty; its first line should name the columns")
     return [cell.strip() for cell in header]
@@ -40,20 +44,33 @@ def read_columns(
     if missing:
         raise SourceError(f"{path}: lacks the columns {_some(missing)}; found {_some(header)}")
     places = [header.index(name) for name in wanted]
-    texts, rows, problems = [], [], {}
+    texts, numbers, problems = [], array.array("f"), {}
+    for line_number, line in _lines(path):
+        text, values, problem = _parse(line, places, len(header), wanted)
+        if problem:
+            problems[len(texts)] = f"{path} line {line_number}: {problem}"
+        texts.append(text)
+        numbers.extend(values)  # four bytes a number, where a list takes 32
+    table = np.frombuffer(numbers, np.float32) if numbers else np.zeros(0, np.float32)
+    return texts, table.reshape(len(texts), len(number_columns)), problems
+
+
+def broken_lines(problems: dict[int, str]) -> dict[int, tuple[str, str]]:
+    """The problems of `read_columns` as reasons and details of skipped faces."""
+    return {row: ("broken line in the table", text) for row, text in problems.items()}
+
+
+def _lines(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
+    """Lines with anything in them, after the first, with their numbers."""
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
         lines = csv.reader(file)
-        next(lines)
-        for line in lines:
-            if not any(cell.strip() for cell in line):
-                continue
-            text, values, problem = _parse(line, places, len(header), wanted)
-            if problem:
-                problems[len(texts)] = f"{path} line {lines.line_num}: {problem}"
-            texts.append(text)
-            rows.append(values)
-    numbers = np.array(rows, np.float32).reshape(len(rows), len(number_columns))
-    return texts, numbers, problems
+        try:
+            next(lines)
+            for line in lines:
+                if any(cell.strip() for cell in line):
+                    yield lines.line_num, line
+        except csv.Error as error:  # a cell without an end, mostly an unclosed quote
+            raise SourceError(f"{path} line {lines.line_num}: not a CSV file ({error})") from None
 
 
 def _parse(line: list[str], places: list[int], width: int, names: list[str]):

@@ -7,14 +7,16 @@ P1X, P1Y, VIS1 ... P21X, P21Y, VIS21 in AFLW's order of 21 points, whole-image p
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 
 import numpy as np
 
+from data_pipelines import safe_paths
 from data_pipelines.faces import SourceError, as_18
 from data_pipelines.landmark_faces import LandmarkFaces
-from data_pipelines.tables import read_columns
+from data_pipelines.tables import broken_lines, read_columns
 from data_pipelines.wild import checked_folder, valid_points
 from twodal_jax import projection
 
@@ -36,7 +38,7 @@ def umdfaces(folder: os.PathLike | str, *, margin: int = 20) -> LandmarkFaces:
     tables = [_read_batch(path, folder) for path in _find_tables(folder)]
     names, paths, problems = [], [], {}
     for table_names, table_paths, _, table_problems in tables:
-        problems.update({len(names) + row: text for row, text in table_problems.items()})
+        problems.update({len(names) + row: problem for row, problem in table_problems.items()})
         names += table_names
         paths += table_paths
     numbers = np.concatenate([table[2] for table in tables])
@@ -46,7 +48,7 @@ def umdfaces(folder: os.PathLike | str, *, margin: int = 20) -> LandmarkFaces:
     return LandmarkFaces(
         description=f"umdfaces:{folder.name}", names=names, paths=paths, landmarks=landmarks,
         visible=seen, yaw_deg=box[:, 4], roi_boxes=_roi_boxes(box), ready=False, margin=margin,
-        problems=problems)
+        problems=problems, root=folder)
 
 
 def _find_tables(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -61,9 +63,9 @@ def _read_batch(path: pathlib.Path, root: pathlib.Path):
     columns = [f"{kind}{k}{axis}" if axis else f"{kind}{k}" for k in range(1, NUM_POINTS + 1)
                for kind, axis in (("P", "X"), ("P", "Y"), ("VIS", ""))]
     files, numbers, problems = read_columns(path, "FILE", [*BOX_COLUMNS, *columns])
-    paths = [path.parent / file.replace("\\", "/") for file in files]
-    names = [image.relative_to(root).as_posix() for image in paths]
-    return names, paths, numbers, problems
+    paths, refused = safe_paths.listed(files, functools.partial(safe_paths.joined, path.parent))
+    names = [image.relative_to(root).as_posix() if image else file for image, file in zip(paths, files)]
+    return names, paths, numbers, refused | broken_lines(problems)
 
 
 def _roi_boxes(box: np.ndarray) -> np.ndarray:

@@ -8,16 +8,18 @@ images, which are then cropped around the landmarks.
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import re
 
 import numpy as np
 
+from data_pipelines import safe_paths
 from data_pipelines.detections import read_detections
 from data_pipelines.faces import SourceError, as_18
 from data_pipelines.landmark_faces import LandmarkFaces
-from data_pipelines.tables import read_columns, read_header
+from data_pipelines.tables import broken_lines, read_columns, read_header
 from twodal_jax import projection
 
 FILE_COLUMNS = ("file", "name", "image", "filename", "FILE")
@@ -53,11 +55,11 @@ def wild_csv_faces(
         visible &= numbers[:, 2 * count:3 * count] > 0.5
     points, seen = as_18(landmarks, visible)
     yaw = numbers[:, -1] if yaw_column else np.full(len(names), np.nan)
+    paths, refused = safe_paths.listed(names, functools.partial(image_path, folder))
     return LandmarkFaces(
-        description=f"wild_csv:{folder.name}/{path.name}", names=names,
-        paths=[image_path(folder, name) for name in names], landmarks=points, visible=seen,
-        yaw_deg=yaw, roi_boxes=roi_boxes_of_68(landmarks, visible), ready=ready, margin=margin,
-        problems=problems)
+        description=f"wild_csv:{folder.name}/{path.name}", names=names, paths=paths, landmarks=points,
+        visible=seen, yaw_deg=yaw, roi_boxes=roi_boxes_of_68(landmarks, visible), ready=ready, margin=margin,
+        problems=refused | broken_lines(problems), root=folder)
 
 
 def detection_faces(
@@ -73,11 +75,11 @@ def detection_faces(
     names, landmarks = read_detections(path)
     visible = np.isfinite(landmarks).all(axis=-1)
     points, seen = as_18(landmarks, visible)
+    paths, refused = safe_paths.listed(names, functools.partial(image_path, folder))
     return LandmarkFaces(
-        description=f"detections:{folder.name}/{path.name}", names=names,
-        paths=[image_path(folder, name) for name in names], landmarks=points, visible=seen,
-        yaw_deg=np.full(len(names), np.nan), roi_boxes=roi_boxes_of_68(landmarks, visible),
-        ready=ready, margin=margin)
+        description=f"detections:{folder.name}/{path.name}", names=names, paths=paths, landmarks=points,
+        visible=seen, yaw_deg=np.full(len(names), np.nan), roi_boxes=roi_boxes_of_68(landmarks, visible),
+        ready=ready, margin=margin, problems=refused, root=folder)
 
 
 def valid_points(landmarks: np.ndarray) -> np.ndarray:
@@ -103,7 +105,11 @@ def checked_folder(folder: os.PathLike | str) -> pathlib.Path:
 
 
 def image_path(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """Where an image of a table lies: in `images`, in the folder, or with .jpg added."""
+    """Where an image of a table lies: in `images`, in the folder, or with .jpg added.
+
+    Raises SkipFace where the name would lead out of the folder.
+    """
+    name = safe_paths.joined(folder, name).relative_to(folder).as_posix()
     candidates = [folder / "images" / name, folder / name, folder / "images" / f"{name}.jpg",
                   folder / f"{name}.jpg"]
     return next((path for path in candidates if path.is_file()), candidates[1])

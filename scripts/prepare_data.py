@@ -3,6 +3,7 @@
     python -m scripts.prepare_data mat --input=300W_LP --morphable_model=train.configs --output=data/300w_lp
     python -m scripts.prepare_data umdfaces --input=UMDFaces --output=data/umdfaces
     python -m scripts.prepare_data wild_csv --input=my_faces --output=data/mine --format=arrays
+    python -m scripts.prepare_data verify --output=data/mine
 
 Large sets are made by several processes, through Apache Beam; --runner takes any of its runners. A run that
 was cut is continued by the same command. What cannot be read is skipped, counted, and
@@ -19,7 +20,7 @@ import sys
 
 from rich.console import Console
 
-from data_pipelines import beam_engine, sources
+from data_pipelines import beam_engine, hashes, prepared, sources
 from data_pipelines.faces import SourceError
 from data_pipelines.manifest import FORMATS, PreparedError
 from data_pipelines.prepare import EXPECTED_SKIPS, MAX_SKIPPED, SKIPPED, Summary, prepare
@@ -27,6 +28,7 @@ from data_pipelines.progress import preparing
 from twodal_jax.assets import AssetError
 
 SYNTHETIC = ("synthetic_annotated", "synthetic_wild")
+VERIFY = "verify"
 SHOWN_SKIPS = 10
 
 
@@ -37,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.source in SYNTHETIC:
             return _synthesise(args)
+        if args.source == VERIFY:
+            return _verify(args, console)
         summary = _prepare(args, console)
     except (SourceError, PreparedError, AssetError, ImportError) as error:
         console.print(f"error: {error}")
@@ -85,12 +89,20 @@ def _synthesise(args: argparse.Namespace) -> int:
     return 0
 
 
+def _verify(args: argparse.Namespace, console: Console) -> int:
+    with preparing(f"reading {args.output}", console, unit="B") as show:
+        found = prepared.verify(args.output, show)
+    print(f"{args.output}: {found.count} faces, {len(found.manifest[hashes.FILES])} files as prepared")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.prepare_data", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="\n".join(f"  {name:14s}{text}" for name, text in sources.SOURCES.items()))
-    parser.add_argument("source", choices=[*sources.SOURCES, *SYNTHETIC])
+    parser.add_argument("source", choices=[*sources.SOURCES, *SYNTHETIC, VERIFY],
+                        help=f"what to read; {VERIFY}: compare a prepared folder with the hashes of its manifest")
     parser.add_argument("--input", help="what the source reads, see the list below")
     parser.add_argument("--output", required=True, help="the folder to make")
     parser.add_argument("--format", choices=FORMATS, default="array_record",

@@ -40,7 +40,7 @@ def content(folder):
 def test_faces_are_prepared_and_skips_counted_and_listed(faces_folder, tmp_path, capsys, format):
     output = tmp_path / "out"
     status = prepare_data.main(["mat", f"--input={faces_folder}", f"--output={output}",
-                                f"--format={format}", "--shards=3"])
+                                f"--format={format}", "--shards=3", "--max_skipped=0.25"])
     printed = capsys.readouterr()
     assert status == 0
     assert "9 faces, 3 skipped" in printed.out
@@ -63,7 +63,7 @@ def test_faces_are_prepared_and_skips_counted_and_listed(faces_folder, tmp_path,
 
 @pytest.mark.parametrize("format", ["arrays", "array_record"])
 def test_a_killed_run_continues_and_ends_with_the_same_bytes(faces_folder, tmp_path, format):
-    options = {"format": format, "shards": 4}
+    options = {"format": format, "shards": 4, "max_skipped": 0.25}
     prepare.prepare(MatFaces(faces_folder), tmp_path / "whole", **options)
     program = textwrap.dedent(f"""
         import os, signal
@@ -99,11 +99,12 @@ def test_leftovers_of_another_request_are_not_used(faces_folder, tmp_path):
     (staging / "unit-00000").mkdir(parents=True)
     (staging / "plan.json").write_text("{}")
     (staging / "unit-00000" / "done.json").write_text('{"count": 99, "skips": []}')
-    assert prepare.prepare(MatFaces(faces_folder), tmp_path / "out", format="arrays").count == 9
+    assert prepare.prepare(MatFaces(faces_folder), tmp_path / "out", format="arrays", max_skipped=0.25).count == 9
 
 
 def test_a_finished_folder_is_kept_and_another_request_refused(faces_folder, tmp_path, capsys):
-    arguments = ["mat", f"--input={faces_folder}", f"--output={tmp_path / 'out'}", "--format=arrays"]
+    arguments = ["mat", f"--input={faces_folder}", f"--output={tmp_path / 'out'}", "--format=arrays",
+                 "--max_skipped=0.25"]
     assert prepare_data.main(arguments) == 0
     before = (tmp_path / "out" / "image.npy").stat().st_mtime_ns
     assert prepare_data.main(arguments) == 0
@@ -164,6 +165,6 @@ def test_sources_without_any_listed_face_are_errors(tmp_path):
 
 
 def test_the_manifest_says_nothing_about_time_or_place(faces_folder, tmp_path):
-    prepare.prepare(MatFaces(faces_folder), tmp_path / "out", format="arrays")
+    prepare.prepare(MatFaces(faces_folder), tmp_path / "out", format="arrays", max_skipped=0.25)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert str(tmp_path) not in json.dumps(manifest)

@@ -41,7 +41,7 @@ class Rows:
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("sets")
     for format in ("arrays", "array_record"):
-        prepare.prepare(Rows(), root / format, format=format, shards=3)
+        prepare.prepare(Rows(), root / format, format=format, shards=3, max_skipped=0.2)
     return root
 
 

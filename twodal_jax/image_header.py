@@ -86,9 +86,8 @@ def check_header(file: BinaryIO, name: str) -> Header:
             orientation = _exif_orientation(header) if kind in ("PNG", "WEBP") else 1
     except Image.DecompressionBombError as error:
         raise SkipFace("image too large", f"{name}: {error}; at most {MAX_PIXELS} pixels are read") from None
-    except Exception as error:  # broken headers raise many types
-        text = str(error).splitlines()[0] if str(error) and "BytesIO" not in str(error) else "no size in it"
-        raise SkipFace("unreadable image", f"{name}: a broken {kind} header ({text})") from None
+    except Exception as error:  # broken headers raise many types, some of whose texts name the open file's number
+        raise SkipFace("unreadable image", f"{name}: a broken {kind} header ({type(error).__name__})") from None
     finally:
         file.seek(0)
     _check_size(size, name)

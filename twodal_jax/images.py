@@ -8,7 +8,7 @@ import os
 import cv2
 import numpy as np
 
-from twodal_jax.image_header import MAX_PIXELS, SkipFace, check_header, open_regular
+from twodal_jax.image_header import MAX_PIXELS, Header, SkipFace, check_header, open_regular
 from twodal_jax.projection import CROP_SIZE
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "SkipFace", "check_roi_box", "crop_face", "decode_image", "read_image",
@@ -25,12 +25,12 @@ def read_image(path: os.PathLike | str) -> np.ndarray:
       SkipFace: the file is missing, empty, cut short, too large or no image; the detail names it.
     """
     with open_regular(path) as file:
-        check_header(file, str(path))  # before the whole file is in memory
+        header = check_header(file, str(path))  # before the whole file is in memory
         try:
             data = file.read()
         except OSError as error:
             raise SkipFace("unreadable image", f"{path}: {error.strerror}") from None
-    return decode_image(data, str(path))
+    return _decode(data, header, str(path))
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -40,7 +40,10 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     orientation is applied. The header is looked at first: other types than `image_header.FORMATS`, and pictures
     of more than `MAX_PIXELS`, are refused before they take any memory. `name` is for the message.
     """
-    header = check_header(io.BytesIO(data), name)
+    return _decode(data, check_header(io.BytesIO(data), name), name)
+
+
+def _decode(data: bytes, header: Header, name: str) -> np.ndarray:
     is_jpeg = header.kind == "JPEG"
     # libjpeg fills the missing part of a cut file with grey and reports nothing.
     if is_jpeg and data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN):
