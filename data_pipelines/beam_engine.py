@@ -31,6 +31,7 @@ LOCAL = "local"
 WORKERS_LOG = "workers.log"  # what local workers print, beside their units
 COUNTERS = "faces"  # the namespace of Beam's counters: read, kept, and skipped by reason
 _POLL_SECONDS = 0.2
+_PATIENCE_SECONDS = 30.0  # for workers to end once they are told, or one of them was killed
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -61,12 +62,9 @@ class BeamEngine:
             return
         if self.runner == LOCAL and min(len(pending), self.workers) == 1 and not self.options:
             return in_process(job, pending, watch)
-        if self.runner == LOCAL:
-            job = dataclasses.replace(job, asker=os.getpid())
         run = functools.partial(self._run, job, pending, _beam())
         with _environment_of_workers():
             _wait(run, job, pending, watch)
-        _raise_failure(job)
         missing = [unit for unit in pending if unit not in watch.done]
         if missing:
             raise PreparedError(f"{len(missing)} of {len(pending)} units are not at {job.staging}: workers must"
@@ -118,9 +116,12 @@ def _local_runner(options: Any, job: Job) -> Any:
     # As DirectRunner does it; without, the workers would not know the options.
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    log = pathlib.Path(job.staging, WORKERS_LOG)
+    log, failed = (shlex.quote(os.path.join(job.staging, name)) for name in (WORKERS_LOG, units.FAILED))
+    # Beam waits for ever for a worker that was killed, so its shell says so where `_wait` looks.
     worker = SubprocessSDKEnvironment.from_command_string(
-        f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main 2>>{shlex.quote(str(log))}")
+        f"{shlex.quote(sys.executable)} -m data_pipelines.beam_worker {os.getpid()} 2>>{log} || echo"
+        f" \"a worker process ended with status $? (137: killed, mostly for want of memory; see $(tail -n 1 {log}))."
+        f" Finished parts are kept: the same command goes on, --workers=1 needs less memory\" >{failed}")
     return fn_runner.FnApiRunner(worker, provision_info=fn_runner.ExtendedProvisionInfo(info))
 
 
@@ -163,16 +164,19 @@ def _wait(run, job: Job, pending: list[int], watch: Watch) -> None:
     thread = threading.Thread(target=body, name="beam", daemon=True)
     thread.start()
     try:
-        while thread.is_alive():
+        while thread.is_alive() and not _failure(job):
             thread.join(_POLL_SECONDS)
             _look(job, pending, watch)
+        thread.join(_PATIENCE_SECONDS)
         _look(job, pending, watch)
     except BaseException:
         job.ask_to_stop()
-        thread.join()
+        thread.join(_PATIENCE_SECONDS)
         raise
+    if text := _failure(job):
+        job.ask_to_stop()
+        raise PreparedError(text)
     if errors:
-        _raise_failure(job)
         raise errors[0]
 
 
@@ -183,10 +187,11 @@ def _look(job: Job, pending: list[int], watch: Watch) -> None:
     watch.seen(job.faces_seen())
 
 
-def _raise_failure(job: Job) -> None:
-    failed = pathlib.Path(job.staging, units.FAILED)
-    if failed.is_file():
-        raise PreparedError(failed.read_text(encoding="utf-8"))
+def _failure(job: Job) -> str:
+    try:
+        return pathlib.Path(job.staging, units.FAILED).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from data_pipelines import units as unit_files
 from data_pipelines.faces import FaceSource, Skip, SourceError
 from data_pipelines.prepared import PreparedError
 from data_pipelines.units import Job, make_unit, write_text
+from twodal_jax.printable import printable
 
 SKIPPED = "skipped.csv"
 MAX_SKIPPED = 0.05
@@ -143,7 +144,7 @@ class Watch:
         nothing_kept = self._faces == total and not any(done["count"] for done in self.done.values())
         if len(broken) <= self._max_skipped * total or nothing_kept:
             return
-        named = [f"  {skip.name}: {skip.reason}: {skip.detail}" for skip in broken[:_SHOWN]]
+        named = [printable(f"  {skip.name}: {skip.reason}: {skip.detail}") for skip in broken[:_SHOWN]]
         raise TooManySkips("\n".join([
             f"{self.source.description}: {len(broken)} of the first {self._faces} faces could not be read, more than"
             f" {self._max_skipped:.1%} of all {total} (--max_skipped={self._max_skipped:g}); the first:", *named,
@@ -247,7 +248,7 @@ def _write_skipped(path: pathlib.Path, skips: Iterable[Skip]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["name", "reason", "detail"])
-        writer.writerows(dataclasses.astuple(skip) for skip in skips)
+        writer.writerows(map(printable, dataclasses.astuple(skip)) for skip in skips)
 
 
 def _read_skipped(path: pathlib.Path) -> tuple[Skip, ...]:

@@ -22,6 +22,7 @@ def open_source(
     name: str, folder: os.PathLike | str, *, split: str | None = None,
     morphable_model: os.PathLike | str | None = None, margin: int = 20,
     landmarks: os.PathLike | str | None = None, ready: bool | None = None,
+    detect: str | None = None,
 ) -> FaceSource:
     """Opens a source of SOURCES.
 
@@ -30,15 +31,16 @@ def open_source(
       split: mat: a split of annotations.npz; tfds_300w_lp: a tfds split.
       morphable_model: for `assets.load_morphable_model`; rebuilds landmarks 300W-LP lacks.
       margin: pixels stored around the 120-pixel crop.
-      landmarks: the landmark file of wild_csv or detections, or detections for mat.
+      landmarks: the landmark file of wild_csv or detections, or 68-point detections for mat and umdfaces.
       ready: wild_csv, detections: whether images are 120 x 120 crops; None looks at the first ones.
+      detect: umdfaces: a detector of `detected_faces.DETECTORS` that finds the landmarks.
 
     Raises:
       SourceError, assets.AssetError: something is missing; the message names it.
     """
     if margin < 0:
         raise SourceError(f"margin must not be negative, got {margin}")
-    if name in ("mat", "tfds_300w_lp"):
+    if name in ("mat", "tfds_300w_lp") and not detect:
         # Looked at first: reading a model takes longer than noticing that the folder is missing.
         if not pathlib.Path(folder).is_dir():
             raise SourceError(f"{folder}: no such folder; give the {SOURCES[name]}")
@@ -50,12 +52,14 @@ def open_source(
         from data_pipelines.tfds_source import TfdsFaces
 
         return TfdsFaces(folder, model=model, split=split or "train", margin=margin)
+    if detect and (name != "umdfaces" or landmarks):
+        raise SourceError("--detect goes with source umdfaces, without --landmarks")
     if split is not None:
         raise SourceError(f"source {name} has no splits; leave --split away")
     if name == "umdfaces":
         from data_pipelines.umdfaces import umdfaces
 
-        return umdfaces(folder, margin=margin)
+        return umdfaces(folder, margin=margin, detections=landmarks, detect=detect)
     if name in ("wild_csv", "detections"):
         from data_pipelines import wild
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipelines import safe_paths
+from data_pipelines import detected_faces, safe_paths
+from data_pipelines.detected_faces import DetectedFaces
 from data_pipelines.faces import SourceError, as_18
 from data_pipelines.landmark_faces import LandmarkFaces
 from data_pipelines.tables import broken_lines, read_columns
-from data_pipelines.wild import checked_folder, valid_points
+from data_pipelines.wild import checked_folder, roi_boxes_of_68, valid_points
 from twodal_jax import projection
 
 NUM_POINTS = 21
@@ -25,30 +28,47 @@ VISIBLE_ABOVE = 0.5  # VIS is a float, about 0 for hidden and about 1 for visibl
 BOX_COLUMNS = ("FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT", "YAW")
 
 
-def umdfaces(folder: os.PathLike | str, *, margin: int = 20) -> LandmarkFaces:
+def umdfaces(
+    folder: os.PathLike | str, *, margin: int = 20, detections: os.PathLike | str | None = None,
+    detect: str | None = None, make_finder: Callable[[], Any] = detected_faces.face_alignment_finder,
+) -> LandmarkFaces:
     """A folder with UMDFaces batches, or one batch folder -> source of wild faces.
 
-    The crop is placed by the face box (`projection.roi_box_from_detection`), or by the landmarks
-    where the box is empty. `yaw_deg` is YAW as it stands in the file.
+    By default the landmarks are the table's own 21, and the crop is placed by the face box
+    (`projection.roi_box_from_detection`), or by the landmarks where the box is empty. `yaw_deg` is YAW as it
+    stands in the file.
+
+    Args:
+      detections: a file of 68-point detections in whole-image pixels (`detections.py`), by the names of the
+        table; its points are used instead, and place the crop. Several lines of one image are told apart by the
+        face box.
+      detect: one of `detected_faces.DETECTORS`: finds the 68 points while the faces are prepared.
+      make_finder: of `detect`.
 
     Raises:
       SourceError: no folder, no CSV, or missing columns (named, with those found).
     """
     folder = checked_folder(folder)
     tables = [_read_batch(path, folder) for path in _find_tables(folder)]
-    names, paths, problems = [], [], {}
-    for table_names, table_paths, _, table_problems in tables:
-        problems.update({len(names) + row: problem for row, problem in table_problems.items()})
-        names += table_names
-        paths += table_paths
-    numbers = np.concatenate([table[2] for table in tables])
+    names, keys, paths, problems = [], [], [], {}
+    for table in tables:
+        problems.update({len(names) + row: problem for row, problem in table.problems.items()})
+        names, keys, paths = names + table.names, keys + table.keys, paths + table.paths
+    numbers = np.concatenate([table.numbers for table in tables])
     box, points = numbers[:, :5], numbers[:, 5:].reshape(-1, NUM_POINTS, 3)
     visible = valid_points(points[..., :2]) & (points[..., 2] > VISIBLE_ABOVE)
-    landmarks, seen = as_18(points[..., :2], visible)
-    return LandmarkFaces(
-        description=f"umdfaces:{folder.name}", names=names, paths=paths, landmarks=landmarks,
-        visible=seen, yaw_deg=box[:, 4], roi_boxes=_roi_boxes(box), ready=False, margin=margin,
-        problems=problems, root=folder)
+    points, roi_boxes, description = points[..., :2], _roi_boxes(box), f"umdfaces:{folder.name}"
+    if detections:
+        points, missing = detected_faces.landmarks_of_file(detections, keys, roi_boxes)
+        problems, visible = missing | problems, np.isfinite(points).all(axis=-1)
+        roi_boxes, description = roi_boxes_of_68(points, visible), f"{description}:{pathlib.Path(detections).name}"
+    landmarks, seen = as_18(points, visible)
+    table = dict(
+        names=names, paths=paths, landmarks=landmarks, visible=seen, yaw_deg=box[:, 4], roi_boxes=roi_boxes,
+        ready=False, margin=margin, problems=problems, root=folder)
+    if detect:
+        return DetectedFaces(make_finder, detect, description=f"{description}:{detect}", **table)
+    return LandmarkFaces(description=description, **table)
 
 
 def _find_tables(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -59,13 +79,21 @@ def _find_tables(folder: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
-def _read_batch(path: pathlib.Path, root: pathlib.Path):
+class _Table(NamedTuple):
+    names: list[str]
+    keys: list[tuple[str, str]]  # the names relative to the folder, and to the batch
+    paths: list[pathlib.Path | None]
+    numbers: np.ndarray
+    problems: dict[int, safe_paths.Problem]
+
+
+def _read_batch(path: pathlib.Path, root: pathlib.Path) -> _Table:
     columns = [f"{kind}{k}{axis}" if axis else f"{kind}{k}" for k in range(1, NUM_POINTS + 1)
                for kind, axis in (("P", "X"), ("P", "Y"), ("VIS", ""))]
     files, numbers, problems = read_columns(path, "FILE", [*BOX_COLUMNS, *columns])
     paths, refused = safe_paths.listed(files, functools.partial(safe_paths.joined, path.parent))
     names = [image.relative_to(root).as_posix() if image else file for image, file in zip(paths, files)]
-    return names, paths, numbers, refused | broken_lines(problems)
+    return _Table(names, list(zip(names, files)), paths, numbers, refused | broken_lines(problems))
 
 
 def _roi_boxes(box: np.ndarray) -> np.ndarray:

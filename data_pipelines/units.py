@@ -34,7 +34,7 @@ _STOP_EVERY = 16  # faces between two looks at `stop`
 
 
 class Stopped(Exception):
-    """The unit was left unfinished because `stop` is there or the process that asked for it is gone."""
+    """The unit was left unfinished because `stop` is there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +44,11 @@ class Job:
     Attributes:
       staging: the staging folder. plan: the JSON text of plan.json.
       open_source: opens the source again, in another process.
-      asker: process on this machine without which the work is for nobody.
     """
 
     staging: str
     plan: str
     open_source: Callable[[], FaceSource] = dataclasses.field(compare=False)
-    asker: int | None = dataclasses.field(default=None, compare=False)
 
     @functools.cached_property
     def request(self) -> dict[str, Any]:
@@ -74,8 +72,8 @@ class Job:
             return None
 
     def stop_asked(self) -> bool:
-        """Whether `stop` is there, or the asker gone."""
-        return os.path.exists(os.path.join(self.staging, STOP)) or not _is_alive(self.asker)
+        """Whether `stop` is there."""
+        return os.path.exists(os.path.join(self.staging, STOP))
 
     def ask_to_stop(self) -> None:
         """Makes `stop`."""
@@ -90,17 +88,6 @@ class Job:
             except FileNotFoundError:  # its unit was finished meanwhile
                 continue
         return total
-
-
-def _is_alive(process: int | None) -> bool:
-    try:
-        if process is not None:
-            os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 @functools.lru_cache(maxsize=1)

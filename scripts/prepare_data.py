@@ -21,11 +21,13 @@ import sys
 from rich.console import Console
 
 from data_pipelines import beam_engine, hashes, prepared, sources
+from data_pipelines.detected_faces import DETECTORS
 from data_pipelines.faces import SourceError
 from data_pipelines.manifest import FORMATS, PreparedError
 from data_pipelines.prepare import EXPECTED_SKIPS, MAX_SKIPPED, SKIPPED, Summary, prepare
 from data_pipelines.progress import preparing
 from twodal_jax.assets import AssetError
+from twodal_jax.printable import printable
 
 SYNTHETIC = ("synthetic_annotated", "synthetic_wild")
 VERIFY = "verify"
@@ -61,7 +63,8 @@ def _prepare(args: argparse.Namespace, console: Console) -> Summary:
     ready = {"auto": None, "yes": True, "no": False}[args.ready_crops]
     open_source = functools.partial(
         sources.open_source, args.source, args.input, split=args.split, morphable_model=args.morphable_model,
-        margin=args.margin, landmarks=args.landmarks, ready=ready)
+        margin=args.margin, landmarks=args.landmarks, ready=ready,
+        detect=args.detect)
     engine = beam_engine.BeamEngine(args.runner, args.workers, tuple(shlex.split(args.beam_options)))
     with preparing(f"{args.source} -> {args.output}", console) as show:
         return prepare(open_source(), args.output, format=args.format, shards=args.shards, limit=args.limit,
@@ -70,7 +73,7 @@ def _prepare(args: argparse.Namespace, console: Console) -> Summary:
 
 def _report(summary: Summary, console: Console) -> None:
     for skip in summary.skips[:SHOWN_SKIPS]:
-        console.print(f"skipped {skip.name}: {skip.reason}: {skip.detail}")
+        console.print(printable(f"skipped {skip.name}: {skip.reason}: {skip.detail}"))
     if len(summary.skips) > SHOWN_SKIPS:
         console.print(f"... and {len(summary.skips) - SHOWN_SKIPS} more, see"
                       f" {summary.folder / SKIPPED}")
@@ -110,7 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", help="mat: a split of annotations.npz; tfds: a tfds split")
     parser.add_argument("--morphable_model",
                         help="model file or folder; needed for .mat files without pt3d_68")
-    parser.add_argument("--landmarks", help="the landmark CSV or .npz, where it is not the only one")
+    parser.add_argument("--landmarks", help="the landmark CSV or .npz, where it is not the only one; umdfaces: 68-point"
+                        " detections (.csv or .npz) to use instead of its own 21 points")
+    parser.add_argument("--detect", choices=DETECTORS,
+                        help="umdfaces: find 68 landmarks with this detector meanwhile"
+                        " (pip install -r requirements-landmarks.txt)")
     parser.add_argument("--ready_crops", choices=("auto", "yes", "no"), default="auto",
                         help="wild_csv, detections: whether images are 120 x 120 crops already")
     parser.add_argument("--shards", type=_positive, help="number of shards")

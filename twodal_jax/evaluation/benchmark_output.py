@@ -15,6 +15,7 @@ import numpy as np
 import rich.console
 
 from twodal_jax.evaluation import benchmark, figures, metrics, published, tables
+from twodal_jax.printable import as_markdown_cell, printable
 from twodal_jax.run_log import write_json, write_text
 
 
@@ -65,7 +66,7 @@ def print_tables(results: Results, console: rich.console.Console) -> None:
     if any(results.published.get(measure) for measure in results.measures()):
         console.print(f"{tables.PUBLISHED_MARK} published in {published.SOURCE}", style="dim")
     for problem in results.problems:
-        console.print(f"! {problem}", markup=False, highlight=False, style="yellow")
+        console.print(printable(f"! {problem}"), markup=False, highlight=False, style="yellow")
 
 
 def write(results: Results, folder: pathlib.Path, command: str = "") -> None:
@@ -98,14 +99,14 @@ def write(results: Results, folder: pathlib.Path, command: str = "") -> None:
 
 
 def _markdown(results: Results, summaries: Mapping, command: str) -> str:
-    parts = [f"# {results.name}: NME in per cent", *([f"    {command}"] if command else [])]
+    parts = [f"# {results.name}: NME in per cent", *([f"    {printable(command)}"] if command else [])]
     for measure in results.measures():
         parts.append(f"## {results.titles[measure]}\n\n{results.about[measure]}.")
         parts.append(tables.markdown_table(rows_of(results, measure, summaries)))
     if any(results.published.get(measure) for measure in results.measures()):
         parts.append(f"{tables.PUBLISHED_MARK} published in {published.SOURCE}.")
     if results.problems:
-        parts.append("## Not measured\n\n" + "\n".join(f"- {problem}" for problem in results.problems))
+        parts.append("## Not measured\n\n" + "\n".join(f"- {as_markdown_cell(problem)}" for problem in results.problems))
     return "\n\n".join(parts) + "\n"
 
 

@@ -5,11 +5,12 @@ with the window, needs no font file, and costs a few kilobytes. Text in a chart 
 """
 
 import dataclasses
-import html
 import math
 from collections.abc import Sequence
 
 import numpy as np
+
+from twodal_jax.printable import as_html
 
 MAX_POINTS = 400  # of one line; more cannot be told apart on a screen
 NUM_COLORS = 6
@@ -92,14 +93,14 @@ def line_chart(
     all_x, all_y = (np.concatenate([c[i] for c in cleaned] or [np.zeros(0)]) for i in (1, 2))
     all_x, all_y = all_x[np.isfinite(all_y)], all_y[np.isfinite(all_y)]
     if not len(all_y):
-        return f'<p class="note">{html.escape(title)}: nothing was recorded.</p>'
+        return f'<p class="note">{as_html(title)}: nothing was recorded.</p>'
     low, high = _spread(x_range or (all_x.min(), all_x.max()), False)
     x = Axis(low, high, MARGIN_LEFT, width - MARGIN_RIGHT)
     low, high = _spread(y_range or (all_y.min(), all_y.max()), log_y, pad=y_range is None)
     y = Axis(low, high, height - MARGIN_BOTTOM, MARGIN_TOP, log_y)
     parts = [
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{html.escape(title)}">',
+        f'aria-label="{as_html(title)}">',
         *_frame(x, y, x_label, y_label, width, height),
         *_marks(x, marks, height),
         *(_line(line, x(xs), y(ys)) for line, xs, ys in cleaned),
@@ -177,9 +178,9 @@ def _frame(x, y, x_label, y_label, width, height):
     middle = (MARGIN_TOP + bottom) / 2
     yield (
         f'<text x="{(MARGIN_LEFT + right) / 2}" y="{height - 7}" text-anchor="middle">'
-        f"{html.escape(x_label)}</text>"
+        f"{as_html(x_label)}</text>"
         f'<text transform="translate(11 {middle}) rotate(-90)" text-anchor="middle">'
-        f"{html.escape(y_label)}</text>"
+        f"{as_html(y_label)}</text>"
     )
 
 
@@ -192,7 +193,7 @@ def _marks(x, marks, height):
                 f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{MARGIN_TOP - 4}" '
                 f'y2="{height - MARGIN_BOTTOM}"/><text x="{at + (-4 if near_end else 4):.1f}" '
                 f'y="{MARGIN_TOP + 4}" text-anchor="{"end" if near_end else "start"}">'
-                f"{html.escape(label)}</text>"
+                f"{as_html(label)}</text>"
             )
 
 
@@ -218,7 +219,7 @@ def legend(entries: Sequence[tuple[int, str]]) -> str:
     """HTML legend of (colour index, text); the text is escaped."""
     items = "".join(
         f'<span><svg width="22" height="8" aria-hidden="true"><line class="s{color % NUM_COLORS}" '
-        f'x1="1" x2="21" y1="4" y2="4" stroke-width="2.4"/></svg>{html.escape(text)}</span>'
+        f'x1="1" x2="21" y1="4" y2="4" stroke-width="2.4"/></svg>{as_html(text)}</span>'
         for color, text in entries
     )
     return f'<div class="legend">{items}</div>'

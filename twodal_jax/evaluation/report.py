@@ -5,7 +5,6 @@ are inline, the pictures base64. All text is escaped, whatever file or command l
 """
 
 import dataclasses
-import html
 import math
 import os
 import pathlib
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from twodal_jax.evaluation import charts, report_figures, report_style
+from twodal_jax.printable import as_html
 from twodal_jax.rendering import drawing
 
 History = Sequence[tuple[float, float]]
@@ -116,7 +116,7 @@ def write_report(path: str | os.PathLike, report: ReportData) -> pathlib.Path:
 def render(report: ReportData) -> str:
     """The page as text."""
     sections = (_accuracy(report), _gallery(report), _training(report), _run(report))
-    title = html.escape(report.title)
+    title = as_html(report.title)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -128,15 +128,15 @@ def render(report: ReportData) -> str:
 
 
 def _header(report):
-    lede = f'<p class="lede">{html.escape(report.lede)}</p>' if report.lede else ""
+    lede = f'<p class="lede">{as_html(report.lede)}</p>' if report.lede else ""
     headlines = "".join(
-        f'<div class="headline"><b>{html.escape(str(value))}</b>'
-        f"<span>{html.escape(label)}</span></div>"
+        f'<div class="headline"><b>{as_html(value)}</b>'
+        f"<span>{as_html(label)}</span></div>"
         for label, value in report.headlines.items()
     )
     return (
         '<header><p class="kicker">2DAL · 3D face reconstruction</p>'
-        f"<h1>{html.escape(report.title)}</h1>{lede}"
+        f"<h1>{as_html(report.title)}</h1>{lede}"
         + (f'<div class="headlines">{headlines}</div>' if headlines else "")
         + "</header>\n"
     )
@@ -154,7 +154,7 @@ def _accuracy(report):
         return ""
     return _section(
         "Accuracy",
-        f'<p class="note">{html.escape(report.measure)} Lower is better.</p>',
+        f'<p class="note">{as_html(report.measure)} Lower is better.</p>',
         _results_table(report) if report.results else "",
         f'<div class="pair">{figures}</div>' if figures else "",
     )
@@ -185,10 +185,10 @@ def _protocol_rows(protocol, results):
         cells = "".join(_cell(key, result, results) for key in COLUMNS)
         count = result.summary.get("count")
         rows.append(
-            f"<tr><th scope=row>{html.escape(result.stage)}</th>{cells}"
+            f"<tr><th scope=row>{as_html(result.stage)}</th>{cells}"
             f"<td>{'–' if count is None else f'{int(count):,}'}</td></tr>"
         )
-    group = f'<tr class=group><th colspan={len(COLUMNS) + 2}>{html.escape(protocol)}</th></tr>'
+    group = f'<tr class=group><th colspan={len(COLUMNS) + 2}>{as_html(protocol)}</th></tr>'
     return f"<tbody>{group}{''.join(rows)}</tbody>"
 
 
@@ -227,25 +227,25 @@ def _gallery(report):
 
 def _face(example):
     pictures = "".join(
-        f'<figure><img alt="{html.escape(label)}" width="{picture.shape[1]}" '
+        f'<figure><img alt="{as_html(label)}" width="{picture.shape[1]}" '
         f'height="{picture.shape[0]}" src="data:image/jpeg;base64,{drawing.encode_jpeg(picture)}">'
-        f"<figcaption>{html.escape(label)}</figcaption></figure>"
+        f"<figcaption>{as_html(label)}</figcaption></figure>"
         for label, picture in example.pictures.items()
     )
     yaw = f"yaw {example.yaw_deg:+.0f}°".replace("-", "−") if math.isfinite(example.yaw_deg) else ""
-    rank = f"<em>{html.escape(example.rank)}</em>" if example.rank else ""
+    rank = f"<em>{as_html(example.rank)}</em>" if example.rank else ""
     return (
         f'<div class="face"><div class="who">{rank}<b>{example.nme:.2f} %</b>{yaw}<br>'
-        f'{html.escape(example.name)}</div><div class="pictures">{pictures}</div></div>'
+        f'{as_html(example.name)}</div><div class="pictures">{pictures}</div></div>'
     )
 
 
 def _run(report):
     rows = "".join(
-        f"<dt>{html.escape(label)}</dt><dd>{html.escape(_shown(value))}</dd>"
+        f"<dt>{as_html(label)}</dt><dd>{as_html(_shown(value))}</dd>"
         for label, value in report.summary.items()
     )
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
+    notes = "".join(f"<li>{as_html(note)}</li>" for note in report.notes)
     return _section(
         "The run", f"<dl>{rows}</dl>" if rows else "", f"<ul>{notes}</ul>" if notes else ""
     )

@@ -1,11 +1,11 @@
 """The figures of the report: a heading, a legend and a chart each, as HTML."""
 
 import dataclasses
-import html
 
 import numpy as np
 
 from twodal_jax.evaluation import charts, metrics
+from twodal_jax.printable import as_html
 
 
 def nme_curves(histories, stage_starts) -> str:
@@ -55,7 +55,7 @@ def _cut(line, limit):
 
 def _figure(title, entries, lines, **options):
     chart = charts.line_chart(lines, title=title, **options)
-    return f"<figure><h3>{html.escape(title)}</h3>{charts.legend(list(entries))}{chart}</figure>"
+    return f"<figure><h3>{as_html(title)}</h3>{charts.legend(list(entries))}{chart}</figure>"
 
 
 def losses(histories, units, stage_starts) -> str:
@@ -82,7 +82,7 @@ def _loss(name, unit, history, stage_starts, x_range):
         title=f"Loss {name} over training steps", x_label="training step", y_label=unit, width=320,
         height=190, log_y=bool(wide), x_range=x_range, marks=stage_starts,
     )  # fmt: skip
-    return f"<figure><h3>{html.escape(name)}</h3>{chart}</figure>"
+    return f"<figure><h3>{as_html(name)}</h3>{chart}</figure>"
 
 
 def _running_median(values, reach):

@@ -6,6 +6,7 @@ import rich.box
 import rich.table
 
 from twodal_jax.evaluation.published import Published
+from twodal_jax.printable import as_markdown_cell
 
 COLUMNS = {
     "0-30": "0-30°", "30-60": "30-60°", "60-90": "60-90°", "mean_of_bins": "mean of bins",
@@ -56,6 +57,6 @@ def markdown_table(rows: Sequence[Row], columns: Mapping[str, str] = COLUMNS) ->
         "|---" + "|---:" * len(columns) + "|",
     ]
     for label, row in rows:
-        cells = [text.replace("|", "\\|") for text in _cells(label, row, list(columns))]
+        cells = [as_markdown_cell(text) for text in _cells(label, row, list(columns))]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

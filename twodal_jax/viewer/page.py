@@ -7,7 +7,6 @@ Whatever came from a file or a command line is text in it, never markup.
 
 import base64
 import hashlib
-import html
 import importlib.resources
 import json
 import os
@@ -22,6 +21,7 @@ from twodal_jax.export.files import write_together
 from twodal_jax.rendering import drawing
 from twodal_jax.viewer import packing
 from twodal_jax.viewer.viewer_face import ViewerFace
+from twodal_jax.printable import as_html, printable
 
 # Longest side of the photo in the page, pixels; landmarks keep the coordinates of the photo itself.
 MAX_PHOTO_SIDE = 1600
@@ -53,7 +53,7 @@ def viewer_page(faces: Sequence[ViewerFace], photo: np.ndarray, title: str) -> s
             f"default-src 'none'; script-src {_hash(three)} {_hash(program)}; style-src {_hash(style)}; "
             "img-src data:; base-uri 'none'; form-action 'none'"
         ),
-        "title": html.escape(title),
+        "title": as_html(title),
         "style": style,
         "photo": _jpeg(_shrunk(photo)),
         "blobs": "\n".join(
@@ -123,8 +123,8 @@ def _describe(face: ViewerFace, blobs: dict[str, str]) -> dict[str, object]:
     box = None if face.roi_box is None else _rounded(face.roi_box)
     visible = face.landmarks_visible
     return {
-        "name": face.name,
-        "facts": [[str(label), str(value)] for label, value in face.facts.items()],
+        "name": printable(face.name),
+        "facts": [[printable(label), printable(value)] for label, value in face.facts.items()],
         "vertices": _packed(vertices.T, blobs, centre=True),
         "directions": _packed(directions, blobs, group=3),
         "triangles": packing.pack(face.triangles.T.astype(index_type), blobs),
@@ -135,7 +135,7 @@ def _describe(face: ViewerFace, blobs: dict[str, str]) -> dict[str, object]:
         "rotation": face.rotation.ravel().tolist(),
         "box": box,
         "frame": box or _rounded(np.concatenate([low, high])),
-        "expressionNames": [str(name) for name in face.expression_names],
+        "expressionNames": [printable(name) for name in face.expression_names],
         "uv": None if face.uv is None else _packed(np.asarray(face.uv).T, blobs, centre=True),
         "texture": None if face.texture is None else _jpeg(face.texture),
         "colours": None if face.colours is None else _packed_colours(face.colours, blobs),
