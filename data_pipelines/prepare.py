@@ -7,27 +7,22 @@ where a run was cut, or on who made which unit, so a continued run ends with the
 
 from __future__ import annotations
 
-import collections
-import csv
-import dataclasses
 import functools
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from data_pipelines import npy_files, prepared
+from data_pipelines import prepared
 from data_pipelines import units as unit_files
+from data_pipelines.assemble import SKIPPED, Summary, assemble, read_skipped
 from data_pipelines.faces import FaceSource, Skip, SourceError
 from data_pipelines.prepared import PreparedError
 from data_pipelines.units import Job, make_unit, write_text
 from twodal_jax.printable import printable
 
-SKIPPED = "skipped.csv"
 MAX_SKIPPED = 0.05
 # What is missing by nature, and no sign of a broken copy: these do not count against `max_skipped`.
 EXPECTED_SKIPS = ("no landmarks", "too few landmarks", "no detection")
@@ -41,20 +36,6 @@ Engine = Callable[[Job, list[int], "Watch"], None]
 
 class TooManySkips(SourceError):
     """More faces than `max_skipped` allows could not be read; the message names the first."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """What a preparation did: folder, number of faces, and what was skipped, in order."""
-
-    folder: pathlib.Path
-    count: int
-    skips: tuple[Skip, ...]
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """reason -> number of faces, most frequent first."""
-        return dict(collections.Counter(skip.reason for skip in self.skips).most_common())
 
 
 def prepare(
@@ -99,7 +80,7 @@ def prepare(
     for unit in sorted(set(range(plan["units"])) - set(pending)):
         watch.finished(unit, job.done(unit))
     (engine or in_process)(job, pending, watch)
-    return _assemble(output, staging, source, plan)
+    return assemble(output, staging, source, plan)
 
 
 def _itself(source: FaceSource) -> FaceSource:
@@ -174,13 +155,13 @@ def _already_prepared(output: pathlib.Path, plan: dict, any_units: bool) -> Summ
     if found != plan and not (any_units and found and found | {"units": plan["units"]} == plan):
         raise PreparedError(f"{output}: holds another prepared set ({manifest['source']},"
                             f" {manifest['count']} faces); remove it or choose another --output")
-    return Summary(output, manifest["count"], _read_skipped(output / SKIPPED))
+    return Summary(output, manifest["count"], read_skipped(output / SKIPPED))
 
 
 def _open_staging(output: pathlib.Path, plan: dict) -> pathlib.Path:
     staging = output.absolute().parent / f".{output.name}.partial"
     plan_file = staging / "plan.json"
-    text = json.dumps(plan, sort_keys=True)
+    text = json.dumps({**plan, "layout": unit_files.LAYOUT}, sort_keys=True)
     if staging.is_dir() and not (plan_file.is_file() and plan_file.read_text() == text):
         shutil.rmtree(staging)
     staging.mkdir(parents=True, exist_ok=True)
@@ -190,69 +171,3 @@ def _open_staging(output: pathlib.Path, plan: dict) -> pathlib.Path:
         (staging / name).unlink(missing_ok=True)
     write_text(plan_file, text)
     return staging
-
-
-def _assemble(output, staging, source, plan) -> Summary:
-    folders = [staging / f"unit-{unit:05d}" for unit in range(plan["units"])]
-    done = [json.loads((folder / "done.json").read_text()) for folder in folders]
-    skips = tuple(Skip(*skip[1:]) for unit in done for skip in unit["skips"])
-    count = sum(unit["count"] for unit in done)
-    summary = Summary(output, count, skips)
-    if not count:
-        shutil.rmtree(staging)
-        reasons = "; ".join(f"{reason} ({number})" for reason, number in summary.reasons.items())
-        raise SourceError(f"{source.description}: none of {plan['total']} faces could be used:"
-                          f" {reasons}; the first: {skips[0].detail or skips[0].name}")
-    full = [folder for folder, unit in zip(folders, done) if unit["count"]]
-    final = staging / "final"
-    shutil.rmtree(final, ignore_errors=True)
-    final.mkdir()
-    columns = {path.stem: [np.load(folder / path.name, mmap_mode="r", allow_pickle=False)
-                           for folder in full] for path in sorted(full[0].glob("*.npy"))}
-    extras = {"plan": plan, **_whitening(columns)}
-    if plan["format"] == "arrays":
-        for name, parts in columns.items():
-            pieces = (rows for folder in full for rows in npy_files.read_in_pieces(folder / f"{name}.npy"))
-            npy_files.write(final / f"{name}.npy", (count, *parts[0].shape[1:]), np.result_type(*parts), pieces)
-    else:
-        extras["shards"] = [next(folder.glob("*.array_record")).name for folder in full]
-        for folder, name in zip(full, extras["shards"]):
-            _link_or_copy(folder / name, final / name)
-    fields = prepared.field_specs(source.kind, {k: v[0] for k, v in columns.items()})
-    _write_skipped(final / SKIPPED, skips)
-    prepared.write_manifest(final, prepared.build_manifest(
-        kind=source.kind, format=plan["format"], count=count, fields=fields,
-        source=source.description, skipped=summary.reasons, **extras))
-    prepared.move_into_place(final, output)
-    shutil.rmtree(staging, ignore_errors=True)
-    return summary
-
-
-def _link_or_copy(source: pathlib.Path, target: pathlib.Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
-
-
-def _whitening(columns: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
-    """Mean and standard deviation of alpha over the set, for models that bring no whitening."""
-    if "alpha" not in columns:
-        return {}
-    alpha = np.concatenate(columns["alpha"]).astype(np.float64)
-    mean, std = alpha.mean(axis=0), alpha.std(axis=0)
-    return {"alpha_mean": mean, "alpha_std": std} if (std > 0).all() else {}
-
-
-def _write_skipped(path: pathlib.Path, skips: Iterable[Skip]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["name", "reason", "detail"])
-        writer.writerows(map(printable, dataclasses.astuple(skip)) for skip in skips)
-
-
-def _read_skipped(path: pathlib.Path) -> tuple[Skip, ...]:
-    if not path.is_file():
-        return ()
-    with open(path, newline="", encoding="utf-8") as file:
-        return tuple(Skip(*row) for row in list(csv.reader(file))[1:])

@@ -30,6 +30,7 @@ from data_pipelines.faces import Face, FaceSource, Skip
 from data_pipelines.manifest import PreparedError
 
 STOP, FAILED = "stop", "failed.txt"
+LAYOUT = 2  # of the staging folder; leftovers of another one are thrown away
 _STOP_EVERY = 16  # faces between two looks at `stop`
 
 
