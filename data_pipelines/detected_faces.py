@@ -77,6 +77,8 @@ def _boxes_of(landmarks: np.ndarray) -> np.ndarray:
 class DetectedFaces(LandmarkFaces):
     """A table of faces whose landmarks a detector finds in the images, one row at a time.
 
+    Crops are upright like all of training's, also of faces that the finder calls turned.
+
     Args:
       make_finder: makes the `reconstruction.finders.FaceFinder`, on first use in each process; it must give
         landmarks.

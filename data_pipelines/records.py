@@ -1,8 +1,8 @@
 """Faces <-> ArrayRecord shards of serialized tf.train.Example.
 
 Numbers are stored as float lists, the name as UTF-8 bytes, the image as an encoded JPEG (BGR on
-both sides of this module; RGB inside the file, as everywhere). TensorFlow is imported on use and
-keeps to the CPU: the accelerator belongs to JAX.
+both sides of this module; RGB inside the file, as everywhere). TensorFlow is imported for reading alone, on
+use, and keeps to the CPU: the accelerator belongs to JAX.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from data_pipelines.example_bytes import example_bytes
 from data_pipelines.faces import Face
 
 JPEG_QUALITY = 95
@@ -47,30 +48,26 @@ def shard_name(shard: int, shards: int) -> str:
 
 def encode_face(face: Face) -> bytes:
     """One row -> a serialized tf.train.Example."""
-    tf = tensorflow_on_cpu()
-    features = {}
-    for name, value in sorted(face.items()):
+    features: dict[str, bytes | np.ndarray] = {}
+    for name, value in face.items():
         if name == "image":
             done, encoded = cv2.imencode(".jpg", value, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
             if not done:
                 raise ValueError(f"{face.get('name')}: the crop could not be encoded as JPEG")
-            features[name] = tf.train.Feature(
-                bytes_list=tf.train.BytesList(value=[encoded.tobytes()]))
-        elif isinstance(value, str):
-            features[name] = tf.train.Feature(
-                bytes_list=tf.train.BytesList(value=[value.encode("utf-8")]))
+            features[name] = encoded.tobytes()
         else:
-            numbers = np.asarray(value, np.float32).ravel()
-            features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=numbers))
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)
+            features[name] = value.encode("utf-8") if isinstance(value, str) else np.asarray(value, np.float32)
+    return example_bytes(features)
 
 
 @contextlib.contextmanager
 def shard_writer(path: os.PathLike | str) -> Iterator[Callable[[bytes], Any]]:
     """Opens an ArrayRecord file; yields the function that writes one record."""
-    from array_record.python import array_record_module
-
+    try:
+        from array_record.python import array_record_module
+    except ImportError:
+        raise ImportError("format array_record needs ArrayRecord: pip install array-record, or prepare the data with"
+                          " --format=arrays, which needs NumPy alone") from None
     writer = array_record_module.ArrayRecordWriter(os.fspath(path), WRITER_OPTIONS)
     try:
         yield writer.write

@@ -19,6 +19,7 @@ from data_pipelines.manifest import PreparedError
 from data_pipelines.umdfaces import umdfaces
 
 COUNT = 120
+MANY, UNITS = 1500, 30  # seconds for two processes, so that they are caught at work
 BROKEN = (3, 17, 77)
 
 
@@ -41,6 +42,15 @@ def whole(faces, tmp_path_factory):
     return content(output)
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A folder that takes seconds, and what it becomes."""
+    root = tmp_path_factory.mktemp("many")
+    write_umdfaces(root / "UMDFaces", MANY, broken=BROKEN)
+    prepare.prepare(umdfaces(root / "UMDFaces"), root / "out", shards=UNITS)
+    return root / "UMDFaces", content(root / "out")
+
+
 # FnApiRunner stands for any runner that is named: Beam looks it up by its name, and it needs no cluster.
 @pytest.mark.parametrize("engine", [BeamEngine(workers=2), BeamEngine(runner="FnApiRunner")],
                          ids=["2 workers", "FnApiRunner"])
@@ -56,9 +66,9 @@ def test_the_bytes_do_not_depend_on_the_runner_and_beam_counts_exactly(faces, wh
     assert os.listdir(tmp_path) == ["out"]
 
 
-def start(folder, output, *options):
+def start(folder, output):
     command = [sys.executable, "-m", "scripts.prepare_data", "umdfaces", f"--input={folder}", f"--output={output}",
-               "--shards=6", "--workers=2", *options]
+               f"--shards={UNITS}", "--workers=2"]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True,
                             env=os.environ | {"OMP_NUM_THREADS": "1"})
 
@@ -84,9 +94,10 @@ def workers_of(asker):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_was_cut_keeps_its_units_and_ends_with_the_same_bytes(faces, whole, tmp_path, sign):
+def test_a_run_that_was_cut_keeps_its_units_and_ends_with_the_same_bytes(many, tmp_path, sign):
+    folder, whole = many
     staging = tmp_path / ".out.partial"
-    process = start(faces[0], tmp_path / "out")
+    process = start(folder, tmp_path / "out")
     wait_for(lambda: list(staging.glob("unit-*/done.json")))
     process.send_signal(sign)
     told = process.communicate(timeout=120)[1]
@@ -100,14 +111,14 @@ def test_a_run_that_was_cut_keeps_its_units_and_ends_with_the_same_bytes(faces, 
     assert sign == signal.SIGKILL or not sizes
     continued = []
     engine = lambda job, pending, watch: continued.extend(pending) or prepare.in_process(job, pending, watch)  # noqa: E731
-    prepare.prepare(umdfaces(faces[0]), tmp_path / "out", shards=6, engine=engine)
-    assert len(continued) == 6 - len(kept)
+    prepare.prepare(umdfaces(folder), tmp_path / "out", shards=UNITS, engine=engine)
+    assert len(continued) == UNITS - len(kept)
     assert content(tmp_path / "out") == whole
 
 
 @pytest.mark.slow
-def test_a_killed_worker_ends_the_run_with_a_message_and_not_in_a_wait_for_ever(faces, tmp_path):
-    process = start(faces[0], tmp_path / "out")
+def test_a_killed_worker_ends_the_run_with_a_message_and_not_in_a_wait_for_ever(many, tmp_path):
+    process = start(many[0], tmp_path / "out")
     wait_for(lambda: workers_of(process.pid))
     os.kill(workers_of(process.pid)[0], signal.SIGKILL)
     told = process.communicate(timeout=120)[1]

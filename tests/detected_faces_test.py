@@ -15,7 +15,9 @@ from scripts import prepare_data
 from twodal_jax import heatmap, projection
 
 # The table's face boxes of helpers_umdfaces: x 30 to 120, y 30 to 125.
+# Upright: brows and eyes (17 to 47) above the mouth.
 FACE = np.random.default_rng(3).uniform([35, 40], [115, 125], (68, 2)).astype(np.float32).round(2)
+FACE[17:48, 1], FACE[48:, 1] = np.linspace(45, 75, 31), np.linspace(95, 120, 20)
 STRANGER = FACE * 0.1
 
 

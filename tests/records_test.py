@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from data_pipelines import loader, prepare, prepared
+from data_pipelines import loader, prepare, prepared, records
 from data_pipelines.faces import Skip
 from data_pipelines.order import sample_indices
 from tests.helpers_face_files import photo, wild_rows
@@ -67,6 +67,19 @@ def test_prepared_faces_are_those_of_the_source_in_order(opened):
         else:
             np.testing.assert_array_equal(found[name], values[keep])
     assert opened.manifest["skipped"] == {"seventh": 3}
+
+
+def test_records_are_the_bytes_tensorflow_writes():
+    from data_pipelines.example_bytes import example_bytes
+
+    tf = records.tensorflow_on_cpu()
+    features = {"name": "ä.jpg".encode(), "image": bytes(range(256)) * 80, "yaw_deg": np.float32(np.nan),
+                "landmarks": np.arange(36, dtype=np.float32).reshape(18, 2), "Zeros": np.zeros(0, np.float32)}
+    expected = tf.train.Example(features=tf.train.Features(feature={
+        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) if isinstance(value, bytes)
+        else tf.train.Feature(float_list=tf.train.FloatList(value=np.ravel(value)))
+        for name, value in features.items()}))  # fmt: skip
+    assert example_bytes(features) == expected.SerializeToString(deterministic=True)
 
 
 def test_batches_follow_the_stateless_order(opened):

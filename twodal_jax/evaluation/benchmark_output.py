@@ -120,7 +120,7 @@ def _write_csv(path: pathlib.Path, results: Results) -> None:
             for i, key in enumerate(results.keys):
                 values = [errors[m][i] if m in errors else np.nan for m in measures]
                 cells = ["" if not np.isfinite(v) else f"{v:.6f}" for v in values]
-                writer.writerow([label, key, f"{results.yaw_deg[i]:.4f}", *cells])
+                writer.writerow([printable(label), printable(key), f"{results.yaw_deg[i]:.4f}", *cells])
     os.replace(temporary, path)
 
 

@@ -1,0 +1,69 @@
+"""File names and labels in everything that is shown: they stay text, and what acts in them is spelt out."""
+
+import csv
+import unicodedata
+
+import numpy as np
+import pytest
+from helpers_viewer import grey_photo, head
+from report_test import Page, example_report
+
+from twodal_jax.evaluation import benchmark_output, report
+from twodal_jax.printable import as_html, as_markdown_cell, printable
+from twodal_jax.viewer import page as viewer
+
+# Reads as "face_exe.jpg" where bidi controls act; ends a line, a cell, a list and a row; is half a surrogate pair.
+NASTY = "face_\u202egpj.exe|\n| `x` | <script>alert(1)</script> \x1b[2J\u2028 **b** [a](javascript:x) \udcff.jpg"
+HIDDEN = ("\u202e", "\x1b", "\u2028", "\udcff")
+
+
+@pytest.mark.parametrize("text", ["plain.jpg", "Fußgänger 顔 (1).jpg", "עברית.png", "a'b\"c&d.jpg", "🙂.jpg"])
+def test_ordinary_names_of_any_language_are_shown_as_they_are(text):
+    assert printable(text) == text
+
+
+def test_what_acts_and_is_not_seen_is_spelt_out():
+    every = "".join(map(chr, [*range(0x110), *range(0x2000, 0x2070), 0xFEFF, 0xE0041, *range(0xD800, 0xD810)]))
+    shown = printable(every)
+    assert not any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in shown)
+    assert printable("a\nb\u202ec\U000e0041") == r"a\x0ab\u202ec\U000e0041"
+    shown.encode("utf-8")
+    assert as_html("\u202e<b a='\"'>") == r"\u202e&lt;b a=&#x27;&quot;&#x27;&gt;"
+
+
+def results(keys, label, problems=()):
+    errors = np.linspace(1, 4, len(keys))
+    return benchmark_output.Results(
+        name="Faces", keys=keys, yaw_deg=np.zeros(len(keys)), errors={label: {"nme_2d_68": errors}},
+        titles={"nme_2d_68": "68 points"}, about={"nme_2d_68": "box"}, published={}, problems=problems)  # fmt: skip
+
+
+def test_a_label_and_messages_in_the_markdown_tables_stay_in_their_cells(tmp_path):
+    benchmark_output.write(results([NASTY, "b"], NASTY, [NASTY]), tmp_path, f"--predictions={NASTY}")
+    text = (tmp_path / "tables.md").read_text(encoding="utf-8")
+    assert not any(letter in text for letter in HIDDEN) and "<script" not in text.replace("    --pred", "").split("##", 1)[1]
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [len(line.replace("\\\\", "").replace("\\|", "").split("|")) for line in rows]
+    assert len(rows) == 3 and len(set(cells)) == 1
+    assert text.splitlines()[2].startswith("    --predictions=") and text.count("\n- ") == 1
+    with open(tmp_path / "per_image.csv", newline="", encoding="utf-8") as file:
+        read = list(csv.reader(file))
+    assert [len(row) for row in read] == [4] * 3 and not any(letter in row[1] for row in read for letter in HIDDEN)
+
+
+def test_markdown_marks_in_a_cell_are_text():
+    assert as_markdown_cell("a|b_c*<i>`x`[y]\\") == r"a\|b\_c\*&lt;i&gt;\`x\`\[y\]" + "\\\\"
+
+
+def test_a_report_and_a_viewers_page_hold_the_name_as_text_without_what_acts():
+    face = example_report().examples[0]
+    data = example_report(title=NASTY, notes=[NASTY], examples=[
+        type(face)(NASTY, 1.0, 0.0, {NASTY: next(iter(face.pictures.values()))}, NASTY)])  # fmt: skip
+    text = report.render(data)
+    page = Page(text)
+    assert "script" not in page.tags and page.text.count(printable(NASTY)) >= 4
+    shown = viewer.viewer_page([head(name=NASTY, facts={NASTY: NASTY})], grey_photo(), NASTY)
+    for whole in (text, shown):
+        assert not any(letter in whole for letter in HIDDEN)
+        assert "<script>alert(1)" not in whole
+    shown.encode("utf-8")
