@@ -13,7 +13,7 @@ from twodal_jax.printable import as_html, as_markdown_cell, printable
 from twodal_jax.viewer import page as viewer
 
 # Reads as "face_exe.jpg" where bidi controls act; ends a line, a cell, a list and a row; is half a surrogate pair.
-NASTY = "face_\u202egpj.exe|\n| `x` | <script>alert(1)</script> \x1b[2J\u2028 **b** [a](javascript:x) \udcff.jpg"
+NASTY = "face_\u202egpj.exe|\n| `x` | <script>alert(1)</script> $\\frac{$ \x1b[2J\u2028 **b** [a](javascript:x) \udcff.jpg"
 HIDDEN = ("\u202e", "\x1b", "\u2028", "\udcff")
 
 

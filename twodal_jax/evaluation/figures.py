@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from twodal_jax.evaluation import metrics
+from twodal_jax.printable import printable
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
@@ -32,7 +33,12 @@ def _style(index: int) -> dict:
 
 
 def save(figure, path: pathlib.Path) -> list[pathlib.Path]:
-    """Writes path.png and path.svg atomically."""
+    """Writes path.png and path.svg atomically. Names and labels in it are text, whatever they look like."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name with two $ would be taken for mathematics, mostly broken
+        text.set_text("\n".join(map(printable, text.get_text().split("\n"))))
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for suffix, options in ((".png", {"dpi": 150}), (".svg", {"metadata": {"Date": None}})):
