@@ -69,17 +69,22 @@ def test_prepared_faces_are_those_of_the_source_in_order(opened):
     assert opened.manifest["skipped"] == {"seventh": 3}
 
 
-def test_records_are_the_bytes_tensorflow_writes():
+def test_records_are_what_tensorflow_reads_with_the_keys_in_order():
     from data_pipelines.example_bytes import example_bytes
 
     tf = records.tensorflow_on_cpu()
-    features = {"name": "ä.jpg".encode(), "image": bytes(range(256)) * 80, "yaw_deg": np.float32(np.nan),
-                "landmarks": np.arange(36, dtype=np.float32).reshape(18, 2), "Zeros": np.zeros(0, np.float32)}
+    features = {"name": "ä.jpg".encode(), "image": bytes(range(256)) * 80, "yaw_deg": np.float32(-7.5),
+                "landmarks": np.arange(36, dtype=np.float32).reshape(18, 2), "Zeros": np.zeros(0, np.float32),
+                "landmarks_visible": np.ones(18, np.float32)}
     expected = tf.train.Example(features=tf.train.Features(feature={
         name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) if isinstance(value, bytes)
         else tf.train.Feature(float_list=tf.train.FloatList(value=np.ravel(value)))
         for name, value in features.items()}))  # fmt: skip
-    assert example_bytes(features) == expected.SerializeToString(deterministic=True)
+    found = example_bytes(features)
+    assert tf.train.Example.FromString(found) == expected
+    assert len(found) == len(expected.SerializeToString(deterministic=True))
+    places = [found.index(b"\n" + bytes([len(name)]) + name.encode()) for name in sorted(features)]
+    assert places == sorted(places)
 
 
 def test_batches_follow_the_stateless_order(opened):
