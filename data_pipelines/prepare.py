@@ -127,8 +127,8 @@ class Watch:
             return
         named = [printable(f"  {skip.name}: {skip.reason}: {skip.detail}") for skip in broken[:_SHOWN]]
         raise TooManySkips("\n".join([
-            f"{self.source.description}: {len(broken)} of the first {self._faces} faces could not be read, more than"
-            f" {self._max_skipped:.1%} of all {total} (--max_skipped={self._max_skipped:g}); the first:", *named,
+            f"{self.source.description}: {len(broken)} of {self._faces} faces looked at could not be read, more"
+            f" than {self._max_skipped:.1%} of all {total} (--max_skipped={self._max_skipped:g}); the first:", *named,
             "Replace the broken files, or allow more: the same command then goes on, finished parts are kept."]))
 
 
@@ -140,7 +140,8 @@ def in_process(job: Job, pending: list[int], watch: Watch) -> None:
 
 def _is_finished(job: Job, source: FaceSource, unit: int) -> bool:
     done = job.done(unit)
-    if done is not None and unit_files.can_be_read_now(job, source, unit, done):
+    if done is not None and unit_files.can_be_read_now(
+            job, source, unit, done, EXPECTED_SKIPS):
         shutil.rmtree(job.folder(unit))
         return False
     return done is not None

@@ -20,7 +20,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -189,10 +189,13 @@ def _write_columns(working: pathlib.Path, rows: Iterator[Face], *, with_images: 
     return len(kept)
 
 
-def can_be_read_now(job: Job, source: FaceSource, unit: int, done: dict[str, Any]) -> bool:
-    """Whether a face that a finished unit skipped is readable by now, because its file was replaced."""
+def can_be_read_now(job: Job, source: FaceSource, unit: int, done: dict[str, Any], lasting: Collection[str]) -> bool:
+    """Whether a face that a finished unit skipped is readable by now, because its file was replaced.
+
+    lasting: reasons that are not looked at again.
+    """
     start, _ = job.bounds(unit)
-    rows = [start + row for row, *_ in done["skips"]]
+    rows = [start + row for row, _, reason, _ in done["skips"] if reason not in lasting]
     return any(not isinstance(face, Skip) for row in rows for face in source.faces(row, row + 1))
 
 

@@ -73,7 +73,7 @@ def start(folder, output):
                             env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -100,7 +100,7 @@ def test_a_run_that_was_cut_keeps_its_units_and_ends_with_the_same_bytes(many, t
     process = start(folder, tmp_path / "out")
     wait_for(lambda: list(staging.glob("unit-*/done.json")))
     process.send_signal(sign)
-    told = process.communicate(timeout=120)[1]
+    told = process.communicate(timeout=300)[1]
     assert process.returncode == (-signal.SIGKILL if sign == signal.SIGKILL else 130), told
     if sign == signal.SIGINT:
         assert told == "interrupted; the same command continues where it stopped\n"
@@ -121,7 +121,7 @@ def test_a_killed_worker_ends_the_run_with_a_message_and_not_in_a_wait_for_ever(
     process = start(many[0], tmp_path / "out")
     wait_for(lambda: workers_of(process.pid))
     os.kill(workers_of(process.pid)[0], signal.SIGKILL)
-    told = process.communicate(timeout=120)[1]
+    told = process.communicate(timeout=300)[1]
     assert process.returncode == 1
     assert told.startswith("error: a worker process ended with status 137") and "Traceback" not in told
     wait_for(lambda: not workers_of(process.pid), 30)
