@@ -24,6 +24,7 @@ LAYERS = (
     "twodal_jax.rendering",
     "twodal_jax.face_model",
     "twodal_jax.models",
+    "twodal_jax.safe_pickle_limits",
     "twodal_jax.safe_pickle_arrays",
     "twodal_jax.safe_pickle",
     "twodal_jax.torch_file",
