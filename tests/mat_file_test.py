@@ -87,7 +87,7 @@ def test_what_is_no_plain_array_is_passed_over_and_refused_by_name_when_asked_fo
     np.testing.assert_array_equal(found["behind"], [[0, 1, 2]])
     assert mat_file.variable_names(path) == ["before", *OTHERS, "behind"]
     for name in OTHERS:
-        with pytest.raises(BrokenFileError, match=f"others.mat.*`{name}` is a (structure|cell|complex|sparse)"):
+        with pytest.raises(BrokenFileError, match=f"others.mat.*`{name}` is a (structure|cell array|complex array|sparse matrix)"):
             mat_file.read(path, (name,))
 
 

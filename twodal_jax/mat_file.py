@@ -25,7 +25,9 @@ _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f
 _INT8, _INT32, _UINT32, _MATRIX, _COMPRESSED, _UTF8 = 1, 5, 6, 14, 15, 16
 _TEXT = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 _CHAR, _NUMERIC, _OPAQUE = 4, range(6, 16), 17
-_KINDS = {1: "cell array", 2: "structure", 3: "object", 5: "sparse matrix", 16: "function", 17: "object"}
+_KINDS = {
+    1: "a cell array", 2: "a structure", 3: "an object", 5: "a sparse matrix", 16: "a function", 17: "an object",
+}  # fmt: skip
 _COMPLEX = 0x0800
 _MAX_VARIABLES, _MAX_NAME, _MAX_TEXT = 10_000, 4096, 2**20
 _BLOCK = 2**16
@@ -63,7 +65,7 @@ def read(path: os.PathLike | str, names: Collection[str] | None = None) -> dict[
             if names is None and variable.problem or names is not None and variable.name not in names:
                 continue
             if variable.problem:
-                raise BrokenFileError(f"`{variable.name}` is a {variable.problem}")
+                raise BrokenFileError(f"`{variable.name}` is {variable.problem}")
             array = _read_array(variable, budget)
             budget -= array.nbytes
             arrays[variable.name] = array
@@ -127,9 +129,9 @@ def _variable(stream: _Stream) -> _Variable:
         raise BrokenFileError("dimensions cut short")
     shape = struct.unpack(f"{stream.order}{len(sides) // 4}i", sides)
     if kind not in _NUMERIC and kind != _CHAR:
-        problem = f"{_KINDS.get(kind, 'variable of an unknown kind')}; only arrays of numbers and text are read"
+        problem = f"{_KINDS.get(kind, 'of an unknown kind')}; only arrays of numbers and text are read"
     elif word & _COMPLEX:
-        problem = "complex array; only real ones are read"
+        problem = "a complex array; only real ones are read"
     elif not shape:
         raise BrokenFileError("an array without dimensions")
     return _Variable(_name(stream), kind, shape, problem, stream)

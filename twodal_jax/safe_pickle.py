@@ -14,7 +14,7 @@ import codecs
 import io
 import os
 import pickletools
-import warnings
+import re
 from typing import Any
 
 from twodal_jax import outside_files
@@ -27,6 +27,7 @@ MAX_MEMO = 2**32
 MAX_BITS = 1000  # of whole numbers: all can become floats, and be printed
 
 _MARK = object()
+_ESCAPED = re.compile(rb"""(?:[^\\]++|\\[\\'"nrtx])*+""")  # the escapes that Python 2 writes
 _DAMAGE = (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError, MemoryError, RecursionError)
 
 
@@ -63,7 +64,7 @@ def run(machine: Machine, stream: io.BytesIO, name: str) -> Any:
     try:
         while True:
             machine.limits.step()
-            opcode, argument = _next(stream)
+            opcode, argument = _next(stream, machine)
             if opcode == "STOP":
                 return machine.result()
             machine.step(opcode, argument)
@@ -73,17 +74,17 @@ def run(machine: Machine, stream: io.BytesIO, name: str) -> Any:
         raise PickleError(f"{name}: broken pickle at byte {stream.tell()} ({str(error)[:200]})") from None
 
 
-def _next(stream: io.BytesIO) -> tuple[str, Any]:
+def _next(stream: io.BytesIO, machine: Machine) -> tuple[str, Any]:
     code = stream.read(1)
     if not code:
         raise PickleError("the pickle ends early (broken download?)")
     opcode = pickletools.code2op.get(code.decode("latin-1"))
     if opcode is None:
         raise PickleError(f"not a pickle: unknown opcode {code!r} at byte {stream.tell() - 1}")
+    if not machine.knows(opcode.name):
+        raise PickleError(f"uses {opcode.name}, which a pickle of arrays never does; refused")
     if opcode.name == "STRING":  # pickletools reads ASCII only, Python 2 wrote bytes here
-        with warnings.catch_warnings():  # of escapes that are none
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return opcode.name, codecs.escape_decode(_unquote(stream.readline()))[0].decode("latin-1")
+        return opcode.name, codecs.escape_decode(_unquote(stream.readline()))[0].decode("latin-1")
     if opcode.name in ("GLOBAL", "INST"):
         module, name = (stream.readline().rstrip(b"\n").decode("utf-8") for _ in range(2))
         return opcode.name, f"{module} {name}"
@@ -95,7 +96,7 @@ def _next(stream: io.BytesIO) -> tuple[str, Any]:
 
 def _unquote(line: bytes) -> bytes:
     text = line.rstrip(b"\r\n")
-    if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
+    if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"') or not _ESCAPED.fullmatch(text):
         raise PickleError("broken string")
     return text[1:-1]
 
@@ -124,10 +125,11 @@ class Machine:
         elif opcode in _NO_EFFECT:
             pass
         else:
-            handler = getattr(self, f"op_{opcode.lower()}", None)
-            if handler is None:
-                raise PickleError(f"uses {opcode}, which a pickle of arrays never does; refused")
-            handler(argument)
+            getattr(self, f"op_{opcode.lower()}")(argument)
+
+    def knows(self, opcode: str) -> bool:
+        """Whether an opcode is one of those that pickles of arrays have."""
+        return opcode in _SIMPLE or hasattr(self, f"op_{opcode.lower()}")
 
     def result(self) -> Any:
         if len(self.stack) != 1:
@@ -278,3 +280,4 @@ _CONSTANTS = frozenset(
 _LITERALS = {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
              "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_SET": set}
 _NO_EFFECT = frozenset(("PROTO", "FRAME"))
+_SIMPLE = _CONSTANTS | _LITERALS.keys() | _NO_EFFECT | {"STOP"}
