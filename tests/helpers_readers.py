@@ -2,7 +2,7 @@
 
 As a program:
   python helpers_readers.py files FOLDER              every file of a folder, each in a forked child
-  python helpers_readers.py mutations KIND FIRST COUNT FOLDER   COUNT mutations of a good file, one after the other
+  python helpers_readers.py mutations KIND GOOD_FILE FIRST COUNT   mutations of a good file, one after the other
 """
 
 import json
@@ -93,12 +93,14 @@ def run_files(folder):
     return results
 
 
-def run_mutations(kind, first, count, folder):
-    """What became of mutations `first` ... of a good file; the number being read is always in FOLDER/at."""
+def run_mutations(kind, good_file, first, count):
+    """What became of mutations `first` ... of a good file; the number being read is always in "at" beside it."""
     import helpers_mutations
 
-    suffix, good = helpers_mutations.good_file(kind)
-    path, at = pathlib.Path(folder) / f"mutant{suffix}", os.open(pathlib.Path(folder) / "at", os.O_CREAT | os.O_RDWR)
+    good_file = pathlib.Path(good_file)
+    good, path = good_file.read_bytes(), good_file.with_name(f"mutant{good_file.suffix}")
+    outcome(good_file)  # imports all it needs
+    at = os.open(good_file.with_name("at"), os.O_CREAT | os.O_RDWR)
     limit_this_process()
     found = {"read": 0, "refused": 0, "slowest": [0.0, None], "largest": [0.0, None], "wrong": []}
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -127,8 +129,8 @@ def main():
     if sys.argv[1] == "files":
         print(json.dumps(run_files(sys.argv[2])))
     else:
-        kind, first, count, folder = sys.argv[2:]
-        print(json.dumps(run_mutations(kind, int(first), int(count), folder)))
+        kind, good_file, first, count = sys.argv[2:]
+        print(json.dumps(run_mutations(kind, good_file, int(first), int(count))))
 
 
 if __name__ == "__main__":
