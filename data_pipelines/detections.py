@@ -69,8 +69,11 @@ def _read_npz(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
 
 
 def _read_csv(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        rows = [row for row in csv.reader(file) if row and any(cell.strip() for cell in row)]
+    try:
+        with open(path, newline="", encoding="utf-8", errors="replace") as file:
+            rows = [row for row in csv.reader(file) if row and any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise SourceError(f"{path}: not a readable table ({error})") from None
     if not rows:
         raise SourceError(f"{path}: is empty; expected lines of file, x0, y0, ..., x67, y67")
     if _is_header(rows[0]):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
+from helpers_run import run_python
 
 from twodal_jax import mat_file
 from twodal_jax.outside_files import BrokenFileError
@@ -133,6 +134,21 @@ def test_a_changed_bit_of_packed_data_is_noticed_by_its_checksum(tmp_path):
     path.write_bytes(data)
     with pytest.raises(BrokenFileError, match="packed.mat"):
         mat_file.read(path)
+
+
+def test_a_large_file_is_read_in_little_more_than_its_own_size(tmp_path):
+    path = tmp_path / "large.mat"
+    for compressed in (False, True):
+        large = RANDOM.integers(0, 2**60, (2**16, 32))  # 16 MB, hardly packed
+        scipy.io.savemat(path, {"before": 1.0, "w": large, "tex": large[:1]}, do_compression=compressed)
+        code = (
+            "import sys; from helpers_readers import peak_kilobytes; from twodal_jax import mat_file\n"
+            "before = peak_kilobytes(); w = mat_file.read(sys.argv[1], ('w',))['w']\n"
+            "print((peak_kilobytes() - before) * 1024 / w.nbytes)\n"
+        )
+        process = run_python("-c", code, path)
+        assert process.returncode == 0, process.stderr
+        assert 0.9 < float(process.stdout) < 1.3
 
 
 @needs_data

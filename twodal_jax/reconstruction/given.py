@@ -141,8 +141,11 @@ def _numbers(cells: Sequence[str]) -> np.ndarray:
 
 def _table(path: pathlib.Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
     """Lines (number, cells) of a CSV, and its header's cells in small letters ([] without one)."""
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = [(line, row) for line, row in enumerate(csv.reader(file), 1) if any(cell.strip() for cell in row)]
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            rows = [(line, row) for line, row in enumerate(csv.reader(file), 1) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise GivenError(f"{path}: not a readable table ({error})") from None
     if not rows:
         raise GivenError(f"{path}: is empty")
     first = [cell.strip() for cell in rows[0][1][1:]]
