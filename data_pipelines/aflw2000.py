@@ -20,10 +20,11 @@ from data_pipelines.faces import SkipFace, SourceError
 from data_pipelines.mat_faces import (ANNOTATIONS, DETECTIONS, find_image, image_root, list_stems,
                                       read_mat)
 from data_pipelines.safe_paths import check_inside
-from twodal_jax import projection
+from twodal_jax import npy_file, projection
 from twodal_jax.evaluation.benchmark import GroundTruth
 from twodal_jax.evaluation.predictions import listed
 from twodal_jax.images import crop_face, read_image
+from twodal_jax.outside_files import BrokenFileError
 
 _COLUMNS = ("split", "roi_box", "yaw_deg", "pts68", "pts68_reannotated")
 
@@ -75,10 +76,10 @@ def _read_annotations(path: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
     if not path.is_file():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as content:
-            names = [str(name) for name in content["name"]]
-            columns = {key: content[key] for key in _COLUMNS if key in content.files}
-    except Exception as error:  # a broken zip, a missing key, a pickled array
+        content = npy_file.read_npz(path)
+        names = [str(name) for name in np.atleast_1d(content["name"])]
+        columns = {key: np.atleast_1d(content[key]) for key in _COLUMNS if key in content}
+    except (BrokenFileError, KeyError) as error:
         raise SourceError(f"{path}: not readable ({error}); it needs name and any of"
                           f" {', '.join(_COLUMNS)}") from None
     short = [key for key, column in columns.items() if len(column) != len(names)]

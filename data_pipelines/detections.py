@@ -16,6 +16,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipelines.faces import SourceError
+from twodal_jax import npy_file
+from twodal_jax.outside_files import BrokenFileError
 
 NUM_POINTS = 68
 
@@ -54,16 +56,15 @@ def detections_by_stem(path: os.PathLike | str) -> dict[str, np.ndarray]:
 
 def _read_npz(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = {key: content[key] for key in content.files if key in ("name", "landmarks")}
-            found = content.files
-    except Exception as error:  # NumPy and zipfile raise many types on a broken file
-        raise SourceError(f"{path}: not a readable .npz ({error})") from None
+        arrays, found = npy_file.read_npz(path, ("name", "landmarks")), npy_file.npz_names(path)
+    except BrokenFileError as error:
+        raise SourceError(str(error)) from None
     if len(arrays) < 2:
         raise SourceError(f"{path}: needs `name` and `landmarks`, holds {', '.join(found)}")
     landmarks = arrays["landmarks"]
     names = [str(name) for name in np.atleast_1d(arrays["name"])]
-    if landmarks.shape[:2] != (len(names), NUM_POINTS) or landmarks.ndim != 3:
+    numbers = landmarks.dtype.kind in "fiu" and landmarks.ndim == 3 and landmarks.shape[2] >= 2
+    if landmarks.shape[:2] != (len(names), NUM_POINTS) or not numbers:
         raise SourceError(f"{path}: `landmarks` is {list(landmarks.shape)}, expected"
                           f" [{len(names)}, {NUM_POINTS}, 2]")
     return names, landmarks[..., :2].astype(np.float32)

@@ -16,14 +16,14 @@ import pathlib
 from collections.abc import Iterator
 
 import numpy as np
-import scipy.io
 
 from data_pipelines import alpha_truth, detections
 from data_pipelines.faces import Face, Skip, SkipFace, SourceError, as_18, read_or_skip
 from data_pipelines.safe_paths import check_inside
-from twodal_jax import projection
+from twodal_jax import mat_file, npy_file, projection
 from twodal_jax.images import IMAGE_SUFFIXES, crop_face, read_image
 from twodal_jax.morphable_model import MorphableModel
+from twodal_jax.outside_files import BrokenFileError
 
 ANNOTATIONS, DETECTIONS = "annotations.npz", "fan_landmarks.csv"
 _NO_FACES = {"landmarks", "Code"}
@@ -146,11 +146,11 @@ class MatFaces:
 
 
 def read_mat(path: os.PathLike | str) -> dict[str, np.ndarray]:
-    """Reads a MATLAB file (v4 to v7.2). Raises SkipFace naming it when it cannot be read."""
+    """Reads a MATLAB file (5 to 7.2). Raises SkipFace naming it when it cannot be read."""
     try:
-        return scipy.io.loadmat(path)
-    except Exception as error:  # SciPy raises many types on broken files, zlib's and struct's too
-        raise SkipFace("unreadable .mat", f"{path}: {type(error).__name__}: {error}") from None
+        return mat_file.read(path)
+    except BrokenFileError as error:
+        raise SkipFace("unreadable .mat", str(error)) from None
 
 
 def _checked_points(path: pathlib.Path, key: str, value, shape: tuple) -> np.ndarray:
@@ -193,9 +193,9 @@ def _read_annotations(path: pathlib.Path) -> dict[str, tuple[np.ndarray, str]]:
     if not path.is_file():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as content:
-            columns = [content[key] for key in ("name", "roi_box", "split")]
-    except Exception as error:  # a broken zip, a missing key, a pickled array
+        content = npy_file.read_npz(path)
+        columns = [np.atleast_1d(content[key]) for key in ("name", "roi_box", "split")]
+    except (BrokenFileError, KeyError) as error:
         raise SourceError(f"{path}: not readable ({error}); it needs name, roi_box [N, 4] and split,"
                           " or remove it to crop by the landmarks") from None
     if columns[1].shape != (len(columns[0]), 4) or len(columns[2]) != len(columns[0]):

@@ -11,6 +11,9 @@ from helpers_run import ROOT, run_python
 LAYERS = (
     "twodal_jax.startup",
     "twodal_jax.printable",
+    "twodal_jax.outside_files",
+    "twodal_jax.npy_file",
+    "twodal_jax.mat_file",
     "twodal_jax.coefficients",
     "twodal_jax.morphable_model",
     "twodal_jax.symmetry",
@@ -23,6 +26,7 @@ LAYERS = (
     "twodal_jax.rendering",
     "twodal_jax.face_model",
     "twodal_jax.models",
+    "twodal_jax.safe_pickle_limits",
     "twodal_jax.safe_pickle_arrays",
     "twodal_jax.safe_pickle",
     "twodal_jax.torch_file",

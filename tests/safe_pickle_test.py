@@ -160,15 +160,30 @@ def test_random_damage_never_raises_anything_else():
                 pass
 
 
-def test_deep_nesting_and_cycles_do_not_crash():
+def test_deep_nesting_and_circles_are_refused():
     deep = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
-    safe_pickle.loads(deep)
+    with pytest.raises(PickleError, match="deep"):
+        safe_pickle.loads(deep)
+    assert safe_pickle.loads(b"\x80\x02" + b"]" * 50 + b"a" * 49 + b".") != []
     nested_key = b"\x80\x02}" + b")" + b"\x85" * 100_000 + b"Ns."
     with pytest.raises(PickleError, match="key"):
         safe_pickle.loads(nested_key)
     cycle = [1]
     cycle.append(cycle)
-    assert safe_pickle.loads(pickle.dumps(cycle))[0] == 1
+    with pytest.raises(PickleError, match="contains itself"):
+        safe_pickle.loads(pickle.dumps(cycle))
+    with pytest.raises(PickleError, match="contains itself"):
+        safe_pickle.loads(pickle.dumps({"a": [(cycle, 2)]}))
+
+
+def test_what_is_shared_stays_shared_until_it_unfolds_to_too_much():
+    inner = [1, 2]
+    first, second = safe_pickle.loads(pickle.dumps([inner, inner]))
+    assert first is second
+    for _ in range(30):  # 2 ** 30 numbers, in some hundred bytes
+        inner = [inner, inner]
+    with pytest.raises(PickleError, match="unfolds"):
+        safe_pickle.loads(pickle.dumps(inner))
 
 
 def test_every_opcode_is_handled_or_refused():

@@ -8,8 +8,8 @@
   an `.npz`: this project's own, written by `save_morphable_model`;
   "builtin": the procedural face of `twodal_jax.face_model`.
 
-Pickles go through `safe_pickle`, `.npy` and `.npz` are read without pickles. Triangles come out
-counter-clockwise seen from outside whatever the file's order.
+All are read by readers that run nothing and trust no length in them (`safe_pickle`, `mat_file`, `npy_file`).
+Triangles come out counter-clockwise seen from outside whatever the file's order.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from __future__ import annotations
 import os
 import pathlib
 import tempfile
-import zipfile
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import scipy.io
 
-from twodal_jax import coefficients, morphable_model, safe_pickle
+from twodal_jax import coefficients, mat_file, morphable_model, npy_file, safe_pickle
 from twodal_jax.morphable_model import MorphableModel
+from twodal_jax.outside_files import BrokenFileError
 
 BUILTIN = "builtin"
 NUM_SHAPE, NUM_EXPRESSION = coefficients.NUM_SHAPE, coefficients.NUM_EXPRESSION
@@ -127,7 +128,7 @@ def _read_bfm_mat(folder: pathlib.Path) -> MorphableModel:
             + _planes(expression_path, expression["mu_exp"], 1))
     basis = [_planes(shape_path, shape["w"], NUM_SHAPE),
              _planes(expression_path, expression["w_exp"], NUM_EXPRESSION)]
-    keypoints = np.ravel(shape["keypoints"]).astype(np.int64) - 1
+    keypoints = _indices(shape_path, shape["keypoints"]) - 1
     return _create(folder, mean[0], basis, shape_path, shape["tri"], keypoints, 1)
 
 
@@ -135,7 +136,7 @@ def _read_3ddfa_v2(path: pathlib.Path) -> MorphableModel:
     content = _load_pickle(path, ("u", "w_shp", "w_exp", "keypoints"))
     # 3DDFA_V2 itself replaces the triangles of the neckless model by this file's.
     tri_path = path.parent / "tri.pkl"
-    triangles = _read_pickle(tri_path) if tri_path.is_file() else content.get("tri")
+    triangles = _read(safe_pickle.load, tri_path) if tri_path.is_file() else content.get("tri")
     if not isinstance(triangles, np.ndarray):
         raise AssetError(f"{path}: no triangles: neither `tri` in it nor tri.pkl beside it; copy"
                          " 3DDFA_V2's configs/tri.pkl here")
@@ -146,7 +147,7 @@ def _read_3ddfa_v2(path: pathlib.Path) -> MorphableModel:
 
 
 def _read_npz(path: pathlib.Path) -> MorphableModel:
-    content = _load_npz(path, _NPZ_FIELDS)
+    content = {name: _numbers(path, value) for name, value in _load_npz(path, _NPZ_FIELDS).items()}
     try:
         return morphable_model.create(
             *(content[name] for name in _NPZ_FIELDS[:2]),
@@ -162,8 +163,8 @@ def _create(path, mean, basis, tri_path, triangles, keypoints, first_vertex) -> 
     sizes = {array.shape[-1] for array in basis} | {num_vertices}
     if len(sizes) != 1:
         raise AssetError(f"{path}: its files differ in their number of vertices: {sorted(sizes)}")
-    triangles = _zero_based(tri_path, np.asarray(triangles), num_vertices, first_vertex)
-    landmarks = np.ravel(keypoints).astype(np.int64)
+    triangles = _zero_based(tri_path, _numbers(tri_path, triangles), num_vertices, first_vertex)
+    landmarks = _indices(path, keypoints)
     if landmarks.size == 3 * morphable_model.NUM_LANDMARKS:  # rows of the interleaved vector
         landmarks = landmarks[::3] // 3
     try:
@@ -178,8 +179,7 @@ def _create(path, mean, basis, tri_path, triangles, keypoints, first_vertex) -> 
 
 def _zero_based(path: pathlib.Path, triangles: np.ndarray, num_vertices: int, first: int):
     """3 x T or T x 3 indices from `first`, or what their range proves -> int32 [T, 3] from 0."""
-    numeric = triangles.dtype.kind in "iuf" and triangles.size
-    if triangles.ndim != 2 or 3 not in triangles.shape or not numeric:
+    if triangles.ndim != 2 or 3 not in triangles.shape or not triangles.size or not np.isfinite(triangles).all():
         raise AssetError(f"{path}: triangles are {triangles.dtype} {list(triangles.shape)},"
                          " expected 3 x T indices")
     triangles = (triangles.T if triangles.shape[0] == 3 else triangles).astype(np.int64)
@@ -193,14 +193,29 @@ def _zero_based(path: pathlib.Path, triangles: np.ndarray, num_vertices: int, fi
 
 def _planes(path: pathlib.Path, array: np.ndarray, columns: int) -> np.ndarray:
     """[3N, >= columns], xyz interleaved -> float32 [columns, 3, N]."""
-    array = np.asarray(array)
+    array = _numbers(path, array)
     array = array.reshape(-1, 1) if columns == 1 else array
-    if array.ndim != 2 or array.shape[0] % 3 or array.shape[1] < columns or \
-            array.dtype.kind not in "fiu" or not array.size:
+    if array.ndim != 2 or array.shape[0] % 3 or array.shape[1] < columns or not array.size:
         raise AssetError(f"{path}: {array.dtype} {list(array.shape)}, expected numbers [3N, {columns}]"
                          " (or more columns)")
     planes = array[:, :columns].astype(np.float32).reshape(-1, 3, columns).transpose(2, 1, 0)
     return np.ascontiguousarray(planes)
+
+
+def _numbers(path: pathlib.Path, value: Any) -> np.ndarray:
+    """`value` if it is an array of numbers: nested lists of a pickle could unfold to anything."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+        found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise AssetError(f"{path}: holds {found} where an array of numbers was expected")
+    return value
+
+
+def _indices(path: pathlib.Path, value: Any) -> np.ndarray:
+    """Indices of landmarks, int64 [L], whatever the shape and type of their numbers."""
+    values = np.ravel(_numbers(path, value))
+    if not np.isfinite(values).all() or not (np.abs(values) < 2**31).all():
+        raise AssetError(f"{path}: landmark_indices are not whole numbers")
+    return values.astype(np.int64)
 
 
 def _with_whitening(model: MorphableModel, path: pathlib.Path) -> MorphableModel:
@@ -208,7 +223,7 @@ def _with_whitening(model: MorphableModel, path: pathlib.Path) -> MorphableModel
     for mean, std in _WHITENING_KEYS:
         if mean in content and std in content:
             try:
-                return model.with_whitening(np.ravel(content[mean]), np.ravel(content[std]))
+                return model.with_whitening(*(np.ravel(_numbers(path, content[key])) for key in (mean, std)))
             except (ValueError, TypeError) as error:
                 raise AssetError(f"{path}: {error}") from None
     raise AssetError(f"{path}: holds {_names(content)}; expected `param_mean` and `param_std`"
@@ -218,41 +233,31 @@ def _with_whitening(model: MorphableModel, path: pathlib.Path) -> MorphableModel
 def _load_npy(path: pathlib.Path) -> np.ndarray:
     if not path.is_file():
         raise AssetError(f"{path}: missing; it belongs to 3DDFA's train.configs, copy it here")
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise AssetError(f"{path}: not a readable .npy file of numbers ({error})") from None
+    return _read(npy_file.read_npy, path)
 
 
 def _load_npz(path: pathlib.Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            content = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise AssetError(f"{path}: not a readable .npz file of numbers ({error})") from None
-    return _having(path, content, keys)
+    return _having(path, _read(npy_file.read_npz, path), keys)
 
 
 def _load_mat(path: pathlib.Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    try:
-        # Only what is needed: BFM's texture basis alone takes 250 MB.
-        content = scipy.io.loadmat(path, variable_names=keys)
-        present = dict.fromkeys(name for name, _, _ in scipy.io.whosmat(path))
-    except Exception as error:  # SciPy raises many types on broken files, zlib's and struct's too
-        raise AssetError(f"{path}: not a readable .mat file ({error})") from None
-    _having(path, present, keys)
+    # Only what is needed: BFM's texture basis alone takes 250 MB.
+    content = _read(lambda path: mat_file.read(path, keys), path)
+    if len(content) < len(keys):
+        _having(path, dict.fromkeys(_read(mat_file.variable_names, path)), keys)
     return content
 
 
-def _read_pickle(path: pathlib.Path):
+def _read(reader: Callable[[pathlib.Path], Any], path: pathlib.Path) -> Any:
+    """reader(path), with its errors as ours."""
     try:
-        return safe_pickle.load(path)
-    except safe_pickle.PickleError as error:
+        return reader(path)
+    except BrokenFileError as error:
         raise AssetError(str(error)) from None
 
 
 def _load_pickle(path: pathlib.Path, keys: tuple[str, ...]) -> dict:
-    content = _read_pickle(path)
+    content = _read(safe_pickle.load, path)
     if not isinstance(content, dict):
         raise AssetError(f"{path}: holds a {type(content).__name__}, expected a dict with"
                          f" {', '.join(keys) or 'param_mean, param_std'}")
@@ -267,4 +272,5 @@ def _having(path: pathlib.Path, content: dict, keys: tuple[str, ...]) -> dict:
 
 
 def _names(content: dict) -> str:
-    return ", ".join(str(key) for key in content if not str(key).startswith("__")) or "nothing"
+    names = [str(key)[:40] for key in content if not str(key).startswith("__")]
+    return ", ".join(names[:20] + ["..."] * (len(names) > 20)) or "nothing"

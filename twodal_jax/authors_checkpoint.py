@@ -50,9 +50,9 @@ def convert(state: dict[str, np.ndarray]) -> dict[str, Any]:
     def take(name: str, shape: tuple) -> np.ndarray:
         if name not in state:
             raise CheckpointFormatError(f"{name} is missing; it is not the authors' ResNet-50.")
-        array = np.asarray(state[name])
-        if array.shape != shape:
-            raise CheckpointFormatError(f"{name} has shape {array.shape}, expected {shape}.")
+        array = state[name]
+        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype.kind not in "fiu":
+            raise CheckpointFormatError(f"{name} has shape {getattr(array, 'shape', None)}, expected {shape}.")
         used.add(name)
         return array.astype(np.float32)
 

@@ -4,7 +4,8 @@
 forged file call them with arguments that crash the process. Here no function of the file is called
 at all: the opcodes are interpreted (their arguments are read by `pickletools`), the few globals that
 NumPy's pickles contain are inert names, and arrays are made by `np.frombuffer` once type, shape and
-number of bytes agree. Reads protocols 0 to 5, from Python 2 and 3 and NumPy 1 and 2.
+number of bytes agree. Opcodes are counted, and so are the bytes of what a few of them make of much that
+they share. Reads protocols 0 to 5, from Python 2 and 3 and NumPy 1 and 2.
 """
 
 from __future__ import annotations
@@ -12,73 +13,90 @@ from __future__ import annotations
 import codecs
 import io
 import os
-import pathlib
 import pickletools
+import re
 from typing import Any
 
+from twodal_jax import outside_files
 from twodal_jax import safe_pickle_arrays as arrays
-from twodal_jax.safe_pickle_arrays import PickleError
+from twodal_jax.safe_pickle_limits import (
+    Limits, PickleError, check_finished, leaf_bytes, made_bytes, plain_key, short,
+)  # fmt: skip
+
+MAX_MEMO = 2**32
+MAX_BITS = 1000  # of whole numbers: all can become floats, and be printed
 
 _MARK = object()
-_PLAIN_KEYS = (str, bytes, int, float, bool, type(None))
+_ESCAPED = re.compile(rb"""(?:[^\\]++|\\[\\'"nrtx])*+""")  # the escapes that Python 2 writes
+_DAMAGE = (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError, MemoryError, RecursionError)
 
 
 def load(path: os.PathLike | str) -> Any:
     """Reads a pickle file.
 
     Returns:
-      NumPy arrays and scalars, dict, list, tuple, set, str, bytes, int, float, bool, None.
+      NumPy arrays and scalars, dict, list, tuple, set, str, bytes, int, float, bool, None; no circles, and
+      nested no deeper than `safe_pickle_limits.MAX_DEPTH`.
 
     Raises:
       PickleError: the file is missing, broken, or contains anything else; the message names the
         file and the offending global, e.g. "posix.system".
     """
-    path = pathlib.Path(path)
+    return loads(read_bytes(path), str(path))
+
+
+def read_bytes(path: os.PathLike | str) -> bytes:
+    """The whole file; PickleError if it cannot be read."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise PickleError(f"{path}: {error.strerror}") from None
-    return loads(data, str(path))
+        with outside_files.opened(path, "pickle") as file:
+            return file.read(outside_files.size_of(file))
+    except outside_files.BrokenFileError as error:
+        raise PickleError(str(error)) from None
 
 
 def loads(data: bytes, name: str = "pickle") -> Any:
     """Like `load`, from bytes; `name` is for messages."""
-    return run(Machine(), io.BytesIO(data), name)
+    return run(Machine(Limits(len(data))), io.BytesIO(data), name)
 
 
 def run(machine: Machine, stream: io.BytesIO, name: str) -> Any:
     """Interprets one pickle of a stream, which is left behind its end."""
     try:
         while True:
-            opcode, argument = _next(stream)
+            machine.limits.step()
+            opcode, argument = _next(stream, machine)
             if opcode == "STOP":
                 return machine.result()
             machine.step(opcode, argument)
     except PickleError as error:
         raise PickleError(f"{name}: {error}") from None
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError,
-            MemoryError, DeprecationWarning) as error:
-        raise PickleError(f"{name}: broken pickle at byte {stream.tell()} ({error})") from None
+    except _DAMAGE as error:
+        raise PickleError(f"{name}: broken pickle at byte {stream.tell()} ({str(error)[:200]})") from None
 
 
-def _next(stream: io.BytesIO) -> tuple[str, Any]:
+def _next(stream: io.BytesIO, machine: Machine) -> tuple[str, Any]:
     code = stream.read(1)
     if not code:
         raise PickleError("the pickle ends early (broken download?)")
     opcode = pickletools.code2op.get(code.decode("latin-1"))
     if opcode is None:
         raise PickleError(f"not a pickle: unknown opcode {code!r} at byte {stream.tell() - 1}")
+    if not machine.knows(opcode.name):
+        raise PickleError(f"uses {opcode.name}, which a pickle of arrays never does; refused")
     if opcode.name == "STRING":  # pickletools reads ASCII only, Python 2 wrote bytes here
         return opcode.name, codecs.escape_decode(_unquote(stream.readline()))[0].decode("latin-1")
     if opcode.name in ("GLOBAL", "INST"):
         module, name = (stream.readline().rstrip(b"\n").decode("utf-8") for _ in range(2))
         return opcode.name, f"{module} {name}"
-    return opcode.name, None if opcode.arg is None else opcode.arg.reader(stream)
+    argument = None if opcode.arg is None else opcode.arg.reader(stream)
+    if type(argument) is int and argument.bit_length() > MAX_BITS:
+        raise PickleError("a whole number of more than a thousand bits")
+    return opcode.name, argument
 
 
 def _unquote(line: bytes) -> bytes:
     text = line.rstrip(b"\r\n")
-    if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
+    if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"') or not _ESCAPED.fullmatch(text):
         raise PickleError("broken string")
     return text[1:-1]
 
@@ -86,13 +104,16 @@ def _unquote(line: bytes) -> bytes:
 class Machine:
     """The stack machine of the pickle format with inert globals.
 
-    A format that knows more globals than NumPy's overrides `known_global`, `call` and `built`.
+    A format that knows more globals than NumPy's overrides `known_global`, `call`, `leaf_bytes` and
+    `ignores_state`.
     """
 
     known_global = staticmethod(arrays.known_global)
     call = staticmethod(arrays.call)
+    leaf_bytes = staticmethod(leaf_bytes)
 
-    def __init__(self):
+    def __init__(self, limits: Limits):
+        self.limits = limits
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -104,17 +125,16 @@ class Machine:
         elif opcode in _NO_EFFECT:
             pass
         else:
-            handler = getattr(self, f"op_{opcode.lower()}", None)
-            if handler is None:
-                raise PickleError(f"uses {opcode}, which a pickle of arrays never does; refused")
-            handler(argument)
+            getattr(self, f"op_{opcode.lower()}")(argument)
+
+    def knows(self, opcode: str) -> bool:
+        """Whether an opcode is one of those that pickles of arrays have."""
+        return opcode in _SIMPLE or hasattr(self, f"op_{opcode.lower()}")
 
     def result(self) -> Any:
         if len(self.stack) != 1:
             raise PickleError(f"broken pickle: {len(self.stack)} objects left at its end")
-        if self.stack[0] is _MARK:
-            raise PickleError("broken pickle: an open mark at its end")
-        return arrays.check_finished(self.stack[0])
+        return check_finished(self.stack[0], self.leaf_bytes, self.limits.budget)
 
     def pop_mark(self) -> list[Any]:
         for position in range(len(self.stack) - 1, -1, -1):
@@ -136,11 +156,12 @@ class Machine:
     def op_inst(self, argument):
         module, _, name = argument.partition(" ")
         self.known_global(module, name)
-        raise PickleError(f"makes an object of {module}.{name}; refused")
+        raise PickleError(f"makes an object of {short(module)}.{short(name)}; refused")
 
     def op_reduce(self, _):
         arguments, function = self.stack.pop(), self.stack.pop()
         self.stack.append(self.call(function, arguments))
+        self.limits.make(made_bytes(self.stack[-1]))
 
     def op_build(self, _):
         state = self.stack.pop()
@@ -148,8 +169,10 @@ class Machine:
         if self.ignores_state(pending):
             return
         self.stack[-1] = arrays.with_state(pending, state)
+        self.limits.make(made_bytes(self.stack[-1]))
         for key in pending.memo_keys:
             self.memo[key] = self.stack[-1]
+        pending.memo_keys.clear()  # a forged file may build it again and again
 
     def ignores_state(self, target: Any) -> bool:
         """Whether the state set on `target` carries nothing that is needed."""
@@ -171,7 +194,7 @@ class Machine:
         self._set_items(items)
 
     def op_frozenset(self, _):
-        self.stack.append(frozenset(_plain(item) for item in self.pop_mark()))
+        self.stack.append(frozenset(plain_key(item) for item in self.pop_mark()))
 
     def op_tuple1(self, _):
         self._tuple(1)
@@ -198,7 +221,7 @@ class Machine:
 
     def op_additems(self, _):
         items = self.pop_mark()
-        self._top(set).update(_plain(item) for item in items)
+        self._top(set).update(plain_key(item) for item in items)
 
     def op_setitem(self, _):
         value, key = self.stack.pop(), self.stack.pop()
@@ -212,7 +235,7 @@ class Machine:
             raise PickleError("broken pickle: a key without a value")
         target = self._top(dict)
         for key, value in zip(items[::2], items[1::2]):
-            target[_plain(key)] = value
+            target[plain_key(key)] = value
 
     def _top(self, kind: type) -> Any:
         if not self.stack or type(self.stack[-1]) is not kind:
@@ -238,6 +261,8 @@ class Machine:
         self._remember(len(self.memo))
 
     def _remember(self, key: int) -> None:
+        if not 0 <= key < MAX_MEMO:
+            raise PickleError("broken pickle: an impossible place of its memo")
         value = self.memo[key] = self.stack[-1]
         if isinstance(value, arrays.Pending):
             value.memo_keys.append(key)
@@ -248,13 +273,6 @@ class Machine:
     op_binget = op_long_binget = op_get
 
 
-def _plain(key: Any) -> Any:
-    """Keys and set members are plain values: hashing a forged, deeply nested tuple could crash."""
-    if type(key) not in _PLAIN_KEYS:
-        raise PickleError(f"broken pickle: a key of type {type(key).__name__}")
-    return key
-
-
 _CONSTANTS = frozenset(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING"
     " UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8"
@@ -262,3 +280,4 @@ _CONSTANTS = frozenset(
 _LITERALS = {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
              "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_SET": set}
 _NO_EFFECT = frozenset(("PROTO", "FRAME"))
+_SIMPLE = _CONSTANTS | _LITERALS.keys() | _NO_EFFECT | {"STOP"}

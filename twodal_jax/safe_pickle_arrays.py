@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import enum
-import math
 import re
 from typing import Any
 
 import numpy as np
 
-
-class PickleError(ValueError):
-    """A pickle is broken, or holds something else than arrays and plain containers."""
+from twodal_jax.outside_files import array_bytes, check_values
+from twodal_jax.safe_pickle_limits import PickleError, plain_key, short
 
 
 class Global(enum.Enum):
@@ -42,6 +40,7 @@ for _builtins in ("builtins", "__builtin__"):
     for _type in (Global.BYTES, Global.SET, Global.FROZENSET, Global.BYTEARRAY):
         _KNOWN[(_builtins, _type.name.lower())] = _type
 
+_ORDERS = ("C", "F", "K", "A")
 _DTYPE = re.compile(r"[<>=|]?(?:[?]|[biufc]\d{1,2}|[SU]\d{1,6}|b1)")
 
 
@@ -58,7 +57,7 @@ def known_global(module: Any, name: Any) -> Global:
     if not isinstance(module, str) or not isinstance(name, str):
         raise PickleError("broken pickle: a global without a name")
     if (module, name) not in _KNOWN:
-        raise PickleError(f"contains {module}.{name}; only NumPy arrays and plain containers are"
+        raise PickleError(f"contains {short(module)}.{short(name)}; only NumPy arrays and plain containers are"
                           " read, because a pickle that names other things can run any program")
     return _KNOWN[module, name]
 
@@ -72,20 +71,22 @@ def call(function: Any, arguments: Any) -> Any:
             raise PickleError("reconstructs something else than an array; refused")
         return Pending()
     if function is Global.DTYPE:
-        return Pending(make_dtype(arguments[0]))
+        return Pending(make_dtype(arguments[0] if arguments else None))
     if function is Global.SCALAR:
         dtype, data = arguments
         return make_array((), as_dtype(dtype), data, fortran=False)[()]
     if function is Global.FROMBUFFER:
         data, dtype, shape, order = arguments[:4]
+        if type(order) is not str or order not in _ORDERS:
+            raise PickleError("broken pickle: an array in an unknown order")
         array = make_array(shape, as_dtype(dtype), data, fortran=order == "F")
-        axes = arguments[4] if len(arguments) > 4 and order == "K" else range(array.ndim)
-        if sorted(axes) != list(range(array.ndim)):
+        axes = arguments[4] if len(arguments) > 4 and order == "K" else tuple(range(array.ndim))
+        if not isinstance(axes, tuple | list) or len(axes) != array.ndim or any(type(axis) is not int for axis in axes):
             raise PickleError("broken pickle: impossible axes of an array")
         return array.transpose(tuple(axes))
     if function is Global.ENCODE:
         text, encoding = arguments
-        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        if not (isinstance(text, str) and isinstance(encoding, str)) or encoding not in ("latin1", "latin-1"):
             raise PickleError("encodes text otherwise than NumPy does; refused")
         return text.encode("latin-1")
     return _builtin(function, arguments)
@@ -94,12 +95,11 @@ def call(function: Any, arguments: Any) -> Any:
 def _builtin(function: Global, arguments: tuple) -> Any:
     if function is Global.BYTES and not arguments:
         return b""
-    if function is Global.BYTEARRAY and all(type(item) is bytes for item in arguments[:1]):
-        return bytearray(*arguments[:1])
+    if function is Global.BYTEARRAY and all(type(item) in (bytes, str) for item in arguments[:1]):
+        return bytearray(_as_bytes(arguments[0])) if arguments else bytearray()
     if function in (Global.SET, Global.FROZENSET) and all(type(i) is list for i in arguments):
-        items = arguments[0] if arguments else []
-        if all(type(item) in (str, bytes, int, float, bool, type(None)) for item in items):
-            return set(items) if function is Global.SET else frozenset(items)
+        items = [plain_key(item) for item in arguments[0]] if arguments else []
+        return set(items) if function is Global.SET else frozenset(items)
     raise PickleError(f"calls {function.name.lower()} with unexpected arguments; refused")
 
 
@@ -114,8 +114,8 @@ def with_state(target: Any, state: Any) -> np.ndarray | np.dtype:
         return make_array(shape, as_dtype(dtype), data, fortran=bool(fortran))
     if len(state) < 5 or any(part is not None for part in state[2:5]):
         raise PickleError("an array of records; only plain numbers and text are read")
-    if state[1] not in ("<", ">", "|", "="):
-        raise PickleError(f"broken pickle: byte order {state[1]!r}")
+    if not isinstance(state[1], str) or state[1] not in ("<", ">", "|", "="):
+        raise PickleError(f"broken pickle: byte order {short(state[1])}")
     return target.dtype.newbyteorder(state[1])
 
 
@@ -123,7 +123,7 @@ def make_dtype(code: Any) -> np.dtype:
     """numpy.dtype(code) for numbers and text of fixed width; PickleError for objects and others."""
     code = code.decode("latin-1") if isinstance(code, bytes) else code
     if not isinstance(code, str) or not _DTYPE.fullmatch(code):
-        raise PickleError(f"an array of type {str(code)[:20]!r} (objects or unknown); only plain"
+        raise PickleError(f"an array of type '{short(code)}' (objects or unknown); only plain"
                           " numbers and text are read")
     try:
         return np.dtype(code)
@@ -140,29 +140,19 @@ def as_dtype(value: Any) -> np.dtype:
 
 def make_array(shape: Any, dtype: np.dtype, data: Any, *, fortran: bool) -> np.ndarray:
     """A fresh array from raw bytes, after checking that shape, type and bytes agree."""
-    if isinstance(data, str):  # bytes written by Python 2
-        data = data.encode("latin-1")
+    data = _as_bytes(data)
     if not isinstance(data, (bytes, bytearray)):
         raise PickleError("an array of objects; only plain numbers and text are read")
-    if not isinstance(shape, tuple) or len(shape) > 32 or not all(
-            type(side) is int and 0 <= side < 2**40 for side in shape):
+    if not isinstance(shape, tuple):
         raise PickleError("broken pickle: an impossible array shape")
-    needed = math.prod(shape) * dtype.itemsize
-    if dtype.itemsize == 0 or needed != len(data):
+    needed = array_bytes(shape, dtype.itemsize)
+    if needed != len(data):
         raise PickleError(f"broken pickle: an array of shape {shape} needs {needed} bytes,"
                           f" it has {len(data)}")
     flat = np.frombuffer(data, dtype)
-    return flat.reshape(shape, order="F" if fortran else "C").copy(order="K")
+    return check_values(flat.reshape(shape, order="F" if fortran else "C").copy(order="K"))
 
 
-def check_finished(root: Any) -> Any:
-    """Returns `root` if no stand-in is left inside it; without recursion, cycles allowed."""
-    queue, seen = [root], set()
-    while queue:
-        value = queue.pop()
-        if isinstance(value, (Pending, Global)):
-            raise PickleError("broken pickle: an unfinished array or a bare function")
-        if isinstance(value, (dict, list, tuple)) and id(value) not in seen:
-            seen.add(id(value))
-            queue.extend(value.values() if isinstance(value, dict) else value)
-    return root
+def _as_bytes(data: Any) -> Any:
+    """Python 2 wrote bytes as text."""
+    return data.encode("latin-1") if isinstance(data, str) else data

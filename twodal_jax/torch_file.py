@@ -15,12 +15,13 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from twodal_jax import safe_pickle
-from twodal_jax.safe_pickle_arrays import PickleError
+from twodal_jax import npy_file, outside_files, safe_pickle, safe_pickle_limits
+from twodal_jax.outside_files import BrokenFileError, array_bytes, check_values
+from twodal_jax.safe_pickle_limits import Limits, PickleError, short
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _TYPES = {
@@ -28,6 +29,10 @@ _TYPES = {
     "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "<i1", "ByteStorage": "<u1",
     "BoolStorage": "?",
 }  # fmt: skip
+
+
+_MAX_PICKLE = 2**24
+_REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
 
 
 class _Name(enum.Enum):
@@ -50,6 +55,10 @@ class _Storage:
     dtype: str
     count: int
 
+    @property
+    def nbytes(self) -> int:
+        return self.count * np.dtype(self.dtype).itemsize
+
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
@@ -66,11 +75,11 @@ class _Machine(safe_pickle.Machine):
 
     @staticmethod
     def known_global(module: Any, name: Any) -> Any:
-        if module == "torch._utils" and name in {item.value for item in _Name} - {"OrderedDict"}:
+        if module == "torch._utils" and isinstance(name, str) and name in _REBUILD:
             return _Name(name)
         if (module, name) == ("collections", "OrderedDict"):
             return _Name.ORDERED_DICT
-        if module == "torch" and name in _TYPES:
+        if module == "torch" and isinstance(name, str) and name in _TYPES:
             return _StorageType(_TYPES[name])
         return safe_pickle.Machine.known_global(module, name)
 
@@ -91,7 +100,8 @@ class _Machine(safe_pickle.Machine):
         """A reference to a storage: ("storage", type, key, device, number of elements, view)."""
         identity = self.stack.pop()
         if (
-            not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage"
+            not isinstance(identity, tuple) or len(identity) not in (5, 6)
+            or not isinstance(identity[0], str) or identity[0] != "storage"
             or not isinstance(identity[1], _StorageType) or not isinstance(identity[2], str)
             or type(identity[4]) is not int or not 0 <= identity[4] < 2**40
             or (len(identity) == 6 and identity[5] is not None)
@@ -102,15 +112,21 @@ class _Machine(safe_pickle.Machine):
     def ignores_state(self, target: Any) -> bool:
         return isinstance(target, dict)  # `_metadata` of a state_dict
 
+    @staticmethod
+    def leaf_bytes(value: Any) -> int:
+        if isinstance(value, _Tensor):
+            return array_bytes(value.shape, np.dtype(value.storage.dtype).itemsize)
+        return safe_pickle_limits.leaf_bytes(value)
+
 
 def _checked_tensor(tensor: Any) -> _Tensor:
     if not isinstance(tensor, _Tensor) or not isinstance(tensor.storage, _Storage):
         raise PickleError("broken checkpoint: a tensor without a storage")
-    whole = (tensor.offset, *tensor.shape, *tensor.strides)
-    if len(tensor.shape) != len(tensor.strides) or len(tensor.shape) > 32 or not all(
-        type(number) is int and 0 <= number < 2**40 for number in whole
-    ):
+    if not isinstance(tensor.shape, tuple) or not isinstance(tensor.strides, tuple) or \
+            len(tensor.shape) != len(tensor.strides) or not all(
+                type(number) is int and 0 <= number < 2**40 for number in (tensor.offset, *tensor.strides)):
         raise PickleError("broken checkpoint: a tensor of an impossible shape")
+    array_bytes(tensor.shape, 8)
     last = sum((side - 1) * step for side, step in zip(tensor.shape, tensor.strides))
     if math.prod(tensor.shape) and tensor.offset + last >= tensor.storage.count:
         raise PickleError("broken checkpoint: a tensor reaches beyond its storage")
@@ -127,92 +143,116 @@ def load(path: os.PathLike | str) -> Any:
     """
     path = pathlib.Path(path)
     try:
-        with open(path, "rb") as file:
+        with outside_files.opened(path, "checkpoint", npy_file.ZIP_DAMAGE) as file:
             zipped = file.read(4) == b"PK\x03\x04"
-        return _load_zip(path) if zipped else _load_legacy(path)
-    except OSError as error:
-        raise PickleError(f"{path}: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, EOFError, ValueError, KeyError) as error:
-        if isinstance(error, PickleError):
-            raise
-        raise PickleError(f"{path}: broken checkpoint ({error})") from None
+            file.seek(0)
+            return _load_zip(file) if zipped else _load_legacy(file)
+    except PickleError:
+        raise
+    except BrokenFileError as error:
+        raise PickleError(str(error)) from None
 
 
-def _load_zip(path: pathlib.Path) -> Any:
-    with zipfile.ZipFile(path) as archive:
+def _load_zip(file: BinaryIO) -> Any:
+    with npy_file.open_zip(file) as archive:
         names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(names) != 1:
-            raise PickleError(f"{path}: a zip, but not a checkpoint of torch.save (no data.pkl)")
+            raise PickleError("a zip, but not a checkpoint of torch.save (no data.pkl)")
         root = names[0].removesuffix("data.pkl")
-        content = safe_pickle.run(_Machine(), io.BytesIO(archive.read(names[0])), str(path))
-        if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
-            raise PickleError(f"{path}: written on a big-endian machine, which is not read")
-        return _with_arrays(content, lambda storage: archive.read(f"{root}data/{storage.key}"), path)
+        limits = Limits(outside_files.size_of(file))
+        content = safe_pickle.run(_Machine(limits), io.BytesIO(_member(archive, names[0], _MAX_PICKLE)), "data.pkl")
+        order = f"{root}byteorder"
+        if order in archive.namelist() and _member(archive, order, 10) != b"little":
+            raise PickleError("written on a big-endian machine, which is not read")
+
+        def read(storage: _Storage) -> bytes:
+            limits.make(storage.nbytes)
+            data = _member(archive, f"{root}data/{storage.key}", storage.nbytes)
+            if len(data) != storage.nbytes:
+                raise PickleError(f"storage '{short(storage.key)}' has {len(data)} bytes, not {storage.nbytes}")
+            return data
+
+        return _with_arrays(content, read, limits)
 
 
-def _load_legacy(path: pathlib.Path) -> Any:
-    stream = io.BytesIO(path.read_bytes())
-    if safe_pickle.run(_Machine(), stream, str(path)) != LEGACY_MAGIC:
-        raise PickleError(f"{path}: a pickle, but not a checkpoint of torch.save")
-    safe_pickle.run(_Machine(), stream, str(path))  # the protocol's version
-    system = safe_pickle.run(_Machine(), stream, str(path))
-    if not (isinstance(system, dict) and system.get("little_endian", True)):
-        raise PickleError(f"{path}: written on a big-endian machine, which is not read")
-    content = safe_pickle.run(_Machine(), stream, str(path))
-    keys = safe_pickle.run(_Machine(), stream, str(path))
-    counts = _storages(content)
-    parts = {}
-    for key in keys:
+def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """A file of the zip, which torch.save never packs."""
+    info = archive.getinfo(name)
+    if info.file_size > most:
+        raise PickleError(f"{short(name)} has {info.file_size} bytes, at most {most} were expected")
+    data = np.empty(info.file_size, np.uint8)
+    with npy_file.open_member(archive, info) as member:
+        npy_file.read_into(member, memoryview(data))
+    return data.tobytes()
+
+
+def _load_legacy(file: BinaryIO) -> Any:
+    size = outside_files.size_of(file)
+    limits, stream = Limits(size), io.BytesIO(file.read(size))
+
+    def unpickle(part: str) -> Any:
+        return safe_pickle.run(_Machine(limits), stream, part)
+
+    magic = unpickle("its first pickle")
+    if type(magic) is not int or magic != LEGACY_MAGIC:
+        raise PickleError("a pickle, but not a checkpoint of torch.save")
+    unpickle("the protocol's version")
+    system = unpickle("the system's description")
+    if not isinstance(system, dict) or system.get("little_endian", True) is not True:
+        raise PickleError("written on a big-endian machine, which is not read")
+    content, keys = unpickle("the content"), unpickle("the list of storages")
+    storages, parts = _storages(content), {}
+    for key in keys if isinstance(keys, list) else ():
         count = int.from_bytes(stream.read(8), "little")
-        storage = counts.get(key)
+        storage = storages.get(key) if isinstance(key, str) else None
         if storage is None or storage.count != count:
-            raise PickleError(f"{path}: broken checkpoint: storage {key!r} of {count} elements")
-        parts[key] = stream.read(count * np.dtype(storage.dtype).itemsize)
-    return _with_arrays(content, lambda storage: parts[storage.key], path)
+            raise PickleError(f"storage '{short(key)}' of {count} elements, which no tensor uses")
+        parts[key] = stream.read(storage.nbytes)
+        if len(parts[key]) != storage.nbytes:
+            raise PickleError("ends early")
+    return _with_arrays(content, lambda storage: parts[storage.key], limits)
 
 
 def _storages(content: Any) -> dict[str, _Storage]:
-    """{key: storage} of all tensors inside; without recursion."""
-    found, queue, seen = {}, [content], set()
+    """{key: storage} of all tensors inside; PickleError if two storages share a key.
+
+    A tensor was checked against the size its own storage claims, so one key must mean one size.
+    """
+    found: dict[str, _Storage] = {}
+    queue, seen = [content], set()
     while queue:
         value = queue.pop()
         if isinstance(value, _Tensor):
-            found[value.storage.key] = value.storage
+            if found.setdefault(value.storage.key, value.storage) != value.storage:
+                raise PickleError(f"storage '{short(value.storage.key)}' has two types or sizes")
         elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
             queue.extend(value.values() if isinstance(value, dict) else value)
     return found
 
 
-def _with_arrays(content: Any, read: Callable[[_Storage], bytes], path: pathlib.Path) -> Any:
-    """The same containers with arrays in the place of tensors."""
-    flat: dict[str, np.ndarray] = {}
+def _with_arrays(content: Any, read: Callable[[_Storage], bytes], limits: Limits) -> Any:
+    """The same containers with arrays in the place of tensors; what is shared stays shared."""
+    flat = {key: np.frombuffer(read(storage), storage.dtype) for key, storage in _storages(content).items()}
+    made: dict[int, Any] = {}
 
-    def storage_of(storage: _Storage) -> np.ndarray:
-        if storage.key not in flat:
-            data = read(storage)
-            dtype = np.dtype(storage.dtype)
-            if len(data) != storage.count * dtype.itemsize:
-                raise PickleError(f"{path}: broken checkpoint: storage {storage.key!r} has {len(data)} bytes")
-            flat[storage.key] = np.frombuffer(data, dtype)
-        return flat[storage.key]
+    def array_of(tensor: _Tensor) -> np.ndarray:
+        source = flat[tensor.storage.key][tensor.offset :]
+        limits.make(math.prod(tensor.shape) * source.itemsize)
+        strides = [step * source.itemsize for step in tensor.strides]
+        return check_values(np.array(np.lib.stride_tricks.as_strided(source, tensor.shape, strides, writeable=False)))
 
-    def replaced(value: Any, depth: int) -> Any:
-        if depth > 20:
-            raise PickleError(f"{path}: nested too deeply for a checkpoint")
-        if isinstance(value, _Tensor):
-            source = storage_of(value.storage)[value.offset :]
-            strides = [step * source.itemsize for step in value.strides]
-            view = np.lib.stride_tricks.as_strided(source, value.shape, strides, writeable=False)
-            return np.array(view)
-        if isinstance(value, dict):
-            return {key: replaced(item, depth + 1) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)(replaced(item, depth + 1) for item in value)
-        if isinstance(value, (_Storage, _StorageType, _Name)):
-            raise PickleError(f"{path}: broken checkpoint: a bare name of PyTorch")
-        return value
+    def replaced(value: Any) -> Any:
+        """Recursive: `safe_pickle` refuses what is nested deeply."""
+        if not isinstance(value, (_Tensor, dict, list, tuple)):
+            return value
+        if id(value) not in made:
+            if isinstance(value, _Tensor):
+                made[id(value)] = array_of(value)
+            elif isinstance(value, dict):
+                made[id(value)] = {key: replaced(item) for key, item in value.items()}
+            else:
+                made[id(value)] = type(value)(replaced(item) for item in value)
+        return made[id(value)]
 
-    return replaced(content, 0)
-
-
+    return replaced(content)

@@ -13,12 +13,12 @@ import dataclasses
 import math
 import os
 import pathlib
-import zipfile
 from collections.abc import Iterator
 
 import numpy as np
 
-from twodal_jax import coefficients
+from twodal_jax import coefficients, npy_file
+from twodal_jax.outside_files import BrokenFileError, memory_budget
 
 KINDS = ("alpha", "alpha_whitened", "landmarks68", "vertices")
 _SMALL = ("name", "alpha", "alpha_whitened", "roi_box", "landmarks68")
@@ -91,35 +91,34 @@ class ArrayOnDisk:
     """
 
     def __init__(self, path: pathlib.Path, name: str):
-        self._path, self._member = path, f"{name}.npy"
-        with zipfile.ZipFile(path) as archive, archive.open(self._member) as file:
-            self.shape, fortran, self.dtype = _header(file)
+        self._path, self._name = path, name
+        with npy_file.open_array(path, name) as (header, _):
+            self.shape, self.dtype, fortran, _ = header
         if fortran or self.dtype.kind not in "fiu":
             raise PredictionsError(
                 f"{path}: `{name}` must be an array of numbers in C order, got {self.dtype}"
                 f"{' in Fortran order' if fortran else ''}."
             )
+        if self._row_bytes() > memory_budget(path.stat().st_size):
+            raise PredictionsError(f"{path}: one row of `{name}` takes {self._row_bytes():,} bytes.")
 
     def batches(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, float32 [<= rows, ...]) one after the other, in the file's order."""
-        row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
-        with zipfile.ZipFile(self._path) as archive, archive.open(self._member) as file:
-            _header(file)
-            for start in range(0, self.shape[0], rows):
-                count = min(rows, self.shape[0] - start)
-                data = file.read(count * row_bytes)
-                if len(data) < count * row_bytes:
-                    raise PredictionsError(f"{self._path}: `{self._member}` ends early (broken file?).")
-                block = np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
-                yield start, block.astype(np.float32)
+        row_bytes = self._row_bytes()
+        try:
+            with npy_file.open_array(self._path, self._name) as (_, file):
+                for start in range(0, self.shape[0], rows):
+                    count = min(rows, self.shape[0] - start)
+                    data = file.read(count * row_bytes)
+                    if len(data) < count * row_bytes:
+                        raise BrokenFileError(f"`{self._name}` ends early")
+                    block = np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+                    yield start, block.astype(np.float32)
+        except BrokenFileError as error:
+            raise PredictionsError(f"{error}.") from None
 
-
-def _header(file):
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in read:
-        raise ValueError(f"unknown .npy version {version}")
-    return read[version](file)
+    def _row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
 
 
 def read_predictions(path: os.PathLike | str, label: str | None = None) -> Predictions:
@@ -135,14 +134,10 @@ def read_predictions(path: os.PathLike | str, label: str | None = None) -> Predi
     if not path.is_file():
         raise PredictionsError(f"{path}: no such file of predictions (.npz).")
     try:
-        with np.load(path, allow_pickle=False) as content:
-            found = list(content.files)
-            arrays = {name: content[name] for name in _SMALL if name in found}
+        found, arrays = npy_file.npz_names(path), npy_file.read_npz(path, _SMALL)
         vertices = ArrayOnDisk(path, "vertices") if "vertices" in found else None
-    except PredictionsError:
-        raise
-    except Exception as error:  # NumPy and zipfile raise many types on a broken file
-        raise PredictionsError(f"{path}: not a readable .npz of plain arrays ({error}).") from None
+    except BrokenFileError as error:
+        raise PredictionsError(f"{error}.") from None
     if "name" not in arrays or not any(kind in found for kind in KINDS):
         raise PredictionsError(
             f"{path}: needs `name` and one of {', '.join(KINDS)}; it holds {', '.join(found) or 'nothing'}."

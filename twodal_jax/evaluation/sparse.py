@@ -90,8 +90,8 @@ def read_landmark_map(path: os.PathLike | str, count: int, num_vertices: int | N
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-    except OSError as error:
-        raise LandmarkMapError(f"{path}: {error.strerror}") from None
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise LandmarkMapError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     for line, row in enumerate(rows, start=2):
         try:
             landmark = int(row["landmark"])

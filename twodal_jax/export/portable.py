@@ -14,14 +14,13 @@ import io
 import json
 import os
 import pathlib
-import zipfile
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twodal_jax import __version__, coefficients, forward, heatmap
+from twodal_jax import __version__, coefficients, forward, heatmap, npy_file
 from twodal_jax.export.files import write_together
 from twodal_jax.models.regressor import Regressor
 from twodal_jax.morphable_model import NUM_DIRECTIONS, NUM_LANDMARKS, MorphableModel, digest
@@ -158,9 +157,10 @@ def load_npz(path: os.PathLike | str) -> PortableNetwork:
     Raises:
       NetworkFileError: it is no such file.
     """
+    if not pathlib.Path(path).exists():
+        raise NetworkFileError(f"{path}: no such file.")
     try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = dict(content)
+        arrays = npy_file.read_npz(path)
         description = json.loads(str(arrays.pop(_DESCRIPTION)))
         if description["format"] != FORMAT:
             raise NetworkFileError(f"{path}: of another version ({description['format']}); export it again.")
@@ -172,11 +172,9 @@ def load_npz(path: os.PathLike | str) -> PortableNetwork:
         return PortableNetwork(
             variables=_nest(arrays), arrays=model, about=description["about"], **settings
         )
-    except FileNotFoundError:
-        raise NetworkFileError(f"{path}: no such file.") from None
     except NetworkFileError:
         raise
-    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise NetworkFileError(f"{path}: no network written by this program ({error}).") from None
 
 

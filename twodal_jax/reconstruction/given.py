@@ -25,8 +25,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from twodal_jax import heatmap
+from twodal_jax import heatmap, npy_file
 from twodal_jax.images import IMAGE_SUFFIXES
+from twodal_jax.outside_files import BrokenFileError
 from twodal_jax.reconstruction import boxes
 from twodal_jax.reconstruction.face import FaceBox
 
@@ -140,8 +141,11 @@ def _numbers(cells: Sequence[str]) -> np.ndarray:
 
 def _table(path: pathlib.Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
     """Lines (number, cells) of a CSV, and its header's cells in small letters ([] without one)."""
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = [(line, row) for line, row in enumerate(csv.reader(file), 1) if any(cell.strip() for cell in row)]
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            rows = [(line, row) for line, row in enumerate(csv.reader(file), 1) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise GivenError(f"{path}: not a readable table ({error})") from None
     if not rows:
         raise GivenError(f"{path}: is empty")
     first = [cell.strip() for cell in rows[0][1][1:]]
@@ -188,16 +192,14 @@ def _landmarks(points: np.ndarray) -> FaceBox | None:
 
 def _read_npz(path: pathlib.Path) -> Rows:
     try:
-        with np.load(path, allow_pickle=False) as content:
-            found = content.files
-            arrays = {key: content[key] for key in ("name", "landmarks") if key in found}
-    except Exception as error:  # NumPy and zipfile raise many types on a broken file
-        raise GivenError(f"{path}: not a readable .npz ({error})") from None
+        arrays, found = npy_file.read_npz(path, ("name", "landmarks")), npy_file.npz_names(path)
+    except BrokenFileError as error:
+        raise GivenError(str(error)) from None
     if len(arrays) < 2:
         raise GivenError(f"{path}: needs `name` and `landmarks`, holds {', '.join(found)}")
     names, landmarks = np.atleast_1d(arrays["name"]), arrays["landmarks"]
     shape = landmarks.shape
-    if len(shape) != 3 or shape[0] != len(names) or shape[1] not in _POINTS or shape[2] not in (2, 3):
+    if landmarks.dtype.kind not in "fiu" or len(shape) != 3 or shape[0] != len(names) or shape[1] not in _POINTS or shape[2] not in (2, 3):
         raise GivenError(f"{path}: `landmarks` is {list(shape)}, expected [{len(names)}, 68, 21 or 18, 2]")
     return [(str(name), _landmarks(points)) for name, points in zip(names, landmarks)]
 
@@ -210,8 +212,9 @@ def _read_json(path: pathlib.Path, face_of) -> Rows:
         rows: Rows = [(str(picture["file"]), None) for picture in pictures]
         rows += [(str(picture["file"]), face_of(face)) for picture in pictures for face in picture["faces"]]
         return rows
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise GivenError(f"{path}: not a faces.json, a picture with `file` and `faces` ({error!r})") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        reason = repr(error)[:200]
+        raise GivenError(f"{path}: not a faces.json, a picture with `file` and `faces` ({reason})") from None
 
 
 def _json_box(face: dict) -> FaceBox:

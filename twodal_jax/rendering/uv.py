@@ -15,10 +15,11 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-import scipy.io
 import scipy.sparse
 import scipy.sparse.csgraph
 import scipy.sparse.linalg
+
+from twodal_jax import mat_file, npy_file
 
 # Of the square, kept free around the chart: a bilinear filter takes no neighbour from beyond the edge.
 MARGIN = 0.008
@@ -223,13 +224,10 @@ def _read_numbers(path: pathlib.Path) -> np.ndarray:
         raise ValueError(f"{path}: expected a .npy file with [N, 2] or a .mat file with `UV`")
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        content = scipy.io.loadmat(path, variable_names=("UV",))
-        names = [name for name, _, _ in scipy.io.whosmat(path)]
-    except Exception as error:  # SciPy raises many types on broken files, zlib's and struct's too
-        raise ValueError(f"{path}: not a readable {path.suffix} file of numbers ({error})") from None
+    if path.suffix == ".npy":
+        return npy_file.read_npy(path)
+    content = mat_file.read(path, ("UV",))
     if "UV" not in content:
-        raise ValueError(f"{path}: expected `UV` in it; it holds {', '.join(names) or 'nothing'}")
-    return np.asarray(content["UV"])
+        names = ", ".join(mat_file.variable_names(path)[:20])
+        raise ValueError(f"{path}: expected `UV` in it; it holds {names or 'nothing'}")
+    return content["UV"]

@@ -1,0 +1,143 @@
+"""Runs the readers of outside files on hostile ones, each in a process of its own, and says what became of it.
+
+As a program:
+  python helpers_readers.py files FOLDER              every file of a folder, each in a forked child
+  python helpers_readers.py mutations KIND GOOD_FILE FIRST COUNT   mutations of a good file, one after the other
+"""
+
+import json
+import os
+import pathlib
+import resource
+import sys
+import time
+import traceback
+
+import numpy as np
+
+MEMORY_LIMIT, SECONDS = 2 * 2**30, 5
+_PLAIN = (str, bytes, bytearray, int, float, bool, type(None))
+
+
+def read(path):
+    """Reads a file with the reader of its suffix."""
+    from twodal_jax import mat_file, npy_file, safe_pickle, torch_file
+
+    reader = {".pkl": safe_pickle.load, ".tar": torch_file.load, ".mat": _read_mat, ".npy": npy_file.read_npy,
+              ".npz": npy_file.read_npz}[pathlib.Path(path).suffix]  # fmt: skip
+    return reader(path)
+
+
+def _read_mat(path):
+    """All that can be read, and `tri` by its name, as a morphable model's reader does."""
+    from twodal_jax import mat_file
+
+    found = mat_file.read(path)
+    return found if "tri" in found else mat_file.read(path, ("tri",)) or found
+
+
+def is_plain(value) -> bool:
+    """Whether a result is made of arrays of numbers and text, plain values and containers alone."""
+    if isinstance(value, dict):
+        return all(type(key) in _PLAIN and is_plain(item) for key, item in value.items())
+    if type(value) in (list, tuple, set, frozenset):
+        return all(is_plain(item) for item in value)
+    if isinstance(value, np.ndarray | np.generic):
+        np.asarray(value).tolist() if value.nbytes < 10**6 else value.sum()  # touches every element
+        return value.dtype.kind in "biufcSU"
+    return type(value) in _PLAIN
+
+
+def outcome(path):
+    """"read", or the message of the reader's own error; any other error is raised."""
+    from twodal_jax.outside_files import BrokenFileError
+
+    try:
+        return "read" if is_plain(read(path)) else "holds something else than arrays"
+    except BrokenFileError as error:
+        return f"refused: {error}"
+
+
+def peak_kilobytes() -> int:
+    """The most memory this program has had; `ru_maxrss` begins with that of the process that started it."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
+def limit_this_process(cpu_seconds=None):
+    """More memory or time than this kills or fails the process, before it harms the machine."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    if cpu_seconds:
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
+
+
+def run_files(folder):
+    """{file name: {status, signal, seconds of CPU, megabytes, text}}, each file in a child of its own."""
+    import twodal_jax.mat_file  # noqa: F401 (once, before the children)
+    import twodal_jax.torch_file  # noqa: F401
+
+    results = {}
+    for path in sorted(pathlib.Path(folder).iterdir()):
+        said = path.parent.parent / "said.txt"
+        child = os.fork()
+        if child == 0:
+            limit_this_process(SECONDS + 1)
+            try:
+                text, status = outcome(path), 0
+            except BaseException:
+                text, status = traceback.format_exc()[-2000:], 1
+            said.write_text(text)
+            os._exit(status)
+        _, status, usage = os.wait4(child, 0)
+        results[path.name] = {
+            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+            "status": os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1,
+            "seconds": usage.ru_utime + usage.ru_stime, "megabytes": usage.ru_maxrss / 1024,
+            "text": said.read_text() if said.exists() else "",
+        }  # fmt: skip
+        said.unlink(missing_ok=True)
+    return results
+
+
+def run_mutations(kind, good_file, first, count):
+    """What became of mutations `first` ... of a good file; the number being read is always in "at" beside it."""
+    import helpers_mutations
+
+    good_file = pathlib.Path(good_file)
+    good, path = good_file.read_bytes(), good_file.with_name(f"mutant{good_file.suffix}")
+    outcome(good_file)  # imports all it needs
+    at = os.open(good_file.with_name("at"), os.O_CREAT | os.O_RDWR)
+    limit_this_process()
+    found = {"read": 0, "refused": 0, "slowest": [0.0, None], "largest": [0.0, None], "wrong": []}
+    memory = peak_kilobytes()
+    for index in range(first, first + count):
+        os.pwrite(at, b"%09d" % index, 0)
+        path.write_bytes(helpers_mutations.mutant(kind, good, index))
+        start = time.process_time()
+        try:
+            text = outcome(path)
+        except Exception:
+            text = traceback.format_exc()[-1500:]
+        found["slowest"] = max(found["slowest"], [time.process_time() - start, index])
+        now = peak_kilobytes()
+        if now > memory:
+            found["largest"] = max(found["largest"], [(now - memory) / 1024, index])
+            memory = now
+        part = text.partition(":")[0]
+        if part in ("read", "refused"):
+            found[part] += 1
+        elif len(found["wrong"]) < 3:
+            found["wrong"].append([index, text])
+    return found | {"megabytes": memory / 1024}
+
+
+def main():
+    if sys.argv[1] == "files":
+        print(json.dumps(run_files(sys.argv[2])))
+    else:
+        kind, good_file, first, count = sys.argv[2:]
+        print(json.dumps(run_mutations(kind, good_file, int(first), int(count))))
+
+
+if __name__ == "__main__":
+    main()
