@@ -1,37 +1,20 @@
 """Time and memory of measuring 2,000 reconstructions of 53,215 vertices, with and without ICP.
 
-    python -m benchmarks.evaluation_speed [--images=2000] [--icp_images=200]
+    python -m benchmarks.evaluation_speed [--quick] [--images=2000] [--icp_images=200]
 
 Uses the 40 + 10 BFM of $TWODAL_DATA_DIR where it is, else the built-in face repeated to as many vertices.
-ICP is timed on fewer images and told per image.
+ICP is timed on fewer images and told per 2,000; and against ICP whose every step looks at all vertices.
 """
 
 import argparse
-import os
-import pathlib
-import resource
 import time
 
 import numpy as np
 
-from twodal_jax import assets, morphable_model
-from twodal_jax.evaluation import benchmark
+from benchmarks import models, timing
+from benchmarks.timing import Row, in_turn, ratio
+from twodal_jax.evaluation import benchmark, icp
 from twodal_jax.evaluation.predictions import Predictions
-
-NUM_VERTICES = 53_215
-
-
-def load_model() -> morphable_model.MorphableModel:
-    """BFM, or the built-in face with its vertices repeated."""
-    path = pathlib.Path(os.environ.get("TWODAL_DATA_DIR", "nowhere"), "bfm_3ddfa")
-    if path.exists():
-        return assets.load_morphable_model(path)
-    small = assets.load_morphable_model("builtin")
-    places = np.arange(NUM_VERTICES) % small.num_vertices
-    return morphable_model.create(
-        np.asarray(small.mean)[:, places], np.asarray(small.basis)[:, :, places], small.triangles,
-        small.landmark_indices, small.alpha_mean, small.alpha_std,
-    )  # fmt: skip
 
 
 def made_truth(model, count: int) -> tuple[benchmark.GroundTruth, Predictions]:
@@ -54,25 +37,59 @@ def made_truth(model, count: int) -> tuple[benchmark.GroundTruth, Predictions]:
     return truth, Predictions("made", tuple(keys), alpha=alpha[1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def evaluation_rows(model, count: int, with_icp: bool) -> list[Row]:
+    """Seconds for 2,000 images, from a measurement of `count`."""
+    truth, predictions = made_truth(model, count)
+    benchmark.measure(predictions, truth, model, with_icp=False)  # compiles
+    start = time.perf_counter()
+    benchmark.measure(predictions, truth, model, with_icp=with_icp)
+    seconds = (time.perf_counter() - start) * 2000 / count
+    name = f"2,000 images, {'with' if with_icp else 'without'} ICP"
+    return [Row(name, seconds, "s", note=f"measured on {count}; peak memory {timing.peak_memory_gb():.1f} GB")]
+
+
+def icp_rows(model, rounds: int) -> list[Row]:
+    """ICP on a sample of the vertices against ICP on all of them."""
+    truth, predictions = made_truth(model, 2)
+    true, predicted = (
+        np.asarray(benchmark.vertices_image(model, alpha[:1], truth.roi_box[:1]))[0]
+        for alpha in (truth.alpha, predictions.alpha)
+    )
+    left, right = true[np.asarray(model.landmark_indices)[list(benchmark.OUTER_EYE_CORNERS)]]
+    interocular = float(np.linalg.norm(left - right))
+    errors = {}
+
+    def job(name, sample):
+        def run():
+            target = icp.Target(true, normals)
+            errors[name] = icp.reconstruction_error(predicted, target, interocular, sample=sample)
+
+        return run
+
+    normals = icp.Target(true).normals
+    times = in_turn({"sample": job("sample", icp.SAMPLE), "all": job("all", len(predicted))}, rounds)
+    note = f"{icp.SAMPLE:,} of {len(predicted):,} vertices iterate, all are measured at the end"
+    apart = 100 * abs(errors["sample"] / errors["all"] - 1)
+    return [
+        Row("ICP of one face", timing.median_ms(times["sample"]), "ms", note=note),
+        Row("  time / all vertices in every step", ratio(times["sample"], times["all"]), "x", 0.1),
+        Row("  difference of the result", apart, "%", 0.2),
+    ]
+
+
+def measure(options) -> list[Row]:
+    """Whole evaluations, then one alignment."""
+    model = models.full_size()
+    images, icp_images = (200, 16) if options.quick else (options.images, options.icp_images)
+    rows = evaluation_rows(model, images, False) + evaluation_rows(model, icp_images, True)
+    return rows + icp_rows(model, 5)
+
+
+def more_options(parser: argparse.ArgumentParser) -> None:
+    """How many images are measured."""
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--icp_images", type=int, default=200)
-    options = parser.parse_args()
-    model = load_model()
-    print(f"{model.num_vertices:,} vertices, {os.cpu_count()} cores")
-    for count, with_icp in ((options.images, False), (options.icp_images, True)):
-        truth, predictions = made_truth(model, count)
-        benchmark.measure(predictions, truth, model, with_icp=False)  # compiles
-        start = time.perf_counter()
-        benchmark.measure(predictions, truth, model, with_icp=with_icp)
-        seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(
-            f"{count:5d} images, {'with' if with_icp else 'without'} ICP: {seconds:6.1f} s,"
-            f" {2000 * seconds / count:6.1f} s for 2,000; peak memory {peak:.1f} GB"
-        )
+    parser.add_argument("--icp_images", type=int, default=100)
 
 
 if __name__ == "__main__":
-    main()
+    timing.run("Evaluation", __doc__, measure, more_options)

@@ -151,7 +151,7 @@ class BatchNorm(nn.Module):
 
 
 class StemConv(nn.Module):
-    """The 7x7 convolution with stride 2 and padding 3 of a ResNet; parameter `kernel` [7, 7, in, out].
+    """The 7x7 convolution with stride 2 and padding 3 of a ResNet; parameters as `Conv`'s.
 
     On a CPU it runs on 2x2 blocks of pixels as a 4x4 convolution with stride 1: the same sums, whose
     gradient with respect to the input needs no dilated convolution.
@@ -159,9 +159,16 @@ class StemConv(nn.Module):
 
     features: int
     dtype: jnp.dtype = jnp.float32
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        if not self.bias:
+            return self._without_bias(x)
+        offset = self.param("bias", nn.initializers.zeros, (self.features,))
+        return self._without_bias(x) + offset.astype(self.dtype)
+
+    def _without_bias(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", KERNEL_INIT, (7, 7, x.shape[-1], self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if not on_cpu() or x.shape[1] % 2 or x.shape[2] % 2:

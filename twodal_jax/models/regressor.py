@@ -30,6 +30,7 @@ class Block(nn.Module):
     bottleneck: bool
     axis_name: str | None
     dtype: jnp.dtype
+    folded: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -42,14 +43,16 @@ class Block(nn.Module):
         y = x
         for index, (features, kernel_size, strides) in enumerate(layers):
             last = index == len(layers) - 1
-            y = Conv(features, kernel_size, strides, self.dtype, name=f"conv{index + 1}")(y)
+            y = Conv(features, kernel_size, strides, self.dtype, self.folded, name=f"conv{index + 1}")(y)
             # A zero scale makes every block start as the identity, which steadies short schedules.
             init = nn.initializers.zeros if last else nn.initializers.ones
-            y = BatchNorm(self.axis_name, init, name=f"norm{index + 1}")(y, train=train)
+            if not self.folded:
+                y = BatchNorm(self.axis_name, init, name=f"norm{index + 1}")(y, train=train)
             y = y if last else nn.relu(y)
         if x.shape != y.shape:
-            x = Conv(out_features, 1, self.strides, self.dtype, name="conv_shortcut")(x)
-            x = BatchNorm(self.axis_name, name="norm_shortcut")(x, train=train)
+            x = Conv(out_features, 1, self.strides, self.dtype, self.folded, name="conv_shortcut")(x)
+            if not self.folded:
+                x = BatchNorm(self.axis_name, name="norm_shortcut")(x, train=train)
         return nn.relu(x + y)
 
 
@@ -65,6 +68,7 @@ class Regressor(nn.Module):
       heatmap_features: size of a second, dense way from the heatmap to the head; 0, the paper's network,
         has none. Where landmarks lie is a linear function of their heatmap, and strided convolutions
         with few channels blur it.
+      folded: whether BatchNorm is part of the convolutions, for inference: see `models.folding`.
     """
 
     depth: str = "resnet50"
@@ -73,6 +77,7 @@ class Regressor(nn.Module):
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
     heatmap_features: int = 0
+    folded: bool = False
 
     def stage_strides(self) -> Sequence[int]:
         return (1, 2, 2, 1 if self.variant == "authors" else 2)
@@ -84,9 +89,12 @@ class Regressor(nn.Module):
         check_choice("regressor variant", self.variant, VARIANTS)
         if inputs.ndim != 4 or inputs.shape[-1] != 4:
             raise ValueError(f"Expected `inputs` of shape [B, 120, 120, 4], got {inputs.shape}.")
-        x = StemConv(scaled(64, self.width), self.dtype, name="conv_stem")(inputs)
-        x = nn.relu(BatchNorm(self.axis_name, name="norm_stem")(x, train=train))
-        x = max_pool(x, window=3, stride=2, padding=1)
+        if train and self.folded:
+            raise ValueError("A folded network has no batch statistics to train with.")
+        x = StemConv(scaled(64, self.width), self.dtype, self.folded, name="conv_stem")(inputs)
+        if not self.folded:
+            x = BatchNorm(self.axis_name, name="norm_stem")(x, train=train)
+        x = max_pool(nn.relu(x), window=3, stride=2, padding=1)
         for stage, (blocks, strides) in enumerate(zip(STAGE_SIZES[self.depth], self.stage_strides())):
             for block in range(blocks):
                 x = Block(
@@ -95,6 +103,7 @@ class Regressor(nn.Module):
                     bottleneck=self.depth == "resnet50",
                     axis_name=self.axis_name,
                     dtype=self.dtype,
+                    folded=self.folded,
                     name=f"stage{stage + 1}_block{block + 1}",
                 )(x, train=train)
         if self.variant == "spatial":

@@ -1,0 +1,71 @@
+"""All tables, each in a process of its own, and all bars at the end.
+
+    python -m benchmarks.all [--quick] [--only=train_step,vertex_distance] [--output=benchmarks.json]
+
+About 12 minutes on two quiet cores, `--quick` about 3. Exit status 1 where a table failed; a missed bar is told, not
+an error: a busy machine misses some.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks.timing import Row, table
+
+TABLES = (
+    "train_step", "two_dal_step", "input_pipeline", "vertex_distance", "dense_faces", "evaluation_speed",
+    "start_up", "devices_speed", "paper_run",
+)  # fmt: skip
+
+
+def run_table(name: str, quick: bool, folder: pathlib.Path) -> dict | None:
+    """Runs one table's command, shows what it prints, and returns its JSON; None where it failed."""
+    path = folder / f"{name}.json"
+    command = [sys.executable, "-m", f"benchmarks.{name}", f"--json={path}", *(["--quick"] if quick else [])]
+    print(f"\n$ {' '.join(['python', *command[1:3], *command[4:]])}", flush=True)
+    code = subprocess.run(command, check=False).returncode
+    if code or not path.is_file():
+        print(f"{name} failed with status {code}", flush=True)
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def bars(results: dict[str, dict]) -> list[Row]:
+    """The rows that have a bar, named with the row they belong to."""
+    found = []
+    for name, result in results.items():
+        title = ""
+        for row in result["rows"]:
+            title = row["name"] if not row["name"].startswith("  ") else title
+            fields = {key: value for key, value in row.items() if key != "verdict"}
+            if row["bar"] is not None:
+                whole = row["name"] if title == row["name"] else f"{title}:{row['name'][1:]}"
+                found.append(Row(**fields | {"name": f"{name}: {whole}", "note": ""}))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", default=",".join(TABLES))
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("benchmarks.json"))
+    options = parser.parse_args()
+    names = options.only.split(",")
+    if unknown := sorted(set(names) - set(TABLES)):
+        parser.error(f"unknown tables {', '.join(unknown)}; there are {', '.join(TABLES)}")
+    start, results = time.perf_counter(), {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            if (result := run_table(name, options.quick, pathlib.Path(folder))) is not None:
+                results[name] = result
+    options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    print(f"\n{table('Bars', bars(results))}\n{time.perf_counter() - start:.0f} s in all; written to {options.output}")
+    sys.exit(len(results) < len(names))
+
+
+if __name__ == "__main__":
+    main()

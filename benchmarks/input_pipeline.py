@@ -1,0 +1,197 @@
+"""The input pipeline: images a second from files, shards and memory, and how long a step waits for them.
+
+    python -m benchmarks.input_pipeline [--quick] [--threads=N]
+
+Files: JPEG crops, read and decoded one by one, as preparing a set does. Shards: ArrayRecord through tf.data's
+decoder, shuffled, in batches. Memory: memory-mapped arrays, shuffled, in batches. All give uint8 crops of 160 pixels
+(120 and a margin) with their landmarks; the heatmap and the augmentation are made on the device.
+"""
+
+import argparse
+import concurrent.futures
+import itertools
+import pathlib
+import tempfile
+import time
+
+import numpy as np
+
+from benchmarks import timing
+from benchmarks.timing import Row
+from twodal_jax import startup
+
+SIZE, BATCH = 160, 32
+# What one fast GPU asks for: 64 images in a step of 4 to 7 ms (docs/scaling.md).
+GPU_NEEDS = (9_000, 16_000)
+
+
+class MadeFaces:
+    """A source of smooth pictures with fine noise, whose JPEGs are about as large as those of faces."""
+
+    kind, margin, description = "wild", (SIZE - 120) // 2, "made for benchmarks"
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def fingerprint(self):
+        return f"made {self.count}"
+
+    def faces(self, start, stop):
+        import cv2
+
+        for index in range(start, stop):
+            rng = np.random.default_rng(index)
+            image = cv2.resize(rng.uniform(0, 255, (9, 9, 3)).astype(np.float32), (SIZE, SIZE), None, 0, 0, 2)
+            image = np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+            points = rng.uniform(20, 100, (18, 2)).astype(np.float32)
+            yield {"image": image, "name": f"{index:05d}", "yaw_deg": np.float32(0),
+                   "landmarks": points, "visible": np.ones(18, np.float32)}  # fmt: skip
+
+
+def make_sets(folder: pathlib.Path, count: int) -> tuple[list[bytes], dict]:
+    """The JPEGs, also written as files, and the prepared sets {"arrays", "array_record"}."""
+    import cv2
+
+    from data_pipelines import prepare, prepared
+    from data_pipelines.records import JPEG_QUALITY
+
+    source = MadeFaces(count)
+    (folder / "files").mkdir()
+    encoded = []
+    for face in source.faces(0, count):
+        encoded.append(cv2.imencode(".jpg", face["image"], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
+        (folder / "files" / f"{face['name']}.jpg").write_bytes(encoded[-1])
+    sets = {}
+    for kind in ("arrays", "array_record"):
+        prepare.prepare(source, folder / kind, format=kind, shards=2)
+        sets[kind] = prepared.open_prepared(folder / kind)
+    return encoded, sets
+
+
+def rate_of(batches, seconds: float) -> float:
+    """Images a second of an iterator of batches, after the first two."""
+    next(batches), next(batches)
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        count += len(next(batches)["image"])
+    return count / (time.perf_counter() - start)
+
+
+def _decoded(decode, items, threads: int):
+    """Endless batches of decoded images, made by threads that do nothing else."""
+    batches = itertools.cycle([items[i : i + BATCH] for i in range(0, len(items) - BATCH + 1, BATCH)])
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        pending = [pool.submit(decode, next(batches)) for _ in range(4)]
+        while True:
+            pending.append(pool.submit(decode, next(batches)))
+            yield {"image": pending.pop(0).result()}
+
+
+def bare_decoder():
+    """A list of JPEGs -> uint8 images, by the decoder the shards are read with, and nothing else."""
+    from data_pipelines.records import tensorflow_on_cpu
+
+    tf = tensorflow_on_cpu()
+
+    def one(jpeg):
+        return tf.ensure_shape(tf.io.decode_jpeg(jpeg, channels=3), [SIZE, SIZE, 3])
+
+    traced = tf.function(
+        lambda jpegs: tf.map_fn(one, jpegs, fn_output_signature=tf.uint8),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+    )
+    return lambda jpegs: traced(tf.constant(jpegs)).numpy()
+
+
+def reading_rows(encoded, sets, folder, threads: int, seconds: float, rounds: int) -> list[Row]:
+    """Images a second, each way in turn; the median of the rounds."""
+    from data_pipelines import loader
+    from twodal_jax.images import read_image
+
+    files = sorted((folder / "files").iterdir())
+    fields = ("image", "landmarks", "visible")
+
+    def shuffled(kind):
+        return loader.batches(sets[kind], batch_size=BATCH, seed=0, fields=fields, num_threads=threads)
+
+    ways = {
+        "memory (arrays)": shuffled("arrays"),
+        "shards (ArrayRecord, tf.data's decoder)": shuffled("array_record"),
+        "bare decoding of the same JPEGs": _decoded(bare_decoder(), encoded, threads),
+        "files, one by one": _decoded(lambda part: [read_image(path) for path in part], files, threads),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, batches in ways.items():
+            rates[name].append(rate_of(batches, seconds))
+    rows = [Row(name, float(np.median(found)), "images/s") for name, found in rates.items()]
+    shards, bare = (rates[name] for name in list(ways)[1:3])
+    share = float(np.median([a / b for a, b in zip(shards, bare)]))
+    for batches in ways.values():
+        batches.close()
+    return [*rows, Row("  shards / bare decoding", share, "x", 0.9, True, f"{threads} threads")]
+
+
+def waiting_rows(sets, steps: int) -> list[Row]:
+    """Share of a step of configs/aflw.py, stage 2, that passes in waiting for the next batch."""
+    import jax
+
+    from benchmarks.two_dal_step import load_config, prepared
+    from data_pipelines import loader
+    from twodal_jax import devices, experiment
+
+    config = load_config("aflw", 16)
+    _, state, batch, model = prepared(config, 1)
+    step = devices.mapped_train_step(experiment.make_stages(config)[1].method)
+    annotated = {name: np.asarray(value) for name, value in batch["annotated"].items()}
+    fields = ("image", "landmarks", "visible")
+    rows = []
+    for kind in sets:
+        wild = loader.batches(sets[kind], batch_size=16, seed=0, fields=fields)
+        own = _resized(annotated)
+        batches = devices.prefetched(devices.paired(itertools.repeat(own), wild))
+        waited, start = 0.0, 0.0
+        for number in range(steps + 3):
+            if number == 3:
+                waited, start = 0.0, time.perf_counter()
+            before = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - before
+            state, _ = step(state, batch, model)
+            jax.block_until_ready(state)
+        share = 100 * waited / (time.perf_counter() - start)
+        batches.close()
+        rows.append(Row(f"waiting for input, {kind}", share, "% of a step", 5, note="configs/aflw.py, stage 2, 16 + 16"))
+    return rows
+
+
+def _resized(annotated: dict) -> dict:
+    margin = (SIZE - annotated["image"].shape[1]) // 2
+    pad = ((0, 0), (margin, margin), (margin, margin), (0, 0))
+    return annotated | {"image": np.pad(annotated["image"], pad, mode="edge")}
+
+
+def measure(options) -> list[Row]:
+    """Rates, waiting, and what a fast GPU would ask for."""
+    startup.set_cpu_flags()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        encoded, sets = make_sets(folder, 512 if options.quick else 2048)
+        rounds = 3 if options.quick else 5
+        rows = reading_rows(encoded, sets, folder, options.threads, 1.0, rounds)
+        rows += waiting_rows(sets, 10 if options.quick else 30)
+    rows.append(Row("a fast GPU needs, at least", GPU_NEEDS[0], "images/s", note="an estimate, see docs/scaling.md"))
+    rows.append(Row("a fast GPU needs, at most", GPU_NEEDS[1], "images/s"))
+    return rows
+
+
+def more_options(parser: argparse.ArgumentParser) -> None:
+    """How many threads read."""
+    parser.add_argument("--threads", type=int, default=2)
+
+
+if __name__ == "__main__":
+    timing.run("Input pipeline", __doc__, measure, more_options)

@@ -1,0 +1,210 @@
+"""One step of 2DAL, stage by stage: time, FLOPs, share of the machine's peak, memory; and against PyTorch.
+
+    python -m benchmarks.two_dal_step [--quick] [--batch=32] [--config=paper] [--dtype=float32]
+
+The stages are compiled apart and timed in turn with the whole step, so they need not add up to it exactly: the
+whole shares what the stages would compute twice. The PyTorch step (`torch_step.py`) has no augmentation; JAX's is
+timed against it without, and both must find the same losses.
+"""
+
+import argparse
+import functools
+import importlib
+
+from benchmarks import timing
+from benchmarks.timing import Row, in_turn, median_ms, ratio
+from benchmarks.train_step import have_torch
+from twodal_jax import startup
+
+
+def load_config(name: str, batch: int, dtype: str = "float32"):
+    """configs/NAME.py with this batch of annotated and of wild faces."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.batch_annotated = config.batch_wild = batch
+    config.regressor.dtype = dtype
+    return config
+
+
+def pieces(method, state, batch, model) -> dict:
+    """{stage: (function, arguments)}; every function is pure and runs with its gradients."""
+    import jax
+    import jax.numpy as jnp
+
+    from twodal_jax import forward, train_step
+    from twodal_jax.batch_faces import network_inputs
+
+    annotated, wild = jax.jit(functools.partial(train_step._prepare, model=model, method=method))(batch)
+    inputs = jnp.concatenate([network_inputs(faces, method) for faces in (annotated, wild)])
+    count = len(annotated.image)
+    net = state.regressor
+
+    def prepare(batch):
+        faces = train_step._prepare(batch, model, method)
+        return [network_inputs(of, method) for of in faces]
+
+    def regress(params, inputs):
+        variables = {"params": params, "batch_stats": net.batch_stats}
+        return method.regressor.apply(variables, inputs, train=True, mutable=["batch_stats"])[0]
+
+    def passes(params, inputs):
+        return jnp.sum(regress(params, inputs) ** 2)
+
+    def second_pass(params, points):
+        seen = jnp.ones(points.shape[:-1])
+        found = forward.forward(
+            functools.partial(regress, params), wild.image, points, seen, model, method.heatmap
+        )
+        return jnp.sum(found.landmarks**2)
+
+    def encoder_and_critic(critic):
+        whitened = annotated.whitened[: len(wild.image)]
+        held = state.replace(critic=critic)
+        return train_step.critic_update(held, annotated, wild, whitened, method)
+
+    def losses(whitened):
+        terms = train_step._annotated_losses(whitened[:count], annotated.whitened, model, method)
+        result = forward.reconstruct(whitened[count:], model)
+
+        def again(points):
+            return result.replace(landmarks=result.landmarks + points.sum())
+
+        quiet = method.replace(loss_weights=dict(method.loss_weights) | {"loss_sc": 0.0})
+        terms |= train_step._wild_losses(result, wild, again, state.critic, quiet)
+        return sum(term.mean() for term in terms.values())
+
+    def update(net, gradients):
+        new = train_step._apply_gradients(net, gradients, net.batch_stats, method.regressor_optimizer)
+        return train_step._select(train_step._all_finite(new), new, net)
+
+    found = {
+        "input: augmentation, heatmap": (prepare, (batch,)),
+        "regressor, annotated and wild": (jax.grad(passes), (net.params, inputs)),
+        "losses": (jax.value_and_grad(losses), (jnp.zeros((len(inputs), 62)),)),
+        "update of the regressor": (update, (net, net.params)),
+    }
+    if method.uses("loss_3d_con", "loss_cyc"):
+        found["regressor, second pass"] = (jax.grad(second_pass, argnums=(0, 1)), (net.params, wild.landmarks))
+    if method.uses("loss_sc"):
+        found["encoder and critic, update"] = (encoder_and_critic, (state.critic,))
+    return found
+
+
+def compiled(function, arguments):
+    """(job, counted FLOPs, temporary bytes)."""
+    import jax
+
+    lowered = jax.jit(function).lower(*arguments)
+    program = lowered.compile()
+    program(*arguments)
+    flops = float((lowered.cost_analysis() or {}).get("flops", 0.0))
+    memory = program.memory_analysis()
+    return lambda: jax.block_until_ready(program(*arguments)), flops, memory.temp_size_in_bytes if memory else 0
+
+
+def prepared(config, stage: int):
+    """(method, state, batch, model) of a config's stage, on one device."""
+    import jax
+
+    from benchmarks import networks
+    from twodal_jax import assets
+    from twodal_jax.train_state import create_train_state
+
+    model = networks.training_model(assets.load_morphable_model("builtin"), config)
+    method = networks.stage_method(config, stage)
+    state = networks.filled(jax.eval_shape(lambda: create_train_state(method, 0)))
+    batch = networks.training_batch(model, config.batch_annotated, config.batch_wild)
+    return method, *map(jax.device_put, (state, batch, model))
+
+
+def stage_rows(config, stage: int, rounds: int, peak: float) -> list[Row]:
+    """The whole step and its stages."""
+    from twodal_jax import train_step
+
+    method, state, batch, model = prepared(config, stage)
+    whole = functools.partial(train_step.train_step, method=method)
+    jobs, notes = {}, {}
+    for name, (function, arguments) in {
+        "whole step": (whole, (state, batch, model)), **pieces(method, state, batch, model)
+    }.items():  # fmt: skip
+        jobs[name], flops, memory = compiled(function, arguments)
+        notes[name] = flops, memory
+    times = in_turn(jobs, rounds)
+    rows, total = [], median_ms(times["whole step"])
+    title = f"{config.name}, stage {stage + 1}, batch {config.batch_annotated} + {config.batch_wild}"
+    for name, (flops, memory) in notes.items():
+        milliseconds = median_ms(times[name])
+        share = 100 * flops / (milliseconds / 1e3) / peak
+        note = f"{100 * milliseconds / total:3.0f} % of it; {flops / 1e9:,.1f} GFLOP, {share:.0f} % of the peak"
+        rows.append(Row(f"  {name}", milliseconds, "ms", note=f"{note}; {memory / 2**20:,.0f} MB"))
+    images = config.batch_annotated + config.batch_wild
+    rows[0].note = f"{1e3 * images / total:.4g} images/s; " + rows[0].note.partition("; ")[2]
+    return [Row(f"{title} ({config.regressor.name}, {config.regressor.dtype})", None), *rows]
+
+
+def against_torch(config, rounds: int) -> list[Row]:
+    """The whole step of stage 1, without augmentation, against the plain PyTorch one."""
+    import jax
+    import numpy as np
+
+    from benchmarks import networks
+    from twodal_jax import train_step
+
+    config = networks.without_augmentation(config)
+    config.optimizer.clip_norm = 0.0
+    method, state, batch, model = prepared(config, 0)
+    name = f"2DAL step, {config.regressor.dtype}, batch {config.batch_annotated} + {config.batch_wild}"
+    if not have_torch():
+        return [Row(f"{name}: time / torch", None, "x", note="PyTorch is not installed")]
+    from benchmarks.torch_step import Step
+
+    other = Step(
+        jax.device_get(state.regressor.params), jax.device_get(state.critic.params), model, method,
+        config.stage1.learning_rate, config.optimizer.weight_decay, config.regressor.dtype == "bfloat16",
+    )  # fmt: skip
+    host = jax.device_get(batch)
+    step = jax.jit(functools.partial(train_step.train_step, method=method), donate_argnums=0)
+    box = list(step(state, batch, model))
+    first = other(host)
+    apart = max(abs(float(box[1][key]) - value) / abs(value) for key, value in first.items())
+
+    def job():
+        box[:] = step(box[0], batch, model)
+        jax.block_until_ready(box[0])
+
+    times = in_turn({"jax": job, "torch": lambda: other(host)}, rounds)
+    note = f"torch {median_ms(times['torch']):,.0f} ms; losses of the first step agree to {apart:.1e}"
+    if not np.isfinite(apart) or apart > (0.1 if config.regressor.dtype == "bfloat16" else 1e-2):
+        raise AssertionError(f"JAX and PyTorch do not compute the same losses: {box[1]} and {first}")
+    return [
+        Row(f"{name}, no augmentation", median_ms(times["jax"]), "ms", note=note),
+        Row("  time / torch", ratio(times["jax"], times["torch"]), "x", 1.10),
+    ]
+
+
+def measure(options) -> list[Row]:
+    """The step CPU users run, then the paper's."""
+    startup.set_cpu_flags()
+    peak = timing.measured_peak()
+    rows = [Row("GEMM peak, float32", peak / 1e9, "GFLOP/s")]
+    if options.config:
+        config = load_config(options.config, options.batch, options.dtype)
+        return rows + [row for stage in (0, 1) for row in stage_rows(config, stage, 5, peak)]
+    for stage in (1,) if options.quick else (0, 1):
+        rows += stage_rows(load_config("aflw", 16), stage, 9, peak)
+    if not options.quick:
+        rows += stage_rows(load_config("paper", 8), 0, 5, peak)
+    rows += against_torch(load_config("paper", 8), 5)
+    if not options.quick:
+        rows += against_torch(load_config("paper", 32), 5)
+    return [*rows, Row("peak memory of this process", timing.peak_memory_gb(), "GB")]
+
+
+def more_options(parser: argparse.ArgumentParser) -> None:
+    """Options to look at one configuration alone, e.g. on a GPU."""
+    parser.add_argument("--config", help="only this config, both stages")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--dtype", default="float32")
+
+
+if __name__ == "__main__":
+    timing.run("One step of 2DAL", __doc__, measure, more_options)

@@ -1,0 +1,51 @@
+"""Batch normalisation folded into convolutions: same coefficients, nothing left of it, and it cannot be trained."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from twodal_jax.models.folding import fold
+from twodal_jax.models.regressor import Regressor
+
+
+def random_variables(network, seed=0):
+    """Parameters and statistics far from those of a fresh network, where folding would change nothing."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 120, 120, 4)))
+
+    def draw(path, leaf):
+        if path[-1].key == "kernel":
+            return (rng.normal(size=leaf.shape) / np.sqrt(leaf.size / leaf.shape[-1])).astype(np.float32)
+        return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.mark.parametrize("depth", ["resnet18", "resnet50"])
+def test_a_folded_network_gives_the_same_coefficients(depth):
+    network = Regressor(depth, "standard", 0.125, heatmap_features=8)
+    variables = random_variables(network)
+    inputs = np.random.default_rng(1).uniform(-1, 1, (2, 120, 120, 4)).astype(np.float32)
+    folded_network, folded = fold(network, variables)
+    expected = np.asarray(jax.jit(network.apply)(variables, inputs))
+    found = np.asarray(jax.jit(folded_network.apply)(folded, inputs))
+    np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_folded_variables_are_those_the_folded_network_wants_and_hold_no_normalisation():
+    network = Regressor("resnet50", "authors", 0.125)
+    folded_network, folded = fold(network, random_variables(network))
+    wanted = jax.eval_shape(folded_network.init, jax.random.key(0), jnp.zeros((1, 120, 120, 4)))
+    assert jax.tree.map(np.shape, folded) == jax.tree.map(lambda leaf: leaf.shape, wanted)
+    assert "norm" not in str(jax.tree.structure(folded))
+
+
+def test_a_folded_network_is_neither_folded_again_nor_trained():
+    network = Regressor("resnet18", "standard", 0.125)
+    folded_network, folded = fold(network, random_variables(network))
+    with pytest.raises(ValueError, match="folded already"):
+        fold(folded_network, folded)
+    with pytest.raises(ValueError, match="no batch statistics"):
+        inputs = jax.ShapeDtypeStruct((1, 120, 120, 4), jnp.float32)
+        jax.eval_shape(lambda v, x: folded_network.apply(v, x, train=True), folded, inputs)
