@@ -12,6 +12,7 @@ LAYERS = (
     "twodal_jax.startup",
     "twodal_jax.outside_files",
     "twodal_jax.npy_file",
+    "twodal_jax.mat_stream",
     "twodal_jax.mat_file",
     "twodal_jax.coefficients",
     "twodal_jax.morphable_model",
