@@ -13,6 +13,7 @@ LAYERS = (
     "twodal_jax.printable",
     "twodal_jax.outside_files",
     "twodal_jax.npy_file",
+    "twodal_jax.mat_stream",
     "twodal_jax.mat_file",
     "twodal_jax.coefficients",
     "twodal_jax.morphable_model",

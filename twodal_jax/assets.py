@@ -179,7 +179,8 @@ def _create(path, mean, basis, tri_path, triangles, keypoints, first_vertex) -> 
 
 def _zero_based(path: pathlib.Path, triangles: np.ndarray, num_vertices: int, first: int):
     """3 x T or T x 3 indices from `first`, or what their range proves -> int32 [T, 3] from 0."""
-    if triangles.ndim != 2 or 3 not in triangles.shape or not triangles.size or not np.isfinite(triangles).all():
+    sound = triangles.ndim == 2 and 3 in triangles.shape and triangles.size and np.isfinite(triangles).all()
+    if not sound:
         raise AssetError(f"{path}: triangles are {triangles.dtype} {list(triangles.shape)},"
                          " expected 3 x T indices")
     triangles = (triangles.T if triangles.shape[0] == 3 else triangles).astype(np.int64)

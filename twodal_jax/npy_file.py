@@ -1,8 +1,8 @@
 """Reads .npy and .npz files of other people: plain numbers and text, never more than the file holds.
 
-`numpy.load` allocates what a header claims before it looks for the data, and parses the header as Python. Here
-the header is matched against its one form, its shape must need exactly the bytes that are there, and what is
-compressed may grow to `outside_files.memory_budget` at most.
+`numpy.load` allocates what a header claims before it looks for the data, and parses the header as Python.
+Here the header is matched against its one form, its shape must need exactly the bytes that are there, and what
+is compressed may grow to `outside_files.memory_budget` at most.
 """
 
 from __future__ import annotations
@@ -105,8 +105,9 @@ def read_header(stream: BinaryIO, size: int) -> Header:
         raise BrokenFileError("ends within its header")
     shape, dtype, fortran = _parse(text.decode("latin-1"))
     nbytes = array_bytes(shape, dtype.itemsize)
-    if nbytes != size - 8 - width - length:
-        raise BrokenFileError(f"{dtype} {list(shape)} takes {nbytes} bytes, there are {size - 8 - width - length}")
+    there = size - 8 - width - length
+    if nbytes != there:
+        raise BrokenFileError(f"{dtype} {list(shape)} takes {nbytes} bytes, there are {there}")
     return Header(shape, dtype, fortran, nbytes)
 
 
@@ -124,7 +125,9 @@ def _parse(text: str) -> tuple[tuple[int, ...], np.dtype, bool]:
         found[entry["key"]], rest = entry["value"], rest[entry.end() :]
     code = found.get("descr", "")[1:-1]
     if not _DTYPE.fullmatch(code):
-        raise BrokenFileError(f"elements of type {code!r} (objects?); only plain arrays of numbers and text are read")
+        raise BrokenFileError(
+            f"elements of type {code!r} (objects?); only plain arrays of numbers and text are read"
+        )
     if len(found) != 3 or found["fortran_order"] not in ("True", "False") or found["shape"][0] != "(":
         raise BrokenFileError("a header of another form")
     shape = tuple(int(number) for number in re.findall(r"\d+", found["shape"]))

@@ -31,7 +31,9 @@ def memory_budget(size: int) -> int:
 
 
 @contextlib.contextmanager
-def opened(path: os.PathLike | str, kind: str, damage: tuple[type[Exception], ...] = ()) -> Iterator[BinaryIO]:
+def opened(
+    path: os.PathLike | str, kind: str, damage: tuple[type[Exception], ...] = ()
+) -> Iterator[BinaryIO]:
     """Opens a file for reading; what goes wrong inside becomes a BrokenFileError that names the file.
 
     Args:
@@ -60,9 +62,11 @@ def array_bytes(shape: tuple[int, ...], itemsize: int) -> int:
     """Bytes that an array takes.
 
     Raises:
-      BrokenFileError: no array can have this shape (also where it is empty, for NumPy multiplies the other sides).
+      BrokenFileError: no array can have this shape (also an empty one: NumPy multiplies the other sides).
     """
-    possible = len(shape) <= MAX_DIMENSIONS and all(type(side) is int and 0 <= side < MAX_SIDE for side in shape)
+    possible = len(shape) <= MAX_DIMENSIONS and all(
+        type(side) is int and 0 <= side < MAX_SIDE for side in shape
+    )
     if not possible or itemsize <= 0 or math.prod(side or 1 for side in shape) * itemsize >= 2**62:
         raise BrokenFileError("an impossible array shape")
     return math.prod(shape) * itemsize

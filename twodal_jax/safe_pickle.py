@@ -28,7 +28,8 @@ MAX_BITS = 1000  # of whole numbers: all can become floats, and be printed
 
 _MARK = object()
 _ESCAPED = re.compile(rb"""(?:[^\\]++|\\[\\'"nrtx])*+""")  # the escapes that Python 2 writes
-_DAMAGE = (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError, MemoryError, RecursionError)
+_DAMAGE = (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError, MemoryError,
+           RecursionError)  # fmt: skip
 
 
 def load(path: os.PathLike | str) -> Any:

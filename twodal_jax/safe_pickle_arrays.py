@@ -81,7 +81,8 @@ def call(function: Any, arguments: Any) -> Any:
             raise PickleError("broken pickle: an array in an unknown order")
         array = make_array(shape, as_dtype(dtype), data, fortran=order == "F")
         axes = arguments[4] if len(arguments) > 4 and order == "K" else tuple(range(array.ndim))
-        if not isinstance(axes, tuple | list) or len(axes) != array.ndim or any(type(axis) is not int for axis in axes):
+        if not isinstance(axes, tuple | list) or len(axes) != array.ndim or any(
+                type(axis) is not int for axis in axes):
             raise PickleError("broken pickle: impossible axes of an array")
         return array.transpose(tuple(axes))
     if function is Global.ENCODE:

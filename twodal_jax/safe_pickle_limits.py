@@ -1,4 +1,4 @@
-"""What a pickle may ask for: so many opcodes, so much memory, and a result that is not deep; see `safe_pickle`."""
+"""What a pickle may ask for: some opcodes, some memory, a result that is not deep; see `safe_pickle`."""
 
 from __future__ import annotations
 
@@ -61,15 +61,16 @@ def made_bytes(value: Any) -> int:
 
 def leaf_bytes(value: Any) -> int:
     """Memory of a value that holds no others; PickleError for anything that is no result."""
-    if type(value) in _PLAIN or type(value) in (bytearray, np.ndarray, set, frozenset) or isinstance(value, np.generic):
+    kinds = (*_PLAIN, bytearray, np.ndarray, set, frozenset)
+    if type(value) in kinds or isinstance(value, np.generic):
         return _NODE_BYTES + made_bytes(value)
     raise PickleError("broken pickle: an unfinished array, a bare function or an open mark")
 
 
 def check_finished(root: Any, leaf_bytes: Callable[[Any], int], budget: int) -> Any:
-    """Returns `root` if it is made of values and containers alone, without circles, neither too deep nor too large.
+    """Returns `root` if it is made of values and containers alone, without circles, not deep and not large.
 
-    Containers may share what is in them, so that a short file can unfold to any size: it counts each time.
+    Containers may share what they hold, so that a short file can unfold to any size: it counts each time.
     Nothing here recurses.
     """
     depths: dict[int, int] = {}

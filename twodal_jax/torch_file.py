@@ -160,7 +160,8 @@ def _load_zip(file: BinaryIO) -> Any:
             raise PickleError("a zip, but not a checkpoint of torch.save (no data.pkl)")
         root = names[0].removesuffix("data.pkl")
         limits = Limits(outside_files.size_of(file))
-        content = safe_pickle.run(_Machine(limits), io.BytesIO(_member(archive, names[0], _MAX_PICKLE)), "data.pkl")
+        pickled = io.BytesIO(_member(archive, names[0], _MAX_PICKLE))
+        content = safe_pickle.run(_Machine(limits), pickled, "data.pkl")
         order = f"{root}byteorder"
         if order in archive.namelist() and _member(archive, order, 10) != b"little":
             raise PickleError("written on a big-endian machine, which is not read")
@@ -169,7 +170,8 @@ def _load_zip(file: BinaryIO) -> Any:
             limits.make(storage.nbytes)
             data = _member(archive, f"{root}data/{storage.key}", storage.nbytes)
             if len(data) != storage.nbytes:
-                raise PickleError(f"storage '{short(storage.key)}' has {len(data)} bytes, not {storage.nbytes}")
+                key = short(storage.key)
+                raise PickleError(f"storage '{key}' has {len(data)} bytes, not {storage.nbytes}")
             return data
 
         return _with_arrays(content, read, limits)
@@ -240,7 +242,8 @@ def _with_arrays(content: Any, read: Callable[[_Storage], bytes], limits: Limits
         source = flat[tensor.storage.key][tensor.offset :]
         limits.make(math.prod(tensor.shape) * source.itemsize)
         strides = [step * source.itemsize for step in tensor.strides]
-        return check_values(np.array(np.lib.stride_tricks.as_strided(source, tensor.shape, strides, writeable=False)))
+        view = np.lib.stride_tricks.as_strided(source, tensor.shape, strides, writeable=False)
+        return check_values(np.array(view))
 
     def replaced(value: Any) -> Any:
         """Recursive: `safe_pickle` refuses what is nested deeply."""
