@@ -33,6 +33,9 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.name = "paper"
     config.seed = 0
+    # Several processes as one run: "auto" where SLURM, Open MPI or a TPU slice started them, "cluster" (JAX
+    # finds them), "alone", or "HOST:PORT,COUNT,INDEX". docs/several_machines.md has the commands.
+    config.distributed = "auto"
 
     # Data. Morphable model: a folder or file `twodal_jax.assets` reads, or "builtin".
     data = data_dir()
@@ -143,5 +146,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.run.max_skipped_in_a_row = 10
     config.run.evaluation_batch = 64
     config.run.report_faces = 12
+    config.run.start_seconds = 60  # how long the processes of a group wait for one another at the start
+    config.run.heartbeat_seconds = 10  # how long one may be silent before the others leave
     config.run.stop_after = 0  # leave after this step as if stopped by a signal (0: never)
     return config

@@ -149,6 +149,12 @@ def tiny_batch(
     }
 
 
+def part_of_process(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """This process's rows of a global batch, as `data_pipelines.loader` deals them out."""
+    count, index = jax.process_count(), jax.process_index()
+    return {name: np.split(rows, count)[index] for name, rows in batch.items()}
+
+
 def leaves(tree) -> dict[str, np.ndarray]:
     """{path: array} of a pytree, for comparing states with names in the failure."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)

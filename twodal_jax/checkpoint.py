@@ -32,7 +32,11 @@ class Checkpoints:
 
     def __init__(self, folder: os.PathLike | str, *, keep: int = 2):
         self._folder = pathlib.Path(folder).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=True,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self._folder.name),
+        )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, state: TrainState, description: Mapping[str, Any], *, wait: bool = False) -> None:

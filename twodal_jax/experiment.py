@@ -130,6 +130,8 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
 
 
 # Fields that may change when a run is continued, because data may be moved.
+# ... and those that say how it runs, not what it computes.
+HOW_IT_RUNS = ("run", "distributed")
 PLACES = ("morphable_model", "folder", "input", "make", "how_to_get")
 
 
@@ -138,7 +140,7 @@ def description(
 ) -> dict[str, Any]:
     """What must agree for a checkpoint to be continued: every field but those of `config.run` and the
     data's places; instead of these the model's digest and how many faces each set holds."""
-    fields = flatten({k: v for k, v in config.to_dict().items() if k != "run"})
+    fields = flatten({k: v for k, v in config.to_dict().items() if k not in HOW_IT_RUNS})
     kept = {name: value for name, value in fields.items() if name.split(".")[-1] not in PLACES}
     counts = {f"data.{name}.faces": count for name, count in faces.items()}
     return kept | counts | {"morphable_model_digest": model_digest}

@@ -4,10 +4,8 @@ Takes any iterators of dicts of NumPy arrays (`TrainingData`); needs no TensorFl
 same folder continues where the last one stopped, with the same result as if it never had.
 """
 
-import contextlib
 import dataclasses
 import pathlib
-import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from twodal_jax import devices, experiment, run_log, symmetry, trained_model
+from twodal_jax import devices, experiment, hosts, run_log, symmetry, trained_model
 from twodal_jax.checkpoint import Checkpoints
 from twodal_jax.evaluation import held_out as held_out_module
 from twodal_jax.evaluation import training_report
@@ -56,24 +54,6 @@ class NotFinite(Exception):
     """Too many steps in a row had a loss or gradient that was not finite."""
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second Ctrl-C interrupts at once."""
-    received: list[int] = []
-
-    def note(number, _frame):
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
 @dataclasses.dataclass
 class _Run:
     """What the loop carries along. `state` is None only while a step runs."""
@@ -94,14 +74,17 @@ class _Run:
 
     def evaluate(self, stage: experiment.Stage, step: int) -> None:
         """Measures the held-out error, logs it, and keeps the state if it is the best so far."""
-        regressor = devices.host_copy(self.state.regressor)
-        results = held_out_module.evaluate(
-            regressor, self.data.held_out, self.model, stage.method, self.config.run.evaluation_batch
-        )
-        self.log.evaluation(stage.name, step, results)
-        error = next(iter(results.values()))["mean_of_bins"]
-        if step and error is not None and error < self.best_error:
-            self.best_error = error
+        better = False
+        if jax.process_index() == 0:  # the others wait for its word
+            regressor = devices.host_copy(self.state.regressor)
+            results = held_out_module.evaluate(
+                regressor, self.data.held_out, self.model, stage.method, self.config.run.evaluation_batch
+            )
+            self.log.evaluation(stage.name, step, results)
+            error = next(iter(results.values()))["mean_of_bins"]
+            better = bool(step) and error is not None and error < self.best_error
+            self.best_error = error if better else self.best_error
+        if hosts.from_first(np.bool_(better)):
             self.best.save(devices.host_copy(self.state), self.description)
 
 
@@ -154,7 +137,7 @@ def train_and_evaluate(
         }
         run_log.write_json(workdir / trained_model.CONFIG, content)
     began = time.monotonic()
-    with run_log.RunLog(workdir, start, total, images, active) as log, _signals() as signals:
+    with run_log.RunLog(workdir, start, total, images, active) as log, hosts.stop_requests() as requests:
         parameters = num_parameters(state.regressor.params)
         log.say(
             f"{config.name}: {config.regressor.name} with {parameters / 1e6:.2f} M parameters, steps"
@@ -162,7 +145,7 @@ def train_and_evaluate(
         )
         run = _Run(config, small_model, data, stages, state, checkpoints, best, description, log)
         run.best_error = _best_error_so_far(workdir, data.held_out.protocols[0])
-        _train(run, signals)
+        _train(run, requests)
         run.save(wait=True)
         best.wait()
     final = devices.host_copy(run.state)
@@ -183,7 +166,7 @@ def _best_error_so_far(workdir: pathlib.Path, protocol: str) -> float:
     return min((error for error in errors if error is not None), default=float("inf"))
 
 
-def _train(run: _Run, signals: list[int]) -> None:
+def _train(run: _Run, requests: hosts.StopRequests) -> None:
     """All steps that are left, stage by stage."""
     start = int(run.state.step)
     if start == 0:
@@ -200,8 +183,8 @@ def _train(run: _Run, signals: list[int]) -> None:
             window.append(metrics)
             run.log.advance(stage.name, step)
             _after_step(run, stage, step, window)
-            if signals or step == run.config.run.stop_after:
-                _stop(run, step, signals)
+            if (asked := requests.due(step)) or step == run.config.run.stop_after:
+                _stop(run, step, requests.code if asked else 0)
 
 
 def _after_step(run: _Run, stage: experiment.Stage, step: int, window: list) -> None:
@@ -242,9 +225,8 @@ def _check_finite(run: _Run, step: int) -> None:
         )
 
 
-def _stop(run: _Run, step: int, signals: list[int]) -> None:
+def _stop(run: _Run, step: int, code: int) -> None:
     if int(devices.host_copy(run.state.step)) not in (run.checkpoints.latest_step(),):
         run.save(wait=True)
     run.checkpoints.wait()
-    code = 128 + signals[0] if signals else 0
     raise Stopped(f"Stopped at step {step}; saved. The same command continues from here.", code)
