@@ -8,12 +8,14 @@ import contextlib
 import dataclasses
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+
+from twodal_jax import rendezvous
 
 AUTO, ALONE, CLUSTER = "auto", "alone", "cluster"
 # Of a cluster's environment: processes, this one's number, and what else must be set for it to count as one.
@@ -30,11 +32,17 @@ class GroupError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Where a process belongs: arguments of `jax.distributed.initialize`; None is left to its detection."""
+    """Where a process belongs.
+
+    Attributes:
+      address: "HOST:PORT" of the first process; None: JAX finds all of this out.
+      count: of the processes. index: of this one. device_ids: of the devices it drives; None: all it sees.
+    """
 
     address: str | None = None
     count: int | None = None
     index: int | None = None
+    device_ids: Sequence[int] | None = None
 
 
 def group_of(value: str, environment: Mapping[str, str]) -> Group | None:
@@ -93,26 +101,36 @@ def start(value: str, *, start_seconds: int = 60, heartbeat_seconds: int = 10) -
     if group is None:
         return
     try:
+        if group.address is None:
+            group = _detected(start_seconds)
+        rendezvous.meet(group.address, group.count, group.index, start_seconds)
         jax.distributed.initialize(
             group.address,
             group.count,
             group.index,
+            group.device_ids,
+            cluster_detection_method="deactivate",
             initialization_timeout=start_seconds,
             heartbeat_timeout_seconds=heartbeat_seconds,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
-    except (RuntimeError, ValueError) as error:
-        where = group.address or "the address the cluster's environment tells of"
+    except (rendezvous.MeetingError, RuntimeError, ValueError) as error:
         raise GroupError(
-            f"The group of processes did not start within {start_seconds} s (config.distributed ="
-            f" {value!r}, first process at {where}): {_first_line(error)}\n"
-            "Are all processes started, each with its own INDEX and the same HOST:PORT and COUNT, and can"
-            " they reach that port? config.run.start_seconds is how long to wait."
+            f"The group of processes did not start (config.distributed = {value!r}, first process at"
+            f" {group.address}). {error}\n"
+            "Start all processes with the same HOST:PORT and COUNT, each with its own INDEX, within"
+            " config.run.start_seconds; the first one must be reachable at that port, which must be free."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+def _detected(seconds: int) -> Group:
+    """What JAX finds in the environment of SLURM, Open MPI, a TPU slice or Kubernetes."""
+    from jax._src import clusters  # jax.distributed.initialize looks in the same way, but cannot be asked
+
+    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)
+    if None in found[:3]:
+        raise ValueError("JAX knows no cluster here; give config.distributed=HOST:PORT,COUNT,INDEX.")
+    return Group(*found)
 
 
 def is_group() -> bool:
