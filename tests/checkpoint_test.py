@@ -94,14 +94,8 @@ def test_an_empty_folder_is_an_error_that_names_it(checkpoints, tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint") as error:
         checkpoints().restore(state(), DESCRIPTION)
     assert str(tmp_path) in str(error.value)
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        checkpoints().description()
+    assert checkpoints().resume(state(seed=1), DESCRIPTION).step == 3  # what it was given
     assert checkpoints().latest_step() is None
-
-
-def test_the_description_can_be_read_alone(checkpoints):
-    checkpoints().save(state(), DESCRIPTION, wait=True)
-    assert checkpoints().description() == DESCRIPTION
 
 
 def test_no_temporary_files_are_left(checkpoints, tmp_path):

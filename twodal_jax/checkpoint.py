@@ -1,113 +1,232 @@
-"""Checkpoints of the whole training state with Orbax: saved whole or not at all, restored exactly.
+"""Checkpoints of the whole training state: saved whole or not at all, restored exactly or not at all.
 
-A run's folder holds `checkpoints/` (the latest ones) and `best/` (the best on the held-out set). Each
-checkpoint is the state, the step and what must agree when it is read again (`description`).
+A run's folder holds `checkpoints/` (the latest ones) and `best/` (the best on the held-out set). In such a
+folder STEP is a whole checkpoint (`checkpoint_files`), STEP.tmp one being written, STEP.damaged one that
+was found not to be what was written; STEP.old is about to be deleted.
 """
 
+import concurrent.futures
+import json
 import os
 import pathlib
+import shutil
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 
+from twodal_jax import agreement, devices
+from twodal_jax import checkpoint_files as files
+from twodal_jax.checkpoint_files import DamagedError, first_line
+from twodal_jax.checkpoint_search import DAMAGED, CheckpointError, check_same, find, moved_aside, steps_in
 from twodal_jax.train_state import TrainState
 
-STATE, DESCRIPTION = "state", "description"
+TEMPORARY, OLD = ".tmp", ".old"
+KEEP = "keep"
 
 
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read, or belongs to another run."""
+class SaveError(CheckpointError):
+    """A checkpoint could not be written; older ones are whole."""
 
 
 class Checkpoints:
-    """The checkpoints of one folder.
+    """The checkpoints of one folder, for the run that writes them; in a group only the first process does.
 
     Args:
-      folder: made if missing; may be relative.
+      folder: made if missing; may be relative. What an interrupted save left there is deleted.
       keep: how many of the newest are kept.
+
+    Attributes:
+      saved_step: the step that was last given to be saved and did not fail, or restored; else None.
+
+    Raises:
+      SaveError: the folder cannot be made.
     """
 
     def __init__(self, folder: os.PathLike | str, *, keep: int = 2):
         self._folder = pathlib.Path(folder).absolute()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            create=True,
-            multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self._folder.name),
-        )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._keep = keep
+        self._writes = jax.process_index() == 0
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: concurrent.futures.Future | None = None
+        self.saved_step: int | None = None
+        if self._writes:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SaveError(f"{self._folder}: cannot be made ({error.strerror}).") from None
+            self._tidy()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        error = self._outcome()
+        self.close()
+        if error is not None and kind is None:
+            raise error
+        if error is not None:  # the exception on its way is the reason to leave
+            print(f"WARNING: {error}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Waits for a save in the background."""
+        self._thread.shutdown()
 
     def save(self, state: TrainState, description: Mapping[str, Any], *, wait: bool = False) -> None:
         """Saves `state` under its step, in the background; `wait` returns when it is on disk.
 
-        An error of an earlier save in the background is raised here or in `wait`.
+        Later steps in the folder, of a history that was given up, are deleted; what is there under the
+        same step stays if it is the same and whole.
+
+        Raises:
+          SaveError: this save, with `wait`, or an earlier one in the background failed; then nothing is
+            saved now.
         """
-        # A copy on the host: the step that follows donates the device's buffers.
-        host = jax.tree.map(np.asarray, state)
-        arguments = ocp.args.Composite(
-            **{STATE: ocp.args.StandardSave(host), DESCRIPTION: ocp.args.JsonSave(dict(description))}
-        )
-        self._manager.save(int(host.step), args=arguments)
+        self.wait()
+        # A copy: the step that follows donates the device's buffers.
+        host = devices.host_copy(state)
+        self.saved_step = int(host.step)
+        if self._writes:
+            self._pending = self._thread.submit(self._write, host, dict(description))
         if wait:
             self.wait()
 
+    def check(self) -> None:
+        """Raises SaveError if a save in the background has failed since; waits for nothing."""
+        alone = jax.process_count() == 1  # in a group all must hear of it at the same step: in `wait`
+        if alone and self._pending is not None and self._pending.done():
+            self.wait()
+
     def wait(self) -> None:
-        """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        """Returns when everything is on disk; raises SaveError, once, if it could not be written.
+
+        In a group every process must call it, and `save`, at the same step; all raise.
+        """
+        error = self._outcome()
+        message = agreement.text_from_first("" if error is None else str(error))
+        if message:
+            self.saved_step = None
+            raise error or SaveError(message)
+
+    def _outcome(self) -> SaveError | None:
+        """Why the last save in the background failed, when it has ended."""
+        pending, self._pending = self._pending, None
+        return None if pending is None else pending.exception()
 
     def latest_step(self) -> int | None:
-        return self._manager.latest_step()
+        """The newest checkpoint's step, damaged or not."""
+        return max(steps_in(self._folder), default=None)
 
     def restore(
         self, like: TrainState, description: Mapping[str, Any], *, step: int | None = None
     ) -> TrainState:
-        """The latest state, or that of `step`, as host arrays.
+        """The newest state that is whole, or that of `step`, as host arrays; moves damaged ones aside.
 
         Args:
           like: a state of the same structure and shapes.
           description: must equal the one saved.
 
         Raises:
-          CheckpointError: there is none, or its description differs (the differing fields are named).
+          CheckpointError: there is none, all are damaged (they stay), or the description or a shape differs
+            (the differing fields are named).
         """
-        step = self.latest_step() if step is None else step
-        if step is None:
-            raise CheckpointError(f"{self._folder}: holds no checkpoint; train first.")
-        self._check_description(step, description)
-        shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(shapes)})
-        )
-        return restored[STATE]
+        here = json.loads(json.dumps(dict(description)))
 
-    def description(self, step: int | None = None) -> dict[str, Any]:
-        """What was saved as the description of the latest checkpoint, or of that of `step`."""
-        step = self.latest_step() if step is None else step
-        if step is None:
-            raise CheckpointError(f"{self._folder}: holds no checkpoint; train first.")
-        arguments = ocp.args.Composite(**{DESCRIPTION: ocp.args.JsonRestore()})
-        return self._manager.restore(step, args=arguments)[DESCRIPTION]
+        def check(found: int, there: dict[str, Any]) -> None:
+            check_same(self._folder / str(found), there, here)
 
-    def _check_description(self, step: int, description: Mapping[str, Any]) -> None:
-        saved = self.description(step)
-        differing = sorted(
-            name
-            for name in set(saved) | set(description)
-            if saved.get(name) != description.get(name)
-        )
-        if differing:
-            lines = [
-                f"  {name}: {saved.get(name)!r} there, {description.get(name)!r} here"
-                for name in differing
-            ]
-            raise CheckpointError(
-                f"{self._folder}: the checkpoint of step {step} belongs to another run:\n"
-                + "\n".join(lines)
-                + "\nUse another --workdir, or the config it was made with."
-            )
+        found = find(self._folder, like, check, step=step)
+        for damaged in found.passed:
+            try:
+                self._move_aside(damaged, DAMAGED)
+            except OSError as error:
+                print(f"WARNING: {self._folder / str(damaged)}: cannot be moved ({error}).", file=sys.stderr)
+        self.saved_step = found.step
+        return found.state
 
-    def close(self) -> None:
-        self._manager.close()
+    def resume(self, like: TrainState, description: Mapping[str, Any]) -> TrainState:
+        """`restore`, or `like` itself where nothing was ever saved; in a group the first process reads.
+
+        Raises:
+          CheckpointError: see `restore`; on every process.
+        """
+        state, message = None, ""
+        if self._writes:
+            try:
+                fresh = not steps_in(self._folder) and not moved_aside(self._folder)
+                state = None if fresh else self.restore(like, description)
+            except CheckpointError as error:
+                message = str(error)
+        message = agreement.text_from_first(message)
+        if message:
+            raise CheckpointError(message)
+        state = agreement.state_from_first(state, like)
+        if state is None:
+            return like
+        self.saved_step = int(state.step)
+        return state
+
+    def _write(self, state: TrainState, description: dict[str, Any]) -> None:
+        path = self._folder / str(int(state.step))
+        temporary = path.with_name(path.name + TEMPORARY)
+        try:
+            ending = _in_the_way(path, state, description)
+            if ending != KEEP:
+                shutil.rmtree(temporary, ignore_errors=True)
+                files.write(temporary, state, description)
+                if ending:
+                    self._move_aside(int(state.step), ending)
+                temporary.rename(path)
+                files.sync(self._folder)
+            self._prune(int(state.step))
+        except Exception as error:  # TensorStore promises no class
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise SaveError(f"{path}: this checkpoint could not be written: {first_line(error)}."
+                            f" {_space(self._folder)} Older ones are whole.") from error  # fmt: skip
+
+    def _prune(self, newest: int) -> None:
+        """Deletes all but the newest up to `newest`; each is renamed first, so that none is ever half there."""
+        steps = steps_in(self._folder)
+        kept = [step for step in steps if step <= newest][-self._keep :]
+        for step in set(steps) - set(kept):
+            self._move_aside(step, OLD)
+        for path in self._folder.glob(f"*{OLD}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _move_aside(self, step: int, ending: str) -> None:
+        target, count = self._folder / f"{step}{ending}", 1
+        while target.exists():
+            count += 1
+            target = self._folder / f"{step}{ending}{count}"
+        (self._folder / str(step)).rename(target)
+
+    def _tidy(self) -> None:
+        """Deletes what a killed process left half written or half deleted."""
+        for path in self._folder.glob(f"*{OLD}*"):
+            whole = self._folder / path.name.split(".")[0]
+            if not whole.exists() and not steps_in(self._folder):
+                path.rename(whole)  # killed while it was replaced
+        for path in [*self._folder.glob(f"*{TEMPORARY}"), *self._folder.glob(f"*{OLD}*")]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _in_the_way(path: pathlib.Path, state: TrainState, description: dict[str, Any]) -> str:
+    """What becomes of the checkpoint at `path`: KEEP if it is whole and holds this state, else its ending;
+    "" if there is none."""
+    if not path.exists():
+        return ""
+    try:
+        manifest = files.read_manifest(path)
+        files.check_files(path, manifest)
+    except DamagedError:
+        return DAMAGED
+    same = manifest["description"] == json.loads(json.dumps(description))
+    return KEEP if same and manifest.get("arrays") == files.array_table(state) else OLD
+
+
+def _space(folder: pathlib.Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e6:.0f} MB are free there."
+    except OSError:
+        return ""

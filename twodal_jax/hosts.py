@@ -9,7 +9,6 @@ import dataclasses
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -142,11 +141,6 @@ def wait_for_all(name: str) -> None:
     """Returns when every process of the group has come here; at once for a process alone."""
     if is_group():
         multihost_utils.sync_global_devices(name)
-
-
-def from_first(tree: Any) -> Any:
-    """Numbers or arrays as the first process has them, on every process."""
-    return multihost_utils.broadcast_one_to_all(tree) if is_group() else tree
 
 
 class StopRequests:

@@ -14,7 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from twodal_jax import devices, experiment, hosts, run_log, symmetry, trained_model
+from twodal_jax import agreement, devices, experiment, hosts, run_log, symmetry, trained_model
 from twodal_jax.checkpoint import Checkpoints
 from twodal_jax.evaluation import held_out as held_out_module
 from twodal_jax.evaluation import training_report
@@ -84,7 +84,7 @@ class _Run:
             error = next(iter(results.values()))["mean_of_bins"]
             better = bool(step) and error is not None and error < self.best_error
             self.best_error = error if better else self.best_error
-        if hosts.from_first(np.bool_(better)):
+        if agreement.from_first(np.bool_(better)):
             self.best.save(devices.host_copy(self.state), self.description)
 
 

@@ -4,13 +4,14 @@ import dataclasses
 import json
 import os
 import pathlib
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from twodal_jax import assets, experiment
-from twodal_jax.checkpoint import CheckpointError, Checkpoints
+from twodal_jax import assets, checkpoint_search, experiment
+from twodal_jax.checkpoint_search import CheckpointError
 from twodal_jax.morphable_model import MorphableModel, digest
 from twodal_jax.train_state import Method, NetState, create_train_state
 
@@ -57,7 +58,8 @@ def load(
       step: one of the checkpoints kept; default: the newest.
 
     Raises:
-      CheckpointError: no run, no checkpoint, or another morphable model than the one trained with.
+      CheckpointError: no run, no checkpoint that is whole, or another morphable model than the one trained
+        with. A damaged checkpoint is passed by with a warning if there is one before it.
       AssetError: the morphable model cannot be read.
     """
     workdir = pathlib.Path(workdir)
@@ -76,23 +78,21 @@ def load(
     whitening = content.get("whitening")
     if whitening:
         model = model.with_whitening(*(np.array(whitening[name]) for name in WHITENING))
-    folder = workdir / which
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: holds no checkpoint; train first.")
-    checkpoints = Checkpoints(folder)
-    description = checkpoints.description(step)
-    if description.get("morphable_model_digest") != digest(model):
-        raise CheckpointError(
-            f"{workdir}: was trained with another morphable model than {where}; give the right one"
-            " with --morphable_model."
-        )
     try:
         method = experiment.make_stages(config)[-1].method
     except (AttributeError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path}: was written by another version of this program, or changed by hand ({error})."
         ) from None
+
+    def check(_step: int, description: dict[str, Any]) -> None:
+        if description.get("morphable_model_digest") != digest(model):
+            raise CheckpointError(
+                f"{workdir}: was trained with another morphable model than {where}; give the right one"
+                " with --morphable_model."
+            )
+
     # Only the shapes are needed; nothing is computed.
     like = jax.eval_shape(lambda: create_train_state(method, 0))
-    state = checkpoints.restore(like, description, step=step)
-    return TrainedModel(config, method, model, state.regressor, int(state.step))
+    found = checkpoint_search.find(workdir.absolute() / which, like, check, step=step)
+    return TrainedModel(config, method, model, found.state.regressor, found.step)

@@ -1,0 +1,182 @@
+"""One checkpoint on disk: a folder written whole, with a hash of every array and every file in it.
+
+`state/` is Orbax's; Orbax gives back a flipped bit without a word. `manifest.jsonl` has two lines: the
+hash of the second, and {"description", "arrays": {name: {"dtype", "shape", "blake2b"}}, "files": {path:
+{"bytes", "blake2b"}}}. Files are compared before Orbax sees them, arrays after.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+MANIFEST, STATE = "manifest.jsonl", "state"
+# Where checkpoints without hashes, of earlier versions, keep their description.
+OLD_DESCRIPTION = pathlib.Path("description", "metadata")
+HASH, CHUNK = "blake2b", 1 << 22
+
+
+class DamagedError(Exception):
+    """A checkpoint is not what was written; the message names the file or array."""
+
+
+def arrays_of(tree: Any) -> dict[str, Any]:
+    """{"regressor/params/conv/kernel": array} of a pytree, in the order of its leaves."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def shapes_of(tree: Any) -> dict[str, str]:
+    """{name: "float32[3, 4]"} of a pytree of arrays or shapes."""
+    return {name: f"{np.dtype(x.dtype)}{list(x.shape)}" for name, x in arrays_of(tree).items()}
+
+
+def array_hash(array: np.ndarray) -> str:
+    """BLAKE2b of dtype, shape and bytes."""
+    found = hashlib.blake2b(f"{array.dtype}{list(array.shape)}".encode(), digest_size=32)
+    found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return found.hexdigest()
+
+
+def array_table(state: Any) -> dict[str, dict[str, Any]]:
+    """What the manifest says of each array of a state on the host."""
+    return {
+        name: {"dtype": str(array.dtype), "shape": list(array.shape), HASH: array_hash(array)}
+        for name, array in arrays_of(state).items()
+    }
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """Orbax for this process alone; the others of a group take no part."""
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
+
+
+def write(folder: pathlib.Path, state: Any, description: Mapping[str, Any]) -> None:
+    """Writes a checkpoint into `folder`, which must not exist; returns when all of it is on the disk.
+
+    Args:
+      state: a pytree of NumPy arrays. description: must survive JSON.
+    """
+    folder.mkdir()
+    with _checkpointer() as checkpointer:
+        checkpointer.save(folder / STATE, args=ocp.args.StandardSave(state))
+    files = {path: _file_entry(folder / path) for path in _paths(folder)}
+    content = {"description": dict(description), "arrays": array_table(state), "files": files}
+    body = json.dumps(content) + "\n"
+    (folder / MANIFEST).write_text(_seal(body) + body, encoding="utf-8")
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+def sync(path: pathlib.Path) -> None:
+    """Returns when a file, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _seal(body: str) -> str:
+    return json.dumps(f"{HASH}:{hashlib.blake2b(body.encode(), digest_size=32).hexdigest()}") + "\n"
+
+
+def _paths(folder: pathlib.Path) -> Iterator[str]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return iter(sorted(path.relative_to(folder).as_posix() for path in found))
+
+
+def _file_entry(path: pathlib.Path) -> dict[str, Any]:
+    found, size = hashlib.blake2b(digest_size=32), 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            found.update(chunk)
+            size += len(chunk)
+    return {"bytes": size, HASH: found.hexdigest()}
+
+
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """The manifest; that of a checkpoint made before there were hashes has the description alone.
+
+    Raises:
+      DamagedError: it is missing or not as it was written.
+    """
+    try:
+        raw = (folder / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        return {"description": _old_description(folder)}
+    except OSError as error:
+        raise DamagedError(f"{MANIFEST} cannot be read: {error.strerror}") from None
+    seal, _, body = raw.partition(b"\n")
+    # Bytes, not values: JSON has several ways to write the same.
+    if seal + b"\n" != _seal(body.decode("utf-8", "replace")).encode():
+        raise DamagedError(f"{MANIFEST} is not as it was written")
+    return json.loads(body)
+
+
+def _old_description(folder: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / OLD_DESCRIPTION).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DamagedError(f"{MANIFEST} is missing") from None
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{OLD_DESCRIPTION} cannot be read: {error}") from None
+
+
+def has_hashes(manifest: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint can be checked; those of earlier versions cannot."""
+    return "arrays" in manifest
+
+
+def check_files(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    """Raises DamagedError unless every file of a checkpoint is as it was written."""
+    for path, written in manifest.get("files", {}).items():
+        try:
+            found = _file_entry(folder / path)
+        except FileNotFoundError:
+            raise DamagedError(f"{path} is missing") from None
+        except OSError as error:
+            raise DamagedError(f"{path} cannot be read: {error.strerror}") from None
+        if found["bytes"] != written["bytes"]:
+            raise DamagedError(f"{path} has {found['bytes']} bytes instead of {written['bytes']}")
+        if found != written:
+            raise DamagedError(f"{path} is not as it was written")
+
+
+def read(folder: pathlib.Path, manifest: Mapping[str, Any], like: Any) -> Any:
+    """The state, as NumPy arrays, if everything is as it was written.
+
+    Args:
+      like: of the same structure and shapes.
+
+    Raises:
+      DamagedError: see the class.
+    """
+    check_files(folder, manifest)
+    empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+    try:
+        with _checkpointer() as checkpointer:
+            state = checkpointer.restore(folder / STATE, args=ocp.args.StandardRestore(empty))
+    except Exception as error:  # Orbax and TensorStore promise no class
+        raise DamagedError(f"{STATE}/ cannot be read: {first_line(error)}") from error
+    if has_hashes(manifest):
+        for name, found in array_table(state).items():
+            if found != manifest["arrays"].get(name):
+                raise DamagedError(f"the array {name} is not as it was written")
+    return state
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, short enough for a message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
