@@ -61,6 +61,9 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.batch_annotated = 32  # [paper]
     config.batch_wild = 32  # [paper: "the batch size is set as 32"]
+    # For devices too small for their part of the batch. `accumulate` = k works on k parts in turn and
+    # averages their gradients; BatchNorm sees one part at a time. `regressor.remat` changes no result.
+    config.accumulate = 1
 
     # Networks.
     config.regressor = ml_collections.ConfigDict()
@@ -69,6 +72,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.regressor.width = 1.0
     config.regressor.heatmap_features = 0  # [ours] a dense way from the heatmap to the head; 0: none
     config.regressor.dtype = "float32"
+    config.regressor.remat = False  # compute residual blocks again instead of keeping them: less memory
     config.critic = ml_collections.ConfigDict()
     config.critic.width = 1.0  # [ours: encoder 32 to 256 features; critic 512, 1024, 1024, 1: paper]
     config.critic.half_size = False  # [ours] True: the encoder sees 60 pixels, for small machines

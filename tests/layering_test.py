@@ -31,6 +31,7 @@ LAYERS = (
     "twodal_jax.forward",
     "twodal_jax.train_state",
     "twodal_jax.batch_faces",
+    "twodal_jax.averaging",
     "twodal_jax.train_step",
     "twodal_jax.experiment",
     "twodal_jax.devices",

@@ -14,12 +14,18 @@ from twodal_jax.train_state import Method
 from twodal_jax.train_step import train_step
 
 
-def check_divisible(name: str, batch_size: int) -> None:
-    """Raises ValueError unless the global batch divides among all devices of all hosts."""
-    if batch_size < 1 or batch_size % jax.device_count():
+def check_divisible(name: str, batch_size: int, accumulate: int = 1) -> None:
+    """Raises ValueError unless the global batch divides among all devices of all hosts, and each one's part
+    into `accumulate` equal ones."""
+    devices = jax.device_count()
+    if batch_size < 1 or batch_size % devices:
         raise ValueError(
-            f"{name} ({batch_size}) must be positive and divisible by the number of devices"
-            f" ({jax.device_count()})."
+            f"{name} ({batch_size}) must be positive and divisible by the number of devices ({devices})."
+        )
+    if accumulate < 1 or batch_size % (devices * accumulate):
+        raise ValueError(
+            f"{name} ({batch_size}) must be divisible by the number of devices times config.accumulate"
+            f" ({devices} x {accumulate})."
         )
 
 

@@ -111,8 +111,8 @@ def train_and_evaluate(
     workdir = pathlib.Path(workdir).absolute()
     workdir.mkdir(parents=True, exist_ok=True)
     try:
-        devices.check_divisible("config.batch_annotated", config.batch_annotated)
-        devices.check_divisible("config.batch_wild", config.batch_wild)
+        devices.check_divisible("config.batch_annotated", config.batch_annotated, config.accumulate)
+        devices.check_divisible("config.batch_wild", config.batch_wild, config.accumulate)
         stages = experiment.make_stages(config)
         if config.augmentation.mirror_annotated:
             model = symmetry.with_mirror(model)

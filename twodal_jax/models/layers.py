@@ -12,9 +12,11 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
+SHARED_MOMENTS = "shared_moments"  # kept where layers are computed again: they cost an all-reduce
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -78,7 +80,8 @@ def _all_means(first, second, axis_name: str | None):
 
 def _moments(rows, axis_name):
     squares = rows * rows if on_cpu() else jnp.square(rows.astype(jnp.float32))
-    mean, square = _all_means(_column_means(rows), _column_means(squares), axis_name)
+    moments = _all_means(_column_means(rows), _column_means(squares), axis_name)
+    mean, square = checkpoint_name(moments, SHARED_MOMENTS)
     return mean, jnp.maximum(square - mean**2, 0.0)
 
 
