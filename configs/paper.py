@@ -146,7 +146,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.run.log_every = 100
     config.run.evaluate_every = 2000
     config.run.checkpoint_every = 2000
-    config.run.keep_checkpoints = 2
+    config.run.keep_checkpoints = 2  # with 1 there is none to go back to from a damaged one
+    # "stop": leave where a checkpoint or the log cannot be written (a full disk); "continue": say so, go on
+    # and try again at the next; the last state must always be saved.
+    config.run.on_failed_save = "stop"
     config.run.max_skipped_in_a_row = 10
     config.run.evaluation_batch = 64
     config.run.report_faces = 12

@@ -1,11 +1,13 @@
 """Checkpoints: exact, refused where they belong to another run, clear where there is none."""
 
+import shutil
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers_model import assert_identical
 
-from twodal_jax.checkpoint import CheckpointError, Checkpoints
+from twodal_jax.checkpoint import CheckpointError, Checkpoints, SaveError
 from twodal_jax.train_state import NetState, TrainState
 
 DESCRIPTION = {"seed": 0, "landmark_mask": [4.0, 2.0, 1.0], "stage1.learning_rate": 5e-5, "none": None}
@@ -78,6 +80,77 @@ def test_saving_the_same_step_twice_keeps_the_first(checkpoints):
     folder.save(state(3, seed=0), DESCRIPTION)
     folder.save(state(3, seed=0), DESCRIPTION, wait=True)
     assert_identical(checkpoints().restore(state(seed=1), DESCRIPTION), state(3, seed=0))
+
+
+def test_saving_another_state_under_the_same_step_replaces_it_and_later_ones_go(checkpoints):
+    folder = checkpoints()
+    for step in (3, 4):
+        folder.save(state(step, seed=0), DESCRIPTION)
+    folder.save(state(3, seed=1), DESCRIPTION, wait=True)
+    assert checkpoints().latest_step() == 3
+    assert_identical(checkpoints().restore(state(), DESCRIPTION), state(3, seed=1))
+
+
+def test_saves_that_follow_each_other_faster_than_the_disk_all_arrive(checkpoints):
+    folder = checkpoints(keep=8)
+    for step in range(1, 9):
+        folder.save(state(step, seed=step), DESCRIPTION)
+    folder.wait()
+    for step in range(1, 9):
+        restored = checkpoints(keep=8).restore(state(), DESCRIPTION, step=step)
+        assert_identical(restored, state(step, seed=step))
+
+
+def test_an_exception_while_a_save_runs_comes_through_and_the_save_ends_whole(tmp_path):
+    with pytest.raises(ZeroDivisionError), Checkpoints(tmp_path) as folder:
+        folder.save(state(3), DESCRIPTION)
+        raise ZeroDivisionError
+    assert_identical(Checkpoints(tmp_path).restore(state(seed=1), DESCRIPTION), state(3))
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
+def test_a_save_that_fails_in_the_background_is_raised_once_and_older_ones_stay(checkpoints, tmp_path):
+    folder = checkpoints()
+    folder.save(state(2, seed=2), DESCRIPTION, wait=True)
+    (tmp_path / "checkpoints" / "3.tmp").write_text("a file where a folder must be made")
+    folder.save(state(3), DESCRIPTION)
+    with pytest.raises(SaveError, match="3: this checkpoint could not be written.*MB are free") as error:
+        folder.wait()
+    assert "Older ones are whole" in str(error.value)
+    folder.wait()  # not again
+    assert folder.saved_step is None and folder.latest_step() == 2
+    (tmp_path / "checkpoints" / "3.tmp").unlink()
+    folder.save(state(3, seed=3), DESCRIPTION, wait=True)
+    assert_identical(checkpoints().restore(state(), DESCRIPTION), state(3, seed=3))
+
+
+def test_what_a_killed_process_left_is_tidied_up(checkpoints, tmp_path):
+    folder = tmp_path / "checkpoints"
+    checkpoints().save(state(3), DESCRIPTION, wait=True)
+    (folder / "4.tmp" / "state").mkdir(parents=True)
+    shutil.copytree(folder / "3", folder / "1.old")
+    assert checkpoints().latest_step() == 3
+    assert [path.name for path in folder.iterdir()] == ["3"]
+    (folder / "3").rename(folder / "3.old")  # killed while the only one was replaced
+    assert_identical(checkpoints().restore(state(seed=1), DESCRIPTION), state(3))
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (lambda s: s.replace(regressor=s.regressor.replace(params={"conv": {"kernel": np.zeros((3, 3, 2, 8), np.float32)}})),
+         "regressor/params/conv/kernel: 'float32[3, 3, 2, 4]' there, 'float32[3, 3, 2, 8]' here"),
+        (lambda s: s.replace(skipped=np.zeros((), np.int64)), "skipped: 'int32[]' there, 'int64[]' here"),
+        (lambda s: s.replace(critic=s.critic.replace(opt_state=())),
+         "critic/opt_state/1/count: 'int32[]' there, None here"),
+    ],
+)  # fmt: skip
+def test_other_shapes_or_another_optimiser_are_refused_and_named(checkpoints, tmp_path, change, expected):
+    checkpoints().save(state(), DESCRIPTION, wait=True)
+    with pytest.raises(CheckpointError, match="belongs to another run") as error:
+        checkpoints().restore(change(state()), DESCRIPTION)
+    assert expected in str(error.value)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
 
 
 def test_another_description_is_refused_and_the_differing_fields_are_named(checkpoints):

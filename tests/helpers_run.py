@@ -1,8 +1,8 @@
 """Subprocess helpers: fresh interpreters, and a tiny training run that needs no TensorFlow.
 
 As a program, `python helpers_run.py WORKDIR '{"events": {"3": "SIGTERM"}, "config": {...}}'` trains a
-tiny model and prints {"hash": ..., "tensorflow": ...}; `events` sends the process a signal, or spoils
-the annotated batch ("nan"), at the batch of a step.
+tiny model and prints {"hash": ..., "tensorflow": ...}; `events` sends the process a signal, spoils the
+annotated batch ("nan"), or lets happen what `helpers_disk.happen` knows, at the batch of a step.
 """
 
 import hashlib
@@ -16,21 +16,41 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def run_python(*arguments, env=None, timeout=800, cwd=ROOT) -> subprocess.CompletedProcess:
+def run_python(*arguments, timeout=800, **settings) -> subprocess.CompletedProcess:
     """A fresh interpreter in the project's root, on the CPU; text output captured."""
+    with start_python(*arguments, **settings) as process:
+        try:
+            output = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, *output)
+
+
+def start_python(*arguments, env=None, cwd=ROOT) -> subprocess.Popen:
+    """`run_python` that does not wait."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {
         **os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore",
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         env=environment | (env or {}),
-        timeout=timeout,
         cwd=cwd,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def shared_compilations(folder) -> dict[str, str]:
+    """Environment of processes that need not compile what one of them has."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+    }
 
 
 def tiny_config(**overrides):
@@ -95,6 +115,7 @@ def state_hash(state) -> str:
 
 def tiny_data(model, events, yaw_deg=(0.0, 45.0, 75.0)):
     """TrainingData of random faces: batch k depends on k alone; a process of a group gets its part of it."""
+    import helpers_disk
     import helpers_model
     import numpy as np
 
@@ -111,7 +132,10 @@ def tiny_data(model, events, yaw_deg=(0.0, 45.0, 75.0)):
             if event == "nan" and part == "annotated":
                 batch["alpha"] = batch["alpha"] * np.nan
             elif event and event != "nan" and part == "wild":
-                os.kill(os.getpid(), getattr(signal, event))
+                if event.startswith("SIG"):
+                    os.kill(os.getpid(), getattr(signal, event))
+                else:
+                    helpers_disk.happen(event)
             yield batch
 
     rng = np.random.default_rng(99)
@@ -137,9 +161,13 @@ def tiny_data(model, events, yaw_deg=(0.0, 45.0, 75.0)):
 
 def main() -> None:
     workdir, settings = sys.argv[1], json.loads(sys.argv[2])
+    import helpers_disk
+
+    if settings.get("obey_permissions"):
+        helpers_disk.obey_permissions()
     import helpers_model
 
-    from twodal_jax import hosts, train
+    from twodal_jax import checkpoint, hosts, run_log, train
 
     try:
         hosts.start(settings.get("distributed", hosts.AUTO), heartbeat_seconds=10)
@@ -154,6 +182,9 @@ def main() -> None:
     except train.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.code)
+    except (checkpoint.CheckpointError, run_log.WriteError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(4)
     except train.NotFinite as error:
         print(f"NotFinite: {error}", file=sys.stderr)
         sys.exit(3)

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from helpers_run import run_python
+from helpers_run import run_python, shared_compilations
 
 from twodal_jax import run_log
 from twodal_jax import train as train_module
@@ -18,15 +18,11 @@ def train(tmp_path_factory):
 
     Runs share a compilation cache, so that only the first one compiles.
     """
-    cache = tmp_path_factory.mktemp("compilation_cache")
-    env = {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-        "JAX_ENABLE_COMPILATION_CACHE": "true",
-    }
+    env = shared_compilations(tmp_path_factory.mktemp("compilation_cache"))
 
-    def start(workdir, events=(), **config):
-        settings = json.dumps({"events": dict(events), "config": config})
+    def start(workdir, events=(), obey_permissions=False, **config):
+        settings = {"events": dict(events), "config": config, "obey_permissions": obey_permissions}
+        settings = json.dumps(settings)
         return run_python("tests/helpers_run.py", workdir, settings, env=env)
 
     return start

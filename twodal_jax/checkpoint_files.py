@@ -168,6 +168,8 @@ def read(folder: pathlib.Path, manifest: Mapping[str, Any], like: Any) -> Any:
     try:
         with _checkpointer() as checkpointer:
             state = checkpointer.restore(folder / STATE, args=ocp.args.StandardRestore(empty))
+    except MemoryError:
+        raise
     except Exception as error:  # Orbax and TensorStore promise no class
         raise DamagedError(f"{STATE}/ cannot be read: {first_line(error)}") from error
     if has_hashes(manifest):

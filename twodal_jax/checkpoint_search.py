@@ -67,6 +67,8 @@ def find(
             check(candidate, manifest["description"])
             _check_shapes(path, manifest, like)
             state = files.read(path, manifest, like)
+            if int(state.step) != candidate:
+                raise DamagedError(f"the folder is named {candidate}, its state is of step {int(state.step)}")
         except DamagedError as error:
             damaged[candidate] = str(error)
             print(f"WARNING: {path}: this checkpoint is damaged: {error}.", file=sys.stderr)

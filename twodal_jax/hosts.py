@@ -23,6 +23,10 @@ OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOC
 TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
 # At the end a process waits so long for the others; one that leaves early for an error takes them along after it.
 SHUTDOWN_SECONDS = 15
+LOST = (
+    "Another process of the group has ended or cannot be reached; this one leaves as well. The same commands, for"
+    " all processes, continue from the last checkpoint."
+)
 
 
 class GroupError(Exception):

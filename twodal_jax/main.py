@@ -4,8 +4,14 @@ Any field of the config can be given: `--config.stage1.steps=1000`. The same com
 that was interrupted.
 """
 
+import errno
 import pathlib
+import signal
 import sys
+
+if __name__ == "__main__":
+    # Until training saves on Ctrl-C there is nothing to save: it ends the program at once.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import absl.logging
 from absl import app, flags
@@ -15,6 +21,8 @@ from twodal_jax import startup
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+# A full disk, a quota, a read-only file system, a missing permission.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -35,15 +43,17 @@ def run(config, workdir: pathlib.Path) -> None:
         training_data.check_present(config, workdir)
     except training_data.MissingData as error:
         fail(str(error))
+    import jax
+
     from data_pipelines.faces import SourceError
     from data_pipelines.prepared import PreparedError
-    from twodal_jax import assets, hosts, train
+    from twodal_jax import assets, hosts, run_log, train
     from twodal_jax.checkpoint import CheckpointError
     from twodal_jax.experiment import ConfigError
 
     mendable = (
         assets.AssetError, SourceError, PreparedError, CheckpointError, ConfigError, train.NotFinite,
-        hosts.GroupError,
+        hosts.GroupError, run_log.WriteError,
     )  # fmt: skip
     # A continued run, and the next one like it, need not compile again.
     startup.keep_compiled(workdir / ".compiled")
@@ -62,6 +72,16 @@ def run(config, workdir: pathlib.Path) -> None:
         fail(str(stopped), stopped.code)
     except mendable as error:
         fail(str(error))
+    except jax.errors.JaxRuntimeError as error:
+        if not hosts.is_group():
+            raise
+        fail(f"{hosts.LOST} ({str(error).splitlines()[0]})")
+    except KeyboardInterrupt:
+        fail("Interrupted without saving; the same command continues from the last checkpoint.", 130)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        fail(f"{error}. Make room or set the permissions; the same command continues.")
     print(f"Report: {workdir / 'report.html'}")
 
 

@@ -4,19 +4,37 @@ history.jsonl holds one JSON object a line: {"kind": "train" | "evaluation", "st
 is continued, lines after the step it continues from are dropped, so a history has no step twice.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import rich.console
 import rich.progress
-import tensorboardX
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
 
 HISTORY = "history.jsonl"
+
+
+class WriteError(Exception):
+    """A file of the run's folder could not be written; the message says which, why, and what to do."""
+
+
+@contextlib.contextmanager
+def writing(what: pathlib.Path) -> Iterator[None]:
+    """Turns an OSError, such as that of a full disk, into a WriteError that names the file, or `what`."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"{error.filename or what}: could not be written ({error.strerror or error}). Make room or set the permissions; the"
+            " same command continues the run."
+        ) from error
 
 
 def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -51,23 +69,29 @@ class RunLog:
     Args:
       workdir: the run's folder. start_step, total_steps: of this process's part of the run.
       images_per_step: for the progress line. active: whether this host writes.
+      must_write: whether a line that cannot be written is an error; else it is said, once, and kept for
+        later.
+
+    Raises:
+      WriteError: the history cannot be written, here or, with `must_write`, later.
     """
 
     def __init__(
-        self, workdir: pathlib.Path, start_step: int, total_steps: int, images_per_step: int, active: bool
+        self,
+        workdir: pathlib.Path,
+        start_step: int,
+        total_steps: int,
+        images_per_step: int,
+        active: bool,
+        *,
+        must_write: bool = True,
     ):
-        self._active = active
+        self._active, self._must_write, self._said = active, must_write, False
         self._images_per_step = images_per_step
         self._console = rich.console.Console(file=sys.stderr, quiet=not active)
         if active:
-            # From step 0 the first evaluation is made again as well.
-            entries = read_history(workdir) if start_step else []
-            kept = [entry for entry in entries if entry["step"] <= start_step]
-            temporary = workdir / f".{HISTORY}.tmp"
-            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-            os.replace(temporary, workdir / HISTORY)
-            self._history = (workdir / HISTORY).open("a", encoding="utf-8")
-            self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+            with writing(workdir / HISTORY):
+                self._open(workdir, start_step)
         self._progress = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
@@ -82,15 +106,34 @@ class RunLog:
         self._began = self._last_time = time.monotonic()
         self._last_step = start_step
 
+    def _open(self, workdir: pathlib.Path, start_step: int) -> None:
+        # From step 0 the first evaluation is made again as well.
+        entries = read_history(workdir) if start_step else []
+        kept = [entry for entry in entries if entry["step"] <= start_step]
+        write_text(workdir / HISTORY, "".join(json.dumps(entry) + "\n" for entry in kept))
+        self._history = (workdir / HISTORY).open("ab")
+        board = workdir / "tensorboard"
+        board.mkdir(exist_ok=True)
+        # Not SummaryWriter: its thread dies on a full disk, and the program then waits for it for ever.
+        self._board = event_file_writer.EventsWriter(str(board / "events"))
+
     def __enter__(self) -> "RunLog":
         self._progress.start()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def stop_display(self) -> None:
+        """Ends the progress bar; the terminal is as it was."""
         self._progress.stop()
-        if self._active:
-            self._history.close()
-            self._board.close()
+
+    def __exit__(self, *exception) -> None:
+        self.stop_display()
+        if not self._active:
+            return
+        for file in (self._history, self._board):
+            try:
+                file.close()
+            except OSError as error:
+                self._cannot_write(error)
 
     def say(self, message: str) -> None:
         """A line on the screen, above the progress bar."""
@@ -133,11 +176,26 @@ class RunLog:
     def _write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         if not self._active:
             return
-        self._history.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._history.flush()
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        line = json.dumps({"kind": kind, "step": step, **values}) + "\n"
+        scalars = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
+        try:
+            # What does not reach the disk stays in the files' buffers and is tried again with the next line.
+            self._history.write(line.encode())
+            self._history.flush()
+            for name, value in scalars.items():
+                event = event_pb2.Event(wall_time=time.time(), step=step, summary=summary.scalar(name, value))
+                self._board.write_event(event)
+            self._board.flush()
+        except OSError as error:
+            self._cannot_write(error)
+
+    def _cannot_write(self, error: OSError) -> None:
+        message = f"{self._history.name}: the log could not be written ({error.strerror or error})."
+        if self._must_write:
+            raise WriteError(f"{message} Make room; the same command continues the run.") from error
+        if not self._said:
+            self.say(f"WARNING: {message} Training goes on.")
+        self._said = True
 
 
 def _number(value: float | None) -> str:

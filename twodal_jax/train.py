@@ -4,8 +4,11 @@ Takes any iterators of dicts of NumPy arrays (`TrainingData`); needs no TensorFl
 same folder continues where the last one stopped, with the same result as if it never had.
 """
 
+import contextlib
 import dataclasses
+import os
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,15 +17,20 @@ import jax
 import ml_collections
 import numpy as np
 
-from twodal_jax import agreement, devices, experiment, hosts, run_log, symmetry, trained_model
-from twodal_jax.checkpoint import Checkpoints
+from twodal_jax import (
+    agreement, devices, experiment, hosts, run_log, run_saves, stopping, symmetry, trained_model,
+)  # fmt: skip
+from twodal_jax.checkpoint import Checkpoints, SaveError
 from twodal_jax.evaluation import held_out as held_out_module
 from twodal_jax.evaluation import training_report
 from twodal_jax.evaluation.held_out import HeldOut
+from twodal_jax.models.layers import check_choice
 from twodal_jax.morphable_model import MorphableModel, digest, without_mesh
+from twodal_jax.run_saves import RunSaves
 from twodal_jax.train_state import TrainState, create_train_state, num_parameters
 
 CHECKPOINTS, BEST = "checkpoints", "best"
+_STOPPED = "Stopped at step {step}; saved. The same command continues from here."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,21 +64,24 @@ class NotFinite(Exception):
 
 @dataclasses.dataclass
 class _Run:
-    """What the loop carries along. `state` is None only while a step runs."""
+    """What the loop carries along.
+
+    Attributes:
+      state: after `step` steps; not to be looked at `in_step`, when its buffers are given away.
+      best_error: the lowest so far. stopping: whether the loop has heard that it is to stop.
+    """
 
     config: ml_collections.ConfigDict
     model: MorphableModel
     data: TrainingData
     stages: list[experiment.Stage]
     state: TrainState
-    checkpoints: Checkpoints
-    best: Checkpoints
-    description: dict[str, Any]
+    saves: RunSaves
     log: run_log.RunLog
     best_error: float = float("inf")
-
-    def save(self, *, wait: bool = False) -> None:
-        self.checkpoints.save(devices.host_copy(self.state), self.description, wait=wait)
+    step: int = 0
+    in_step: bool = False
+    stopping: bool = False
 
     def evaluate(self, stage: experiment.Stage, step: int) -> None:
         """Measures the held-out error, logs it, and keeps the state if it is the best so far."""
@@ -84,8 +95,8 @@ class _Run:
             error = next(iter(results.values()))["mean_of_bins"]
             better = bool(step) and error is not None and error < self.best_error
             self.best_error = error if better else self.best_error
-        if agreement.from_first(np.bool_(better)):
-            self.best.save(devices.host_copy(self.state), self.description)
+        if agreement.from_first(better):
+            self.saves.save_best(self.state)
 
 
 def train_and_evaluate(
@@ -105,14 +116,17 @@ def train_and_evaluate(
 
     Raises:
       ConfigError: e.g. the batch does not divide among the devices. CheckpointError: the folder holds
-        a run of another config. Stopped: a signal came; the state is saved. NotFinite: see the config's
-        `run.max_skipped_in_a_row`.
+        a run of another config, or damaged checkpoints only. SaveError, WriteError: the folder cannot be
+        written; see `run.on_failed_save`. Stopped: a signal came; the state is saved. NotFinite: see the
+        config's `run.max_skipped_in_a_row`.
     """
     workdir = pathlib.Path(workdir).absolute()
-    workdir.mkdir(parents=True, exist_ok=True)
+    with run_log.writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     try:
         devices.check_divisible("config.batch_annotated", config.batch_annotated, config.accumulate)
         devices.check_divisible("config.batch_wild", config.batch_wild, config.accumulate)
+        check_choice("config.run.on_failed_save", config.run.on_failed_save, run_saves.ON_FAILED)
         stages = experiment.make_stages(config)
         if config.augmentation.mirror_annotated:
             model = symmetry.with_mirror(model)
@@ -121,39 +135,70 @@ def train_and_evaluate(
     small_model = without_mesh(model)
     faces = {name: found.get("faces") for name, found in data.description.items()}
     description = experiment.description(config, digest(model), faces)
-    state = create_train_state(stages[0].method, config.seed)
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=config.run.keep_checkpoints)
-    best = Checkpoints(workdir / BEST, keep=1)
-    if checkpoints.latest_step() is not None:
-        state = checkpoints.restore(state, description)
-    start, total = int(state.step), stages[-1].end
-    images = config.batch_annotated + config.batch_wild * (data.wild is not None)
-    active = jax.process_index() == 0
-    if active:
-        content = {
-            "config": config.to_dict(),
-            "whitening": trained_model.whitening_of(model),
-            "data": data.description,
-        }
-        run_log.write_json(workdir / trained_model.CONFIG, content)
-    began = time.monotonic()
-    with run_log.RunLog(workdir, start, total, images, active) as log, hosts.stop_requests() as requests:
-        parameters = num_parameters(state.regressor.params)
-        log.say(
-            f"{config.name}: {config.regressor.name} with {parameters / 1e6:.2f} M parameters, steps"
-            f" {start} to {total} on {jax.device_count()} {jax.default_backend()} device(s)"
-        )
-        run = _Run(config, small_model, data, stages, state, checkpoints, best, description, log)
-        run.best_error = _best_error_so_far(workdir, data.held_out.protocols[0])
-        _train(run, requests)
-        run.save(wait=True)
-        best.wait()
+    with (
+        Checkpoints(workdir / CHECKPOINTS, keep=config.run.keep_checkpoints) as checkpoints,
+        Checkpoints(workdir / BEST, keep=1) as best,
+    ):
+        state = checkpoints.resume(create_train_state(stages[0].method, config.seed), description)
+        active = jax.process_index() == 0
+        if active:
+            content = {
+                "config": config.to_dict(),
+                "whitening": trained_model.whitening_of(model),
+                "data": data.description,
+            }
+            with run_log.writing(workdir / trained_model.CONFIG):
+                run_log.write_json(workdir / trained_model.CONFIG, content)
+        began = time.monotonic()
+        saves = RunSaves(checkpoints, best, description, config.run.on_failed_save)
+        with _open_log(config, workdir, int(state.step), stages[-1].end, data, active) as log:
+            saves.say = log.say
+            parameters = num_parameters(state.regressor.params)
+            log.say(
+                f"{config.name}: {config.regressor.name} with {parameters / 1e6:.2f} M parameters, steps"
+                f" {int(state.step)} to {stages[-1].end} on {jax.device_count()} {jax.default_backend()} device(s)"
+            )
+            run = _Run(config, small_model, data, stages, state, saves, log, step=int(state.step))
+            run.best_error = _best_error_so_far(workdir, data.held_out.protocols[0])
+            with hosts.stop_requests() as requests, _leaving_in_time(run):
+                _train(run, requests)
+                saves.save_now(run.state, run.step)
     final = devices.host_copy(run.state)
     if active:
-        training_report.write(
-            workdir, config, model, data, stages[-1].method, final, seconds=time.monotonic() - began
-        )
+        with run_log.writing(workdir):
+            training_report.write(
+                workdir, config, model, data, stages[-1].method, final, seconds=time.monotonic() - began
+            )
     return final
+
+
+def _open_log(config, workdir: pathlib.Path, start: int, total: int, data: TrainingData, active: bool):
+    images = config.batch_annotated + config.batch_wild * (data.wild is not None)
+    must_write = config.run.on_failed_save == run_saves.STOP
+    return run_log.RunLog(workdir, start, total, images, active, must_write=must_write)
+
+
+def _leaving_in_time(run: _Run) -> contextlib.AbstractContextManager:
+    """Saves and leaves from a thread where the loop is too busy to hear a signal; not in a group, whose
+    processes must stop at the same step."""
+    if jax.process_count() > 1:
+        return contextlib.nullcontext()
+
+    def leave(number: int) -> None:
+        while run.in_step and not run.saves.holds(run.step):
+            time.sleep(0.02)  # its buffers are given away
+        if run.stopping:
+            return
+        message, code = _STOPPED.format(step=run.step), 128 + number
+        try:
+            run.saves.finish(run.step) if run.in_step else run.saves.save_now(run.state, run.step)
+        except SaveError as error:
+            message, code = str(error), 1
+        run.log.stop_display()
+        print(message, file=sys.stderr, flush=True)
+        os._exit(code)
+
+    return stopping.in_time(leave)
 
 
 def _best_error_so_far(workdir: pathlib.Path, protocol: str) -> float:
@@ -177,11 +222,15 @@ def _train(run: _Run, requests: hosts.StopRequests) -> None:
         step_fn = devices.mapped_train_step(stage.method)
         window: list[dict[str, jax.Array]] = []
         for step in range(max(start, stage.start) + 1, stage.end + 1):
-            run.state, metrics = step_fn(run.state, next(batches), run.model)
+            batch = next(batches)
+            run.in_step = True
+            run.state, metrics = step_fn(run.state, batch, run.model)
             if not devices.runs_ahead():
                 jax.block_until_ready(run.state)
+            run.step, run.in_step = step, False
             window.append(metrics)
             run.log.advance(stage.name, step)
+            run.saves.check()
             _after_step(run, stage, step, window)
             if (asked := requests.due(step)) or step == run.config.run.stop_after:
                 _stop(run, step, requests.code if asked else 0)
@@ -203,7 +252,7 @@ def _after_step(run: _Run, stage: experiment.Stage, step: int, window: list) -> 
     if last or step % settings.evaluate_every == 0:
         run.evaluate(stage, step)
     if last or step % settings.checkpoint_every == 0:
-        run.save()
+        run.saves.save(run.state)
 
 
 def _mean_of_finite(window: list[dict[str, jax.Array]], name: str) -> float | None:
@@ -217,7 +266,7 @@ def _check_finite(run: _Run, step: int) -> None:
     skipped = int(devices.host_copy(run.state.skipped_in_a_row))
     limit = run.config.run.max_skipped_in_a_row
     if skipped >= limit:
-        run.save(wait=True)
+        run.saves.save_now(run.state, step)
         raise NotFinite(
             f"Stopped at step {step}: the loss or a gradient was not finite in {skipped} steps in a row"
             f" (config.run.max_skipped_in_a_row = {limit}). The weights of the last good step are saved."
@@ -226,7 +275,6 @@ def _check_finite(run: _Run, step: int) -> None:
 
 
 def _stop(run: _Run, step: int, code: int) -> None:
-    if int(devices.host_copy(run.state.step)) not in (run.checkpoints.latest_step(),):
-        run.save(wait=True)
-    run.checkpoints.wait()
-    raise Stopped(f"Stopped at step {step}; saved. The same command continues from here.", code)
+    run.stopping = True
+    run.saves.save_now(run.state, step)
+    raise Stopped(_STOPPED.format(step=step), code)
