@@ -1,6 +1,8 @@
 """One device, eight, and two processes: the same global batch, the same networks. On virtual CPU devices."""
 
+import dataclasses
 import json
+import re
 import textwrap
 
 import jax
@@ -31,21 +33,44 @@ def virtual(count):
     return {"XLA_FLAGS": f"{QUICK_COMPILER} --xla_force_host_platform_device_count={count}"}
 
 
-def after_ten_steps(out, devices, places=(hosts.ALONE,), timeout=600):
-    """What helpers_steps saves, run by one process for each of `places` (its `config.distributed`)."""
+@dataclasses.dataclass
+class Steps:
+    """What helpers_steps left: states, the compiled program, and what each process said of broken batches."""
+
+    states: dict[str, np.ndarray]
+    program: str
+    broken: list[list[dict]]
+
+
+def ten_steps(folder, devices, places=(hosts.ALONE,)) -> Steps:
+    """helpers_steps on so many devices, by one process for each of `places` (its `config.distributed`)."""
+    out = folder / "out.npz"
     commands = [
         ["tests/helpers_steps.py", out, json.dumps(STEPS | {"devices": devices, "distributed": place})]
         for place in places
     ]
-    for process in together(commands, virtual(devices // len(places)), timeout):
+    processes = together(commands, virtual(devices // len(places)), timeout=600)
+    for process in processes:
         assert process.returncode == 0, process.stderr[-3000:]
+    broken = [json.loads(process.stdout.splitlines()[-1]) for process in processes]
     with np.load(out) as arrays:
-        return dict(arrays)
+        return Steps(dict(arrays), out.with_suffix(".hlo").read_text(), broken)
 
 
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory):
-    return after_ten_steps(tmp_path_factory.mktemp("one") / "out.npz", 1)
+    return ten_steps(tmp_path_factory.mktemp("one"), 1)
+
+
+@pytest.fixture(scope="module")
+def eight_devices(tmp_path_factory):
+    return ten_steps(tmp_path_factory.mktemp("eight"), 8)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    port = free_port()
+    return ten_steps(tmp_path_factory.mktemp("two"), 2, [place(index, port) for index in range(2)])
 
 
 def assert_close_and_moved(found, one):
@@ -63,15 +88,58 @@ def assert_close_and_moved(found, one):
 
 
 @pytest.mark.slow
-def test_one_and_eight_devices_agree_after_ten_steps(one_device, tmp_path):
-    assert_close_and_moved(after_ten_steps(tmp_path / "out.npz", 8), one_device)
+def test_one_and_eight_devices_agree_after_ten_steps(one_device, eight_devices):
+    assert_close_and_moved(eight_devices.states, one_device.states)
 
 
 @pytest.mark.slow
-def test_two_processes_agree_with_one_after_ten_steps(one_device, tmp_path):
-    port = free_port()
-    places = [place(index, port) for index in range(2)]
-    assert_close_and_moved(after_ten_steps(tmp_path / "out.npz", 2, places), one_device)
+def test_two_processes_agree_with_one_after_ten_steps(one_device, two_processes):
+    assert_close_and_moved(two_processes.states, one_device.states)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on, replicas", [("eight_devices", 8), ("two_processes", 1), ("one_device", 1)])
+def test_what_is_not_finite_on_one_replica_or_all_changes_no_replica_and_counts_once(on, replicas, request):
+    for process in request.getfixturevalue(on).broken:
+        on_one, on_all = process
+        assert on_one == {"unchanged_on": replicas, "counted": [1, 1, 1.0]}
+        assert on_all == {"unchanged_on": replicas, "counted": [1, 1, 1.0]}
+
+
+def all_reduced(program):
+    """(name in the source, [operand's shape, ...]) of every all-reduce of a compiled program."""
+    found = []
+    for line in program.splitlines():
+        match = re.search(r"= (.*?) all-reduce(?:-start)?\(.*op_name=\"([^\"]*)\"", line)
+        if match:
+            shapes = [tuple(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]*)\]", match[1])]
+            found.append((match[2], shapes))
+    return found
+
+
+@pytest.mark.slow
+def test_each_network_has_one_all_reduce_a_step_and_each_batch_norm_one_a_direction(eight_devices):
+    steps = eight_devices
+    assert steps.program.count(" all-reduce(") == len(all_reduced(steps.program))
+
+    def size(part):
+        return sum(v.size for path, v in steps.states.items() if path.startswith(f"after.{part}.params"))
+
+    operands = [(name, shape) for name, shapes in all_reduced(steps.program) for shape in shapes]
+    rows = [shape for _, shape in operands if len(shape) == 1]
+    # Gradients and losses: of the regressor the eight terms and their sum, of the critic its one.
+    assert sorted(rows) == sorted([(size("regressor") + 9,), (size("critic") + 1,)])
+    moments = [(name, shape) for name, shape in operands if len(shape) == 2]
+    assert len(rows) + len(moments) == len(operands)
+    layers = sum(path.endswith("['mean']") for path in steps.states if path.startswith("after"))
+    # Two passes (the second one of the cycle's losses), each forward and backward, two sums in a row.
+    assert layers == 12 and len(moments) == 2 * 2 * layers
+    assert all("norm" in name and shape[0] == 2 for name, shape in moments)
+
+
+@pytest.mark.slow
+def test_one_device_alone_has_no_all_reduce(one_device):
+    assert "all-reduce" not in one_device.program
 
 
 def test_a_batch_that_does_not_divide_is_an_error_with_both_numbers():

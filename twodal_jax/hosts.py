@@ -124,6 +124,8 @@ def start(value: str, *, start_seconds: int = 60, heartbeat_seconds: int = 10) -
             "Start all processes with the same HOST:PORT and COUNT, each with its own INDEX, within"
             " config.run.start_seconds; the first one must be reachable at that port, which must be free."
         ) from error
+    # Now, while all are here: later one may be minutes behind the others, which a first meeting does not allow.
+    wait_for_all("started")
 
 
 def _detected(seconds: int) -> Group:
