@@ -2,7 +2,7 @@
 
     python -m benchmarks.step_memory            # ResNet-50, 32 + 32, the paper's losses
 
-Compiles only, for the first device there is, and prints the program's temporary memory and its time to compile.
+Compiles only, for the first device there is; prints the program's temporary memory and the time it took.
 """
 
 import time
@@ -18,7 +18,12 @@ from twodal_jax.train_state import create_train_state
 _BATCH = flags.DEFINE_integer("batch", 32, "Annotated images, and as many wild ones.")
 _NAME = flags.DEFINE_string("name", "resnet50", "The network.")
 _WIDTH = flags.DEFINE_float("width", 1.0, "Its width.")
-VARIANTS = {"plain": {}, "remat": {"remat": True}, "accumulate=4": {"accumulate": 4}, "both": {"remat": True, "accumulate": 4}}
+VARIANTS = {
+    "plain": {},
+    "remat": {"remat": True},
+    "accumulate=4": {"accumulate": 4},
+    "both": {"remat": True, "accumulate": 4},
+}
 
 
 def _batch(count: int) -> dict:
@@ -26,7 +31,9 @@ def _batch(count: int) -> dict:
 
     def faces(**fields):
         shapes = {"image": ((120, 120, 3), "uint8"), "position": ((2,), "uint32")} | fields
-        return {name: jax.ShapeDtypeStruct((1, count, *shape), dtype) for name, (shape, dtype) in shapes.items()}
+        return {
+            name: jax.ShapeDtypeStruct((1, count, *shape), dtype) for name, (shape, dtype) in shapes.items()
+        }
 
     return {
         "annotated": faces(alpha=((62,), "float32")),

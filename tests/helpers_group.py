@@ -72,8 +72,8 @@ def finish(processes, timeout: float = 120) -> list[Finished]:
             if index not in ended and process.poll() is not None:
                 ended[index] = time.monotonic() - began
         if time.monotonic() - began > timeout:
-            tails = [process.err.read_text()[-2000:] for process in processes]
-            raise AssertionError(f"After {timeout} s only {sorted(ended)} had ended.\n" + "\n---\n".join(tails))
+            tails = "\n---\n".join(process.err.read_text()[-2000:] for process in processes)
+            raise AssertionError(f"After {timeout} s only {sorted(ended)} had ended.\n{tails}")
         time.sleep(0.05)
     return [
         Finished(process.returncode, process.out.read_text(), process.err.read_text(), ended[index])

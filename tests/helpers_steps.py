@@ -1,8 +1,9 @@
 """Training steps of a tiny network on as many devices as there are; the states go into a file.
 
-`python helpers_steps.py OUT.npz '{"devices": 8, "distributed": "alone", "steps": 10, "learning_rate": 1e-3}'`.
+`python helpers_steps.py OUT.npz '{"devices": 8, "steps": 10, "learning_rate": 1e-3, "distributed": "alone"}'`
 A group's processes work on their parts of the same global batches, and the first one writes: OUT.npz
-({"before" or "after" + path: array}), OUT.hlo, the compiled program (of a process alone), and prints what two broken batches do.
+({"before" or "after" + path: array}) and OUT.hlo, the compiled program (of a process alone). All print what
+two broken batches do.
 """
 
 import json
@@ -31,8 +32,8 @@ def broken_step(step, state, batch, model, rows) -> dict:
         all(np.array_equal(leaf.addressable_shards[device].data, old) for leaf, old in zip(after, before))
         for device in range(jax.local_device_count())
     ]
-    found = [int(new.skipped) - counters[0], int(new.skipped_in_a_row) - counters[1], float(metrics["skipped"])]
-    return new, {"unchanged_on": sum(same), "counted": found}
+    counted = [int(new.skipped) - counters[0], int(new.skipped_in_a_row) - counters[1]]
+    return new, {"unchanged_on": sum(same), "counted": [*counted, float(metrics["skipped"])]}
 
 
 def main() -> None:

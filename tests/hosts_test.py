@@ -90,10 +90,17 @@ def wait_for_step(process, least, seconds=300):
 
 @pytest.mark.parametrize(
     "number, whom, codes",
-    [(signal.SIGTERM, [1], [143, 143]), (signal.SIGINT, [0], [130, 143]), (signal.SIGINT, [0, 1], [130, 130])],
+    [
+        (signal.SIGTERM, [1], [143, 143]),
+        (signal.SIGINT, [0], [130, 143]),
+        (signal.SIGINT, [0, 1], [130, 130]),
+    ],
 )
-def test_a_signal_to_one_or_all_stops_every_process_at_the_same_saved_step(env, tmp_path, number, whom, codes):
-    with started(commands(tmp_path, **{"stage1.steps": 100_000, "run.checkpoint_every": 100_000}), env) as both:
+def test_a_signal_to_one_or_all_stops_every_process_at_the_same_saved_step(
+    env, tmp_path, number, whom, codes
+):
+    endless = {"stage1.steps": 100_000, "run.checkpoint_every": 100_000}
+    with started(commands(tmp_path, **endless), env) as both:
         wait_for_step(both[0], 10)
         for index in whom:
             os.kill(both[index].pid, number)

@@ -103,7 +103,9 @@ def test_which_group_a_process_belongs_to(value, environment, group):
     assert hosts.group_of(value, environment) == group
 
 
-@pytest.mark.parametrize("value", ["a:1234", "a,2,1", "a:x,2,1", "a:1234,2,2", "a:1234,2", ":1234,2,0", "atuo"])
+@pytest.mark.parametrize(
+    "value", ["a:1234", "a,2,1", "a:x,2,1", "a:1234,2,2", "a:1234,2", ":1234,2,0", "atuo"]
+)
 def test_a_value_that_says_no_group_is_an_error_that_lists_what_can_be_said(value):
     with pytest.raises(hosts.GroupError, match="HOST:PORT,COUNT,INDEX"):
         hosts.group_of(value, {})
@@ -116,10 +118,12 @@ def test_slurm_and_open_mpi_are_detected_by_jax_too(monkeypatch):
     assert (found.address.split(":")[0], found.count, found.index, found.device_ids) == ("a1", 2, 1, [0])
     for name in SLURM:
         monkeypatch.delenv(name)
-    for name, text in (OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911"}).items():
+    launcher = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911"}
+    for name, text in (OPEN_MPI | launcher).items():
         monkeypatch.setenv(name, text)
     found = hosts._detected(5)
-    assert (found.address.split(":")[0], found.count, found.index, found.device_ids) == ("10.96.0.1", 4, 3, [1])
+    assert found.address.startswith("10.96.0.1:")
+    assert (found.count, found.index, found.device_ids) == (4, 3, [1])
 
 
 @pytest.mark.slow

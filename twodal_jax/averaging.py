@@ -20,7 +20,7 @@ def over_devices(tree: Any, axis_name: str | None) -> Any:
 
 
 def over_parts(function: Callable[[Any], Any], batch: Any, count: int) -> Any:
-    """Means of `function` of `count` equal parts [B / count, ...] of a batch [B, ...], one after the other."""
+    """Means of `function` of `count` equal parts [B / count, ...] of a batch [B, ...], one by one."""
     if count == 1:
         return function(batch)
     parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)

@@ -21,11 +21,11 @@ AUTO, ALONE, CLUSTER = "auto", "alone", "cluster"
 SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_LOCALID")
 OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
 TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
-# At the end a process waits so long for the others; one that leaves early for an error takes them along after it.
+# At its end a process waits so long for the others; where one leaves early for an error, they leave after it.
 SHUTDOWN_SECONDS = 15
 LOST = (
-    "Another process of the group has ended or cannot be reached; this one leaves as well. The same commands, for"
-    " all processes, continue from the last checkpoint."
+    "Another process of the group has ended or cannot be reached; this one leaves as well. The same commands"
+    " continue all of them from the last checkpoint."
 )
 
 
@@ -124,7 +124,7 @@ def start(value: str, *, start_seconds: int = 60, heartbeat_seconds: int = 10) -
             "Start all processes with the same HOST:PORT and COUNT, each with its own INDEX, within"
             " config.run.start_seconds; the first one must be reachable at that port, which must be free."
         ) from error
-    # Now, while all are here: later one may be minutes behind the others, which a first meeting does not allow.
+    # While all are here: later one may be minutes behind, and Gloo's first meeting waits for 30 seconds.
     wait_for_all("started")
 
 

@@ -20,7 +20,8 @@ def meet(address: str, count: int, index: int, seconds: float) -> None:
     """Returns when all processes of a group have called it; the address is free again then.
 
     Args:
-      address: "HOST:PORT" of process 0. count: of all processes. index: of this one. seconds: how long to wait.
+      address: "HOST:PORT" of process 0. count: of all processes. index: of this one.
+      seconds: how long to wait.
 
     Raises:
       MeetingError: somebody did not come, came twice, or thinks the group is of another size.
@@ -43,7 +44,9 @@ def _gather(port: int, count: int, deadline: float, seconds: float) -> None:
         try:
             server = socket.create_server(("", port), backlog=count)  # a machine without IPv6
         except OSError as error:
-            raise MeetingError(f"The first process cannot listen on port {port} ({error.strerror}).") from error
+            raise MeetingError(
+                f"The first process cannot listen on port {port} ({error.strerror})."
+            ) from error
     came: dict[int, socket.socket] = {}
     with server:
         while len(came) < count - 1:

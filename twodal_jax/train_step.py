@@ -148,7 +148,9 @@ def _regressor_gradients(
     return (gradients, metrics, stats), wild_whitened
 
 
-def _update_regressor(state: TrainState, found: tuple, method: Method) -> tuple[NetState, dict[str, jax.Array]]:
+def _update_regressor(
+    state: TrainState, found: tuple, method: Method
+) -> tuple[NetState, dict[str, jax.Array]]:
     """Descends the total loss, encoder and critic held fixed -> (new regressor, metrics)."""
     gradients, metrics, stats = found
     gradients, metrics = averaging.over_devices((gradients, metrics), method.axis_name)
@@ -231,7 +233,9 @@ def train_step(
     """Both updates from one forward pass: each sees the other network as it was before the step.
 
     With `method.accumulate` each part of a device's batch is normalised by its own statistics; the running
-    ones move as by the parts' mean. Where a loss or a gradient is not finite, on any device, both networks with their statistics and
+    ones move as by the parts' mean.
+
+    Where a loss or a gradient is not finite, on any device, both networks with their statistics and
     optimisers stay as they were and the step counts as skipped.
 
     Returns:
