@@ -1,4 +1,4 @@
-"""One and eight devices: the same global batch, the same networks. Virtual CPU devices, own process."""
+"""One device, eight, and two processes: the same global batch, the same networks. On virtual CPU devices."""
 
 import json
 import textwrap
@@ -7,31 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers_group import free_port, place, together
 from helpers_run import run_python
 
-from twodal_jax import devices
+from twodal_jax import devices, hosts
 
-STEP = textwrap.dedent(
-    """
-    import sys
-    import jax, numpy as np
-    import helpers_model
-    from twodal_jax import devices
-    from twodal_jax.train_state import create_train_state
-
-    count, out = int(sys.argv[1]), sys.argv[2]
-    assert jax.device_count() == count
-    model = helpers_model.tiny_model()
-    method = helpers_model.tiny_method(
-        losses=helpers_model.ALL_LOSSES, axis_name=devices.AXIS_NAME, learning_rate=1e-3
-    )
-    batch = devices.shard(helpers_model.tiny_batch(model, annotated=8, wild=8))
-    state, metrics = devices.mapped_train_step(method)(create_train_state(method, 0), batch, model)
-    jax.block_until_ready(state)
-    np.savez(out, **helpers_model.leaves(devices.host_copy(state)))
-    print({name: float(value) for name, value in metrics.items()})
-    """
-)
+STEPS = {"steps": 10, "learning_rate": 1e-3}
+# Compiling takes most of the time; what LLVM makes of a program is not what is looked at here.
+QUICK_COMPILER = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
 CHECK = textwrap.dedent(
     """
     from twodal_jax import devices
@@ -45,26 +28,50 @@ CHECK = textwrap.dedent(
 
 
 def virtual(count):
-    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+    return {"XLA_FLAGS": f"{QUICK_COMPILER} --xla_force_host_platform_device_count={count}"}
+
+
+def after_ten_steps(out, devices, places=(hosts.ALONE,), timeout=600):
+    """What helpers_steps saves, run by one process for each of `places` (its `config.distributed`)."""
+    commands = [
+        ["tests/helpers_steps.py", out, json.dumps(STEPS | {"devices": devices, "distributed": place})]
+        for place in places
+    ]
+    for process in together(commands, virtual(devices // len(places)), timeout):
+        assert process.returncode == 0, process.stderr[-3000:]
+    with np.load(out) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    return after_ten_steps(tmp_path_factory.mktemp("one") / "out.npz", 1)
+
+
+def assert_close_and_moved(found, one):
+    """Parameters, statistics and optimisers' states of both networks agree to 1e-5, after larger steps."""
+    assert found.keys() == one.keys() and len(one) > 300
+    after = [path for path in one if path.startswith("after")]
+    for part in ("regressor.params", "regressor.batch_stats", "regressor.opt_state", "critic.params",
+                 "critic.opt_state"):  # fmt: skip
+        paths = [path for path in after if path.startswith(f"after.{part}")]
+        moved = [np.abs(one[path] - one["before" + path[5:]]).max() for path in paths]
+        assert len(paths) > 10 and max(moved) > 5e-4, part
+    worst = {path: float(np.abs(found[path].astype(np.float64) - one[path]).max()) for path in after}
+    over = {path: error for path, error in worst.items() if not error <= 1e-5}
+    assert not over, json.dumps(over, indent=1)
 
 
 @pytest.mark.slow
-def test_one_and_eight_devices_agree_after_a_step(tmp_path):
-    states = {}
-    for count in (1, 8):
-        out = tmp_path / f"{count}.npz"
-        process = run_python("-c", STEP, count, out, env=virtual(count))
-        assert process.returncode == 0, process.stderr[-3000:]
-        with np.load(out) as arrays:
-            states[count] = dict(arrays)
-    assert states[1].keys() == states[8].keys() and len(states[1]) > 100
-    # Optax's state has paths of its own; the same bound holds for parameters, statistics and it.
-    worst = {
-        path: float(np.abs(states[1][path].astype(np.float64) - states[8][path]).max())
-        for path in states[1]
-    }
-    over = {path: error for path, error in worst.items() if error > 1e-5}
-    assert not over, json.dumps(over, indent=1)
+def test_one_and_eight_devices_agree_after_ten_steps(one_device, tmp_path):
+    assert_close_and_moved(after_ten_steps(tmp_path / "out.npz", 8), one_device)
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one_after_ten_steps(one_device, tmp_path):
+    port = free_port()
+    places = [place(index, port) for index in range(2)]
+    assert_close_and_moved(after_ten_steps(tmp_path / "out.npz", 2, places), one_device)
 
 
 def test_a_batch_that_does_not_divide_is_an_error_with_both_numbers():

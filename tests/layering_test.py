@@ -10,6 +10,8 @@ from helpers_run import ROOT, run_python
 # Low to high. A module may import what comes before it in this list, and its own package.
 LAYERS = (
     "twodal_jax.startup",
+    "twodal_jax.rendezvous",
+    "twodal_jax.hosts",
     "twodal_jax.coefficients",
     "twodal_jax.morphable_model",
     "twodal_jax.symmetry",
@@ -29,6 +31,7 @@ LAYERS = (
     "twodal_jax.forward",
     "twodal_jax.train_state",
     "twodal_jax.batch_faces",
+    "twodal_jax.averaging",
     "twodal_jax.train_step",
     "twodal_jax.experiment",
     "twodal_jax.devices",
