@@ -53,7 +53,7 @@ def run(config, workdir: pathlib.Path) -> None:
 
     mendable = (
         assets.AssetError, SourceError, PreparedError, CheckpointError, ConfigError, train.NotFinite,
-        hosts.GroupError, run_log.WriteError,
+        run_log.WriteError, hosts.GroupError,
     )  # fmt: skip
     # A continued run, and the next one like it, need not compile again.
     startup.keep_compiled(workdir / ".compiled")

@@ -68,7 +68,7 @@ class _Run:
 
     Attributes:
       state: after `step` steps; not to be looked at `in_step`, when its buffers are given away.
-      best_error: the lowest so far. stopping: whether the loop has heard that it is to stop.
+      best_error: the lowest so far. stopping: whether the loop ends, by itself or for a signal it has heard.
     """
 
     config: ml_collections.ConfigDict
@@ -95,7 +95,7 @@ class _Run:
             error = next(iter(results.values()))["mean_of_bins"]
             better = bool(step) and error is not None and error < self.best_error
             self.best_error = error if better else self.best_error
-        if agreement.from_first(better):
+        if agreement.from_first(np.bool_(better)):
             self.saves.save_best(self.state)
 
 
@@ -178,14 +178,13 @@ def _open_log(config, workdir: pathlib.Path, start: int, total: int, data: Train
     return run_log.RunLog(workdir, start, total, images, active, must_write=must_write)
 
 
-def _leaving_in_time(run: _Run) -> contextlib.AbstractContextManager:
+@contextlib.contextmanager
+def _leaving_in_time(run: _Run) -> Iterator[None]:
     """Saves and leaves from a thread where the loop is too busy to hear a signal; not in a group, whose
     processes must stop at the same step."""
-    if jax.process_count() > 1:
-        return contextlib.nullcontext()
 
     def leave(number: int) -> None:
-        while run.in_step and not run.saves.holds(run.step):
+        while run.in_step and not run.saves.holds(run.step) and not run.stopping:
             time.sleep(0.02)  # its buffers are given away
         if run.stopping:
             return
@@ -194,11 +193,18 @@ def _leaving_in_time(run: _Run) -> contextlib.AbstractContextManager:
             run.saves.finish(run.step) if run.in_step else run.saves.save_now(run.state, run.step)
         except SaveError as error:
             message, code = str(error), 1
-        run.log.stop_display()
-        print(message, file=sys.stderr, flush=True)
-        os._exit(code)
+        try:
+            run.log.stop_display()
+            print(message, file=sys.stderr, flush=True)
+        finally:
+            os._exit(code)  # also where nobody reads what it says any more
 
-    return stopping.in_time(leave)
+    alone = jax.process_count() == 1
+    with stopping.in_time(leave) if alone else contextlib.nullcontext():
+        try:
+            yield
+        finally:
+            run.stopping = True
 
 
 def _best_error_so_far(workdir: pathlib.Path, protocol: str) -> float:
