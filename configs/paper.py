@@ -33,6 +33,9 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.name = "paper"
     config.seed = 0
+    # Several processes as one run: "auto" where SLURM, Open MPI or a TPU slice started them, "cluster" (JAX
+    # finds them), "alone", or "HOST:PORT,COUNT,INDEX". docs/several_machines.md has the commands.
+    config.distributed = "auto"
 
     # Data. Morphable model: a folder or file `twodal_jax.assets` reads, or "builtin".
     data = data_dir()
@@ -58,6 +61,9 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.batch_annotated = 32  # [paper]
     config.batch_wild = 32  # [paper: "the batch size is set as 32"]
+    # For devices too small for their part of the batch. `accumulate` = k works on k parts in turn and
+    # averages their gradients; BatchNorm sees one part at a time. `regressor.remat` changes no result.
+    config.accumulate = 1
 
     # Networks.
     config.regressor = ml_collections.ConfigDict()
@@ -66,6 +72,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.regressor.width = 1.0
     config.regressor.heatmap_features = 0  # [ours] a dense way from the heatmap to the head; 0: none
     config.regressor.dtype = "float32"
+    config.regressor.remat = False  # compute residual blocks again instead of keeping them: less memory
     config.critic = ml_collections.ConfigDict()
     config.critic.width = 1.0  # [ours: encoder 32 to 256 features; critic 512, 1024, 1024, 1: paper]
     config.critic.half_size = False  # [ours] True: the encoder sees 60 pixels, for small machines
@@ -146,5 +153,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.run.max_skipped_in_a_row = 10
     config.run.evaluation_batch = 64
     config.run.report_faces = 12
+    config.run.start_seconds = 60  # how long the processes of a group wait for one another at the start
+    config.run.heartbeat_seconds = 10  # how long one may be silent before the others leave
     config.run.stop_after = 0  # leave after this step as if stopped by a signal (0: never)
     return config

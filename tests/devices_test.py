@@ -1,37 +1,22 @@
-"""One and eight devices: the same global batch, the same networks. Virtual CPU devices, own process."""
+"""One device, eight, and two processes: the same global batch, the same networks. On virtual CPU devices."""
 
+import dataclasses
 import json
+import re
 import textwrap
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers_group import free_port, place, together
 from helpers_run import run_python
 
-from twodal_jax import devices
+from twodal_jax import devices, hosts
 
-STEP = textwrap.dedent(
-    """
-    import sys
-    import jax, numpy as np
-    import helpers_model
-    from twodal_jax import devices
-    from twodal_jax.train_state import create_train_state
-
-    count, out = int(sys.argv[1]), sys.argv[2]
-    assert jax.device_count() == count
-    model = helpers_model.tiny_model()
-    method = helpers_model.tiny_method(
-        losses=helpers_model.ALL_LOSSES, axis_name=devices.AXIS_NAME, learning_rate=1e-3
-    )
-    batch = devices.shard(helpers_model.tiny_batch(model, annotated=8, wild=8))
-    state, metrics = devices.mapped_train_step(method)(create_train_state(method, 0), batch, model)
-    jax.block_until_ready(state)
-    np.savez(out, **helpers_model.leaves(devices.host_copy(state)))
-    print({name: float(value) for name, value in metrics.items()})
-    """
-)
+STEPS = {"steps": 10, "learning_rate": 1e-3}
+# Compiling takes most of the time; what LLVM makes of a program is not what is looked at here.
+QUICK_COMPILER = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
 CHECK = textwrap.dedent(
     """
     from twodal_jax import devices
@@ -45,26 +30,116 @@ CHECK = textwrap.dedent(
 
 
 def virtual(count):
-    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+    return {"XLA_FLAGS": f"{QUICK_COMPILER} --xla_force_host_platform_device_count={count}"}
+
+
+@dataclasses.dataclass
+class Steps:
+    """What helpers_steps left: states, the compiled program, and what each process said of broken batches."""
+
+    states: dict[str, np.ndarray]
+    program: str
+    broken: list[list[dict]]
+
+
+def ten_steps(folder, devices, places=(hosts.ALONE,)) -> Steps:
+    """helpers_steps on so many devices, by one process for each of `places` (its `config.distributed`)."""
+    out = folder / "out.npz"
+    commands = [
+        ["tests/helpers_steps.py", out, json.dumps(STEPS | {"devices": devices, "distributed": place})]
+        for place in places
+    ]
+    processes = together(commands, virtual(devices // len(places)), timeout=600)
+    for process in processes:
+        assert process.returncode == 0, process.stderr[-3000:]
+    broken = [json.loads(process.stdout.splitlines()[-1]) for process in processes]
+    with np.load(out) as arrays:
+        return Steps(dict(arrays), out.with_suffix(".hlo").read_text(), broken)
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    return ten_steps(tmp_path_factory.mktemp("one"), 1)
+
+
+@pytest.fixture(scope="module")
+def eight_devices(tmp_path_factory):
+    return ten_steps(tmp_path_factory.mktemp("eight"), 8)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    port = free_port()
+    return ten_steps(tmp_path_factory.mktemp("two"), 2, [place(index, port) for index in range(2)])
+
+
+def assert_close_and_moved(found, one):
+    """Parameters, statistics and optimisers' states of both networks agree to 1e-5, after larger steps."""
+    assert found.keys() == one.keys() and len(one) > 300
+    after = [path for path in one if path.startswith("after")]
+    for part in ("regressor.params", "regressor.batch_stats", "regressor.opt_state", "critic.params",
+                 "critic.opt_state"):  # fmt: skip
+        paths = [path for path in after if path.startswith(f"after.{part}")]
+        moved = [np.abs(one[path] - one["before" + path[5:]]).max() for path in paths]
+        assert len(paths) > 10 and max(moved) > 5e-4, part
+    worst = {path: float(np.abs(found[path].astype(np.float64) - one[path]).max()) for path in after}
+    over = {path: error for path, error in worst.items() if not error <= 1e-5}
+    assert not over, json.dumps(over, indent=1)
 
 
 @pytest.mark.slow
-def test_one_and_eight_devices_agree_after_a_step(tmp_path):
-    states = {}
-    for count in (1, 8):
-        out = tmp_path / f"{count}.npz"
-        process = run_python("-c", STEP, count, out, env=virtual(count))
-        assert process.returncode == 0, process.stderr[-3000:]
-        with np.load(out) as arrays:
-            states[count] = dict(arrays)
-    assert states[1].keys() == states[8].keys() and len(states[1]) > 100
-    # Optax's state has paths of its own; the same bound holds for parameters, statistics and it.
-    worst = {
-        path: float(np.abs(states[1][path].astype(np.float64) - states[8][path]).max())
-        for path in states[1]
-    }
-    over = {path: error for path, error in worst.items() if error > 1e-5}
-    assert not over, json.dumps(over, indent=1)
+def test_one_and_eight_devices_agree_after_ten_steps(one_device, eight_devices):
+    assert_close_and_moved(eight_devices.states, one_device.states)
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one_after_ten_steps(one_device, two_processes):
+    assert_close_and_moved(two_processes.states, one_device.states)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on, replicas", [("eight_devices", 8), ("two_processes", 1), ("one_device", 1)])
+def test_what_is_not_finite_on_one_replica_or_all_changes_no_replica_and_counts_once(on, replicas, request):
+    for process in request.getfixturevalue(on).broken:
+        on_one, on_all = process
+        assert on_one == {"unchanged_on": replicas, "counted": [1, 1, 1.0]}
+        assert on_all == {"unchanged_on": replicas, "counted": [1, 1, 1.0]}
+
+
+def all_reduced(program):
+    """(name in the source, [operand's shape, ...]) of every all-reduce of a compiled program."""
+    found = []
+    for line in program.splitlines():
+        match = re.search(r"= (.*?) all-reduce(?:-start)?\(.*op_name=\"([^\"]*)\"", line)
+        if match:
+            shapes = [tuple(map(int, dims.split(","))) for dims in re.findall(r"f32\[([\d,]*)\]", match[1])]
+            found.append((match[2], shapes))
+    return found
+
+
+@pytest.mark.slow
+def test_each_network_has_one_all_reduce_a_step_and_each_batch_norm_one_a_direction(eight_devices):
+    steps = eight_devices
+    assert steps.program.count(" all-reduce(") == len(all_reduced(steps.program))
+
+    def size(part):
+        return sum(v.size for path, v in steps.states.items() if path.startswith(f"after.{part}.params"))
+
+    operands = [(name, shape) for name, shapes in all_reduced(steps.program) for shape in shapes]
+    rows = [shape for _, shape in operands if len(shape) == 1]
+    # Gradients and losses: of the regressor the eight terms and their sum, of the critic its one.
+    assert sorted(rows) == sorted([(size("regressor") + 9,), (size("critic") + 1,)])
+    moments = [(name, shape) for name, shape in operands if len(shape) == 2]
+    assert len(rows) + len(moments) == len(operands)
+    layers = sum(path.endswith("['mean']") for path in steps.states if path.startswith("after"))
+    # Two passes (the second one of the cycle's losses), each forward and backward, two sums in a row.
+    assert layers == 12 and len(moments) == 2 * 2 * layers
+    assert all("norm" in name and shape[0] == 2 for name, shape in moments)
+
+
+@pytest.mark.slow
+def test_one_device_alone_has_no_all_reduce(one_device):
+    assert "all-reduce" not in one_device.program
 
 
 def test_a_batch_that_does_not_divide_is_an_error_with_both_numbers():

@@ -90,10 +90,12 @@ def tiny_method(
     learning_rate: float = 3e-3,
     dtype=jnp.float32,
     seed: int = 0,
+    accumulate: int = 1,
+    remat: bool = False,
 ) -> Method:
     """ResNet-10 of an eighth's width, an encoder and critic alike."""
     return Method(
-        regressor=Regressor("resnet10", "standard", 0.125, dtype, axis_name),
+        regressor=Regressor("resnet10", "standard", 0.125, dtype, axis_name, remat=remat),
         critic=EncoderCritic(width=0.125, dtype=dtype),
         regressor_optimizer=optax.sgd(learning_rate, momentum=0.9),
         critic_optimizer=optax.adam(1e-4),
@@ -103,6 +105,7 @@ def tiny_method(
         augmentation=augmentation,
         heatmap=HeatmapSettings(),
         seed=seed,
+        accumulate=accumulate,
     )
 
 
@@ -147,6 +150,12 @@ def tiny_batch(
             "position": positions(wild),
         },
     }
+
+
+def part_of_process(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """This process's rows of a global batch, as `data_pipelines.loader` deals them out."""
+    count, index = jax.process_count(), jax.process_index()
+    return {name: np.split(rows, count)[index] for name, rows in batch.items()}
 
 
 def leaves(tree) -> dict[str, np.ndarray]:

@@ -113,8 +113,9 @@ def state_hash(state) -> str:
     return digest.hexdigest()
 
 
-def tiny_data(model, events, yaw_deg=(0.0, 45.0, 75.0)):
-    """TrainingData of random faces: batch k depends on k alone."""
+def tiny_data(model, events, yaw_deg=(0.0, 45.0, 75.0), faces=2):
+    """TrainingData of random faces: batch k, of `faces` + `faces`, depends on k
+    alone; a process of a group gets its part of it."""
     import helpers_disk
     import helpers_model
     import numpy as np
@@ -127,7 +128,8 @@ def tiny_data(model, events, yaw_deg=(0.0, 45.0, 75.0)):
         step = start
         while True:
             step += 1
-            batch = helpers_model.tiny_batch(model, seed=step)[part]
+            batch = helpers_model.tiny_batch(model, annotated=faces, wild=faces, seed=step)[part]
+            batch = helpers_model.part_of_process(batch)
             event = events.get(str(step))
             if event == "nan" and part == "annotated":
                 batch["alpha"] = batch["alpha"] * np.nan
@@ -167,13 +169,18 @@ def main() -> None:
         helpers_disk.obey_permissions()
     import helpers_model
 
-    from twodal_jax import checkpoint, run_log, train
+    from twodal_jax import checkpoint, hosts, run_log, train
 
+    try:
+        hosts.start(settings.get("distributed", hosts.AUTO), heartbeat_seconds=10)
+    except hosts.GroupError as error:
+        sys.exit(str(error))
     model = helpers_model.tiny_model()
     config = tiny_config(**settings.get("config", {}))
-    data = tiny_data(model, settings.get("events", {}))
+    data = tiny_data(model, settings.get("events", {}), faces=config.batch_annotated)
     try:
         state = train.train_and_evaluate(config, workdir, data, model)
+        hosts.wait_for_all("finished")
     except train.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.code)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers_run import save_untrained_run, tiny_config
 
-from twodal_jax import assets, trained_model
-from twodal_jax.checkpoint import CheckpointError
+from twodal_jax import assets, checkpoint_files, trained_model
+from twodal_jax.checkpoint import CheckpointError, Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +78,22 @@ def test_a_config_of_another_version_is_one_message(run):
     path.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="another version.*width"):
         trained_model.load(run[0])
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_used(run, capsys):
+    folder, state, _ = run
+    later = folder / "checkpoints" / "7"
+    description = checkpoint_files.read_manifest(folder / "checkpoints" / "0")["description"]
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(state.replace(step=np.int32(7)), description)
+    assert trained_model.load(folder).step == 7
+    path = later / "state" / "_METADATA"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert trained_model.load(folder).step == 0
+    said = capsys.readouterr().err
+    assert f"{later}: this checkpoint is damaged: state/_METADATA" in said
+    assert later.is_dir()  # reading moves nothing
+    with pytest.raises(CheckpointError, match="state/_METADATA"):
+        trained_model.load(folder, step=7)
+    with pytest.raises(CheckpointError, match="holds no checkpoint of step 5"):
+        trained_model.load(folder, step=5)

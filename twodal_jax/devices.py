@@ -2,7 +2,7 @@
 
 import collections
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,12 +14,18 @@ from twodal_jax.train_state import Method
 from twodal_jax.train_step import train_step
 
 
-def check_divisible(name: str, batch_size: int) -> None:
-    """Raises ValueError unless the global batch divides among all devices of all hosts."""
-    if batch_size < 1 or batch_size % jax.device_count():
+def check_divisible(name: str, batch_size: int, accumulate: int = 1) -> None:
+    """Raises ValueError unless the global batch divides among all devices of all hosts, and each one's part
+    into `accumulate` equal ones."""
+    count = jax.device_count()
+    if batch_size < 1 or batch_size % count:
         raise ValueError(
-            f"{name} ({batch_size}) must be positive and divisible by the number of devices"
-            f" ({jax.device_count()})."
+            f"{name} ({batch_size}) must be positive and divisible by the number of devices ({count})."
+        )
+    if accumulate < 1 or batch_size % (count * accumulate):
+        raise ValueError(
+            f"{name} ({batch_size}) must be divisible by the number of devices times config.accumulate"
+            f" ({count} x {accumulate})."
         )
 
 
@@ -29,10 +35,11 @@ def shard(batch: Any) -> Any:
     return jax.tree.map(lambda x: np.reshape(x, (count, -1, *np.shape(x)[1:])), batch)
 
 
-def mapped_train_step(method: Method) -> Callable:
+def mapped_train_step(method: Method, devices: Sequence[jax.Device] | None = None) -> Callable:
     """`train_step` over all devices: (state, sharded batch, model) -> (state, metrics).
 
     State and model go in once, not once a device, and come out so; the state's buffers are donated.
+    `devices` are those to use if not all.
     """
     return jax.pmap(
         functools.partial(train_step, method=method),
@@ -40,6 +47,7 @@ def mapped_train_step(method: Method) -> Callable:
         in_axes=(None, 0, None),
         out_axes=None,
         donate_argnums=0,
+        devices=devices,
     )
 
 

@@ -110,6 +110,7 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
             dtype=dtype,
             axis_name=AXIS_NAME,
             heatmap_features=config.regressor.heatmap_features,
+            remat=config.regressor.get("remat", False),  # runs made before these fields lack them
         ),
         critic=EncoderCritic(config.critic.width, dtype, config.critic.half_size),
         regressor_optimizer=regressor_optimizer(config),
@@ -120,6 +121,7 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
         augmentation=AugmentationSettings(**config.augmentation),
         heatmap=HeatmapSettings(**config.heatmap),
         seed=config.seed,
+        accumulate=config.get("accumulate", 1),
     )
     stages, start = [], 0
     for name, stage in stage_configs(config).items():
@@ -129,17 +131,23 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
     return stages
 
 
-# Fields that may change when a run is continued, because data may be moved.
-PLACES = ("morphable_model", "folder", "input", "make", "how_to_get")
+# Fields that may change when a run is continued: how it runs, not what it computes; and where data lies.
+HOW_IT_RUNS = ("run", "distributed")
+NEW_FIELDS = {"accumulate": 1}  # not kept at these values, for the sake of runs made before there were such fields
+PLACES = ("morphable_model", "folder", "input", "make", "how_to_get", "remat")
 
 
 def description(
     config: ml_collections.ConfigDict, model_digest: str, faces: Mapping[str, int]
 ) -> dict[str, Any]:
-    """What must agree for a checkpoint to be continued: every field but those of `config.run` and the
-    data's places; instead of these the model's digest and how many faces each set holds."""
-    fields = flatten({k: v for k, v in config.to_dict().items() if k != "run"})
-    kept = {name: value for name, value in fields.items() if name.split(".")[-1] not in PLACES}
+    """What must agree for a checkpoint to be continued: every field but those of how it
+    runs and the data's places; instead of these the model's digest and how many faces each set holds."""
+    fields = flatten({k: v for k, v in config.to_dict().items() if k not in HOW_IT_RUNS})
+    kept = {
+        name: value
+        for name, value in fields.items()
+        if name.split(".")[-1] not in PLACES and (name, value) not in NEW_FIELDS.items()
+    }
     counts = {f"data.{name}.faces": count for name, count in faces.items()}
     return kept | counts | {"morphable_model_digest": model_digest}
 

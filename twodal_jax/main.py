@@ -43,26 +43,39 @@ def run(config, workdir: pathlib.Path) -> None:
         training_data.check_present(config, workdir)
     except training_data.MissingData as error:
         fail(str(error))
+    import jax
+
     from data_pipelines.faces import SourceError
     from data_pipelines.prepared import PreparedError
-    from twodal_jax import assets, run_log, train
+    from twodal_jax import assets, hosts, run_log, train
     from twodal_jax.checkpoint import CheckpointError
     from twodal_jax.experiment import ConfigError
 
     mendable = (
         assets.AssetError, SourceError, PreparedError, CheckpointError, ConfigError, train.NotFinite,
-        run_log.WriteError,
+        run_log.WriteError, hosts.GroupError,
     )  # fmt: skip
     # A continued run, and the next one like it, need not compile again.
     startup.keep_compiled(workdir / ".compiled")
     try:
+        settings = config.run
+        hosts.start(
+            config.distributed,
+            start_seconds=settings.start_seconds,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
         model = assets.load_morphable_model(config.morphable_model)
         data, model = training_data.open_training_data(config, workdir, model)
         train.train_and_evaluate(config, workdir, data, model)
+        hosts.wait_for_all("finished")  # the first process may still be writing the report
     except train.Stopped as stopped:
         fail(str(stopped), stopped.code)
     except mendable as error:
         fail(str(error))
+    except jax.errors.JaxRuntimeError as error:
+        if not hosts.is_group():
+            raise
+        fail(f"{hosts.LOST} ({str(error).splitlines()[0]})")
     except KeyboardInterrupt:
         fail("Interrupted without saving; the same command continues from the last checkpoint.", 130)
     except OSError as error:

@@ -125,7 +125,7 @@ class RunLog:
         """Ends the progress bar; the terminal is as it was."""
         self._progress.stop()
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind, *_) -> None:
         self.stop_display()
         if not self._active:
             return
@@ -133,7 +133,8 @@ class RunLog:
             try:
                 file.close()
             except OSError as error:
-                self._cannot_write(error)
+                if kind is None:  # else an exception is on its way, and is the reason to leave
+                    self._cannot_write(error)
 
     def say(self, message: str) -> None:
         """A line on the screen, above the progress bar."""

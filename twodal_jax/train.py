@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import ml_collections
 import numpy as np
 
 from twodal_jax import (
-    agreement, devices, experiment, run_log, run_saves, stopping, symmetry, trained_model,
+    agreement, devices, experiment, hosts, run_log, run_saves, stopping, symmetry, trained_model,
 )  # fmt: skip
 from twodal_jax.checkpoint import Checkpoints, SaveError
 from twodal_jax.evaluation import held_out as held_out_module
@@ -63,31 +62,13 @@ class NotFinite(Exception):
     """Too many steps in a row had a loss or gradient that was not finite."""
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second Ctrl-C interrupts at once."""
-    received: list[int] = []
-
-    def note(number, _frame):
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
 @dataclasses.dataclass
 class _Run:
     """What the loop carries along.
 
     Attributes:
       state: after `step` steps; not to be looked at `in_step`, when its buffers are given away.
-      best_error: the lowest so far. stopping: whether the loop has heard that it is to stop.
+      best_error: the lowest so far. stopping: whether the loop ends, by itself or for a signal it has heard.
     """
 
     config: ml_collections.ConfigDict
@@ -104,15 +85,17 @@ class _Run:
 
     def evaluate(self, stage: experiment.Stage, step: int) -> None:
         """Measures the held-out error, logs it, and keeps the state if it is the best so far."""
-        regressor = devices.host_copy(self.state.regressor)
-        results = held_out_module.evaluate(
-            regressor, self.data.held_out, self.model, stage.method, self.config.run.evaluation_batch
-        )
-        self.log.evaluation(stage.name, step, results)
-        error = next(iter(results.values()))["mean_of_bins"]
-        better = bool(step) and error is not None and error < self.best_error
-        if agreement.from_first(better):
-            self.best_error = error
+        better = False
+        if jax.process_index() == 0:  # the others wait for its word
+            regressor = devices.host_copy(self.state.regressor)
+            results = held_out_module.evaluate(
+                regressor, self.data.held_out, self.model, stage.method, self.config.run.evaluation_batch
+            )
+            self.log.evaluation(stage.name, step, results)
+            error = next(iter(results.values()))["mean_of_bins"]
+            better = bool(step) and error is not None and error < self.best_error
+            self.best_error = error if better else self.best_error
+        if agreement.from_first(np.bool_(better)):
             self.saves.save_best(self.state)
 
 
@@ -141,8 +124,8 @@ def train_and_evaluate(
     with run_log.writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     try:
-        devices.check_divisible("config.batch_annotated", config.batch_annotated)
-        devices.check_divisible("config.batch_wild", config.batch_wild)
+        devices.check_divisible("config.batch_annotated", config.batch_annotated, config.accumulate)
+        devices.check_divisible("config.batch_wild", config.batch_wild, config.accumulate)
         check_choice("config.run.on_failed_save", config.run.on_failed_save, run_saves.ON_FAILED)
         stages = experiment.make_stages(config)
         if config.augmentation.mirror_annotated:
@@ -177,8 +160,8 @@ def train_and_evaluate(
             )
             run = _Run(config, small_model, data, stages, state, saves, log, step=int(state.step))
             run.best_error = _best_error_so_far(workdir, data.held_out.protocols[0])
-            with _signals() as signals, _leaving_in_time(run):
-                _train(run, signals)
+            with hosts.stop_requests() as requests, _leaving_in_time(run):
+                _train(run, requests)
                 saves.save_now(run.state, run.step)
     final = devices.host_copy(run.state)
     if active:
@@ -195,14 +178,13 @@ def _open_log(config, workdir: pathlib.Path, start: int, total: int, data: Train
     return run_log.RunLog(workdir, start, total, images, active, must_write=must_write)
 
 
-def _leaving_in_time(run: _Run) -> contextlib.AbstractContextManager:
+@contextlib.contextmanager
+def _leaving_in_time(run: _Run) -> Iterator[None]:
     """Saves and leaves from a thread where the loop is too busy to hear a signal; not in a group, whose
     processes must stop at the same step."""
-    if jax.process_count() > 1:
-        return contextlib.nullcontext()
 
     def leave(number: int) -> None:
-        while run.in_step and not run.saves.holds(run.step):
+        while run.in_step and not run.saves.holds(run.step) and not run.stopping:
             time.sleep(0.02)  # its buffers are given away
         if run.stopping:
             return
@@ -211,11 +193,18 @@ def _leaving_in_time(run: _Run) -> contextlib.AbstractContextManager:
             run.saves.finish(run.step) if run.in_step else run.saves.save_now(run.state, run.step)
         except SaveError as error:
             message, code = str(error), 1
-        run.log.stop_display()
-        print(message, file=sys.stderr, flush=True)
-        os._exit(code)
+        try:
+            run.log.stop_display()
+            print(message, file=sys.stderr, flush=True)
+        finally:
+            os._exit(code)  # also where nobody reads what it says any more
 
-    return stopping.in_time(leave)
+    alone = jax.process_count() == 1
+    with stopping.in_time(leave) if alone else contextlib.nullcontext():
+        try:
+            yield
+        finally:
+            run.stopping = True
 
 
 def _best_error_so_far(workdir: pathlib.Path, protocol: str) -> float:
@@ -228,7 +217,7 @@ def _best_error_so_far(workdir: pathlib.Path, protocol: str) -> float:
     return min((error for error in errors if error is not None), default=float("inf"))
 
 
-def _train(run: _Run, signals: list[int]) -> None:
+def _train(run: _Run, requests: hosts.StopRequests) -> None:
     """All steps that are left, stage by stage."""
     start = int(run.state.step)
     if start == 0:
@@ -249,8 +238,8 @@ def _train(run: _Run, signals: list[int]) -> None:
             run.log.advance(stage.name, step)
             run.saves.check()
             _after_step(run, stage, step, window)
-            if signals or step == run.config.run.stop_after:
-                _stop(run, step, signals)
+            if (asked := requests.due(step)) or step == run.config.run.stop_after:
+                _stop(run, step, requests.code if asked else 0)
 
 
 def _after_step(run: _Run, stage: experiment.Stage, step: int, window: list) -> None:
@@ -291,8 +280,7 @@ def _check_finite(run: _Run, step: int) -> None:
         )
 
 
-def _stop(run: _Run, step: int, signals: list[int]) -> None:
+def _stop(run: _Run, step: int, code: int) -> None:
     run.stopping = True
     run.saves.save_now(run.state, step)
-    code = 128 + signals[0] if signals else 0
     raise Stopped(_STOPPED.format(step=step), code)

@@ -70,6 +70,7 @@ class Method:
       train_depth_offset: whether L_3d and VDC train t_z.
       augmentation: of annotated and of wild images. heatmap: how the heatmap is drawn.
       seed: of the augmentation.
+      accumulate: into how many parts a device's batch is split, worked on one after the other.
     """
 
     regressor: Regressor = flax.struct.field(pytree_node=False)
@@ -83,6 +84,7 @@ class Method:
     heatmap: HeatmapSettings = flax.struct.field(pytree_node=False)
     seed: int = flax.struct.field(pytree_node=False)
     train_depth_offset: bool = flax.struct.field(pytree_node=False, default=False)
+    accumulate: int = flax.struct.field(pytree_node=False, default=1)
 
     def __post_init__(self):
         unknown = set(self.loss_weights) - set(LOSS_NAMES)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from twodal_jax import coefficients, forward, losses, projection
+from twodal_jax import averaging, coefficients, forward, losses, projection
 from twodal_jax.batch_faces import Faces, network_inputs, prepare_annotated, prepare_wild
 from twodal_jax.morphable_model import MorphableModel
 from twodal_jax.train_state import SECOND_PASS_LOSSES, WILD_LOSSES, Method, NetState, TrainState
@@ -123,10 +123,6 @@ def regressor_loss(
     return total, (means | {"loss": total}, updates["batch_stats"], wild_whitened)
 
 
-def _all_mean(tree: Any, method: Method) -> Any:
-    return tree if method.axis_name is None else jax.lax.pmean(tree, method.axis_name)
-
-
 def _apply_gradients(
     net: NetState, gradients: Any, stats: Any, optimizer: optax.GradientTransformation
 ) -> NetState:
@@ -142,17 +138,24 @@ def _select(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
-def regressor_update(
+def _regressor_gradients(
     state: TrainState, annotated: Faces, wild: Faces | None, model: MorphableModel, method: Method
-) -> tuple[NetState, dict[str, jax.Array], jax.Array | None]:
-    """Descends the total loss, encoder and critic held fixed -> (new regressor, metrics, R(I) [W, 62])."""
+) -> tuple[tuple[Any, dict[str, jax.Array], Any], jax.Array | None]:
+    """This device's (gradients of the total loss, metrics, new statistics), and R(I) [W, 62]."""
     gradients, (metrics, stats, wild_whitened) = jax.grad(regressor_loss, has_aux=True)(
         state.regressor.params, state, annotated, wild, model, method
     )
-    gradients, metrics = _all_mean((gradients, metrics), method)
+    return (gradients, metrics, stats), wild_whitened
+
+
+def _update_regressor(
+    state: TrainState, found: tuple, method: Method
+) -> tuple[NetState, dict[str, jax.Array]]:
+    """Descends the total loss, encoder and critic held fixed -> (new regressor, metrics)."""
+    gradients, metrics, stats = found
+    gradients, metrics = averaging.over_devices((gradients, metrics), method.axis_name)
     metrics["gradient_norm"] = optax.tree.norm(gradients)
-    new = _apply_gradients(state.regressor, gradients, stats, method.regressor_optimizer)
-    return new, metrics, wild_whitened
+    return _apply_gradients(state.regressor, gradients, stats, method.regressor_optimizer), metrics
 
 
 def critic_loss(
@@ -167,16 +170,20 @@ def critic_loss(
     return losses.loss_sc_critic(logits[:count], logits[count:])
 
 
-def critic_update(
+def _critic_gradients(
     state: TrainState, annotated: Faces, wild: Faces, wild_whitened: jax.Array, method: Method
-) -> tuple[NetState, dict[str, jax.Array]]:
-    """Ascends L_sc in encoder and critic, the regressor's output held fixed -> (new critic, metrics)."""
+) -> tuple[Any, jax.Array]:
+    """This device's (gradients, loss) of encoder and critic."""
     loss, gradients = jax.value_and_grad(critic_loss)(
         state.critic.params, annotated, wild, wild_whitened, method
     )
-    gradients, loss = _all_mean((gradients, loss), method)
-    new = _apply_gradients(state.critic, gradients, {}, method.critic_optimizer)
-    return new, {METRIC_CRITIC: loss}
+    return gradients, loss
+
+
+def _update_critic(state: TrainState, found: tuple, method: Method) -> tuple[NetState, dict[str, jax.Array]]:
+    """Ascends L_sc in encoder and critic, the regressor's output held fixed -> (new critic, metrics)."""
+    gradients, loss = averaging.over_devices(found, method.axis_name)
+    return _apply_gradients(state.critic, gradients, {}, method.critic_optimizer), {METRIC_CRITIC: loss}
 
 
 def _prepare(batch: Batch, model: MorphableModel, method: Method) -> tuple[Faces, Faces | None]:
@@ -189,8 +196,12 @@ def regressor_step(
     state: TrainState, batch: Batch, model: MorphableModel, *, method: Method
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """The regressor's half of `train_step` alone; the critic is left bit-identical."""
-    annotated, wild = _prepare(batch, model, method)
-    new, metrics, _ = regressor_update(state, annotated, wild, model, method)
+
+    def gradients(part):
+        return _regressor_gradients(state, *_prepare(part, model, method), model, method)[0]
+
+    found = averaging.over_parts(gradients, batch, method.accumulate)
+    new, metrics = _update_regressor(state, found, method)
     return state.replace(regressor=new), metrics
 
 
@@ -203,10 +214,16 @@ def critic_step(
     """
     if not method.uses("loss_sc"):
         return state, {}
-    annotated, wild = _prepare(batch, model, method)
-    params = state.regressor.params
-    _, (_, _, wild_whitened) = regressor_loss(params, state, annotated, wild, model, method)
-    new, metrics = critic_update(state, annotated, wild, wild_whitened, method)
+
+    def gradients(part):
+        annotated, wild = _prepare(part, model, method)
+        _, (_, _, wild_whitened) = regressor_loss(
+            state.regressor.params, state, annotated, wild, model, method
+        )
+        return _critic_gradients(state, annotated, wild, wild_whitened, method)
+
+    found = averaging.over_parts(gradients, batch, method.accumulate)
+    new, metrics = _update_critic(state, found, method)
     return state.replace(critic=new), metrics
 
 
@@ -215,6 +232,9 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Both updates from one forward pass: each sees the other network as it was before the step.
 
+    With `method.accumulate` each part of a device's batch is normalised by its own statistics; the running
+    ones move as by the parts' mean.
+
     Where a loss or a gradient is not finite, on any device, both networks with their statistics and
     optimisers stay as they were and the step counts as skipped.
 
@@ -222,11 +242,19 @@ def train_step(
       The new state, and {name: []} of the mean losses over all devices, the gradient's norm and whether
       the step was skipped.
     """
-    annotated, wild = _prepare(batch, model, method)
-    regressor, metrics, wild_whitened = regressor_update(state, annotated, wild, model, method)
+
+    def gradients(part):
+        annotated, wild = _prepare(part, model, method)
+        found, wild_whitened = _regressor_gradients(state, annotated, wild, model, method)
+        if not method.uses("loss_sc"):
+            return found, None
+        return found, _critic_gradients(state, annotated, wild, wild_whitened, method)
+
+    of_regressor, of_critic = averaging.over_parts(gradients, batch, method.accumulate)
+    regressor, metrics = _update_regressor(state, of_regressor, method)
     critic = state.critic
-    if method.uses("loss_sc"):
-        critic, critic_metrics = critic_update(state, annotated, wild, wild_whitened, method)
+    if of_critic is not None:
+        critic, critic_metrics = _update_critic(state, of_critic, method)
         metrics |= critic_metrics
     # The update of a non-finite gradient is itself not finite: looking at both covers everything.
     finite = _all_finite((metrics, regressor, critic))

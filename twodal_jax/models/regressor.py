@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from twodal_jax import coefficients
-from twodal_jax.models.layers import BatchNorm, Conv, StemConv, check_choice, max_pool, scaled
+from twodal_jax.models.layers import SHARED_MOMENTS, BatchNorm, Conv, StemConv, check_choice, max_pool, scaled
 
 STAGE_SIZES = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 VARIANTS = ("authors", "standard", "spatial")
@@ -56,6 +56,12 @@ class Block(nn.Module):
         return nn.relu(x + y)
 
 
+def _again(block: Block, x: jax.Array, train: bool) -> jax.Array:
+    """block(x), of which nothing is kept for the gradient but x and what devices have told one another."""
+    policy = jax.checkpoint_policies.save_only_these_names(SHARED_MOMENTS)
+    return nn.remat(lambda block, x: block(x, train=train), policy=policy)(block, x)
+
+
 class Regressor(nn.Module):
     """R of Fig. 2.
 
@@ -69,6 +75,7 @@ class Regressor(nn.Module):
         has none. Where landmarks lie is a linear function of their heatmap, and strided convolutions
         with few channels blur it.
       folded: whether BatchNorm is part of the convolutions, for inference: see `models.folding`.
+      remat: whether the gradient computes residual blocks again from their inputs, which alone are kept.
     """
 
     depth: str = "resnet50"
@@ -78,6 +85,7 @@ class Regressor(nn.Module):
     axis_name: str | None = None
     heatmap_features: int = 0
     folded: bool = False
+    remat: bool = False
 
     def stage_strides(self) -> Sequence[int]:
         return (1, 2, 2, 1 if self.variant == "authors" else 2)
@@ -97,7 +105,7 @@ class Regressor(nn.Module):
         x = max_pool(nn.relu(x), window=3, stride=2, padding=1)
         for stage, (blocks, strides) in enumerate(zip(STAGE_SIZES[self.depth], self.stage_strides())):
             for block in range(blocks):
-                x = Block(
+                layer = Block(
                     features=scaled(64 * 2**stage, self.width),
                     strides=strides if block == 0 else 1,
                     bottleneck=self.depth == "resnet50",
@@ -105,7 +113,8 @@ class Regressor(nn.Module):
                     dtype=self.dtype,
                     folded=self.folded,
                     name=f"stage{stage + 1}_block{block + 1}",
-                )(x, train=train)
+                )
+                x = _again(layer, x, train) if self.remat and train else layer(x, train=train)
         if self.variant == "spatial":
             x = x.reshape(x.shape[0], -1)
         else:

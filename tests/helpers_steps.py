@@ -1,0 +1,82 @@
+"""Training steps of a tiny network on as many devices as there are; the states go into a file.
+
+`python helpers_steps.py OUT.npz '{"devices": 8, "steps": 10, "learning_rate": 1e-3, "distributed": "alone"}'`
+A group's processes work on their parts of the same global batches, and the first one writes: OUT.npz
+({"before" or "after" + path: array}) and OUT.hlo, the compiled program (of a process alone). All print what
+two broken batches do.
+"""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+COUNT = 8
+
+
+def broken_step(step, state, batch, model, rows) -> dict:
+    """What a step with NaN in `rows` of the annotated batch leaves: on how many devices all as it was."""
+    import helpers_model
+    import jax
+
+    from twodal_jax import devices
+
+    batch["annotated"]["alpha"][rows] = np.nan
+    before = [np.asarray(leaf) for leaf in jax.tree.leaves((state.regressor, state.critic))]
+    counters = [int(state.skipped), int(state.skipped_in_a_row)]
+    batch = devices.shard({part: helpers_model.part_of_process(batch[part]) for part in batch})
+    new, metrics = step(state, batch, model)
+    after = jax.tree.leaves((new.regressor, new.critic))
+    same = [
+        all(np.array_equal(leaf.addressable_shards[device].data, old) for leaf, old in zip(after, before))
+        for device in range(jax.local_device_count())
+    ]
+    counted = [int(new.skipped) - counters[0], int(new.skipped_in_a_row) - counters[1]]
+    return new, {"unchanged_on": sum(same), "counted": [*counted, float(metrics["skipped"])]}
+
+
+def main() -> None:
+    out, settings = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+    import helpers_model
+    import jax
+
+    from twodal_jax import devices, hosts
+    from twodal_jax.train_state import create_train_state
+
+    hosts.start(settings.get("distributed", hosts.ALONE))
+    assert jax.device_count() == settings["devices"]
+    model = helpers_model.tiny_model()
+    method = helpers_model.tiny_method(
+        losses=helpers_model.ALL_LOSSES, axis_name=devices.AXIS_NAME, learning_rate=settings["learning_rate"]
+    )
+
+    def global_batch(seed):
+        return helpers_model.tiny_batch(model, annotated=COUNT, wild=COUNT, seed=seed)
+
+    def shard(batch):
+        return devices.shard({part: helpers_model.part_of_process(batch[part]) for part in batch})
+
+    state = create_train_state(method, 0)
+    step, program = devices.mapped_train_step(method), ""
+    if not hosts.is_group():  # there only pmap itself takes a process's part of the batch
+        step = step.lower(state, shard(global_batch(0)), model).compile()
+        program = step.as_text()
+    saved = {f"before{path}": leaf for path, leaf in helpers_model.leaves(state).items()}
+    for seed in range(settings["steps"]):
+        state, _ = step(state, shard(global_batch(seed)), model)
+        jax.block_until_ready(state)
+    saved |= {f"after{path}": leaf for path, leaf in helpers_model.leaves(devices.host_copy(state)).items()}
+    results = []
+    for rows in ([COUNT // 2], slice(None)):
+        state, found = broken_step(step, state, global_batch(99), model, rows)
+        results.append(found)
+    print(json.dumps(results))
+    if jax.process_index() == 0:
+        np.savez(out, **saved)
+        out.with_suffix(".hlo").write_text(program)
+    hosts.wait_for_all("finished")
+
+
+if __name__ == "__main__":
+    main()
