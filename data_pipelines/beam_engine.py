@@ -1,9 +1,8 @@
 """Units of a preparation made by Apache Beam: on this machine's cores, or by any runner Beam knows.
 
-The pipeline's elements are units: a number, and the unit's part of a listing where the source can be cut; other
-sources are opened by each worker. A worker writes its units where all processes see the staging folder
-(`units.py`). So no worker holds the whole listing, a killed run keeps what was finished, and what is written does
-not depend on the runner or on the number of workers.
+The pipeline's elements are unit numbers; a worker opens the source itself and writes its units where all
+processes see the staging folder (`units.py`). So an element weighs nothing, a killed run keeps what was
+finished, and what is written does not depend on the runner or on the number of workers.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_pipelines import units
-from data_pipelines.faces import FaceSource, SourceError
+from data_pipelines.faces import SourceError
 from data_pipelines.manifest import PreparedError
 from data_pipelines.prepare import Watch, in_process
 from data_pipelines.units import Job
@@ -31,7 +30,6 @@ from twodal_jax.assets import AssetError
 LOCAL = "local"
 WORKERS_LOG = "workers.log"  # what local workers print, beside their units
 COUNTERS = "faces"  # the namespace of Beam's counters: read, kept, and skipped by reason
-Element = tuple[int, FaceSource | None]
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 30.0  # for workers to end once they are told, or one of them was killed
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -64,7 +62,7 @@ class BeamEngine:
             return
         if self.runner == LOCAL and min(len(pending), self.workers) == 1 and not self.options:
             return in_process(job, pending, watch)
-        run = functools.partial(self._run, job, _elements(job, pending, watch.source), _beam())
+        run = functools.partial(self._run, job, pending, _beam())
         with _environment_of_workers():
             _wait(run, job, pending, watch)
         missing = [unit for unit in pending if unit not in watch.done]
@@ -72,15 +70,15 @@ class BeamEngine:
             raise PreparedError(f"{len(missing)} of {len(pending)} units are not at {job.staging}: workers must"
                                 " see this folder and the source under the same path as this machine")
 
-    def _run(self, job: Job, elements: list[Element], beam: Any) -> None:
+    def _run(self, job: Job, pending: list[int], beam: Any) -> None:
         flags = list(self.options)
         if self.runner == LOCAL:
-            flags += [f"--direct_num_workers={min(self.workers, len(elements))}",
+            flags += [f"--direct_num_workers={min(self.workers, len(pending))}",
                       "--default_sdk_harness_log_level=ERROR"]
         options = beam.options.pipeline_options.PipelineOptions(flags)
         runner = _local_runner(options, job) if self.runner == LOCAL else self.runner
         pipeline = beam.Pipeline(runner=runner, options=options)
-        (pipeline | "units" >> beam.Create(elements) | "spread" >> beam.Reshuffle()
+        (pipeline | "units" >> beam.Create(pending) | "spread" >> beam.Reshuffle()
          | "make" >> beam.FlatMap(functools.partial(_work, job)))  # fmt: skip
         result = pipeline.run()
         result.wait_until_finish()
@@ -127,20 +125,14 @@ def _local_runner(options: Any, job: Job) -> Any:
     return fn_runner.FnApiRunner(worker, provision_info=fn_runner.ExtendedProvisionInfo(info))
 
 
-def _elements(job: Job, pending: list[int], source: FaceSource) -> list[Element]:
-    cut = getattr(source, "part", None)
-    return [(unit, cut(*job.bounds(unit)) if cut else None) for unit in pending]
-
-
-def _work(job: Job, element: Element) -> Iterator[None]:
+def _work(job: Job, unit: int) -> Iterator[None]:
     """Beam's worker: makes a unit. Trouble that is no bug is left for the asking process to tell."""
     import cv2
     from apache_beam.metrics import Metrics
 
     cv2.setNumThreads(1)  # the cores are shared out by processes
-    unit, part = element
     try:
-        done = job.done(unit) or units.make_unit(job, part or units.source_of(job), unit, is_part=part is not None)
+        done = job.done(unit) or units.make_unit(job, units.source_of(job), unit)
     except units.Stopped:
         return
     except (SourceError, PreparedError, AssetError, ImportError, OSError) as error:

@@ -89,8 +89,6 @@ class DetectedFaces(LandmarkFaces):
         super().__init__(**table)
         self._make_finder, self._detector = make_finder, detector
 
-    part = None  # workers open the source: a finder is made once in a process and not sent
-
     @functools.cached_property
     def _finder(self) -> Any:
         return self._make_finder()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -47,8 +46,7 @@ class LandmarkFaces:
         problems: dict[int, Problem] | None = None, root: pathlib.Path | None = None,
     ):
         self.description = description
-        self.names = [name or f"row {row + 1}" for row, name in enumerate(names)]
-        self.paths = list(paths)
+        self.names, self.paths = list(names), list(paths)
         self.landmarks, self.visible = np.float32(landmarks), np.float32(visible)
         self.yaw_deg = np.float32(yaw_deg)
         self.roi_boxes = (np.full((len(self.names), 4), np.nan, np.float32)
@@ -68,14 +66,6 @@ class LandmarkFaces:
             digest.update(array.tobytes())
         return digest.hexdigest()[:16] + ("-ready" if self.ready else "")
 
-    def part(self, start: int, stop: int) -> LandmarkFaces:
-        """The source of listed faces start ... stop - 1 alone, small enough to be sent to a worker."""
-        part = copy.copy(self)
-        for name in ("names", "paths", "landmarks", "visible", "yaw_deg", "roi_boxes"):
-            setattr(part, name, getattr(self, name)[start:stop])
-        part.problems = {row - start: problem for row, problem in self.problems.items() if start <= row < stop}
-        return part
-
     def faces(self, start: int, stop: int) -> Iterator[Face | Skip]:
         """Reads listed faces start ... stop - 1; fields as in manifest.py."""
         stop = min(stop, len(self))
@@ -89,7 +79,7 @@ class LandmarkFaces:
             with np.errstate(divide="ignore", invalid="ignore"):
                 landmarks = np.asarray(projection.image_to_crop(landmarks, known.reshape(-1, 4)))
         for row, box, points in zip(range(start, stop), boxes, landmarks):
-            yield read_or_skip(self.names[row], self._read, row, box, points)
+            yield read_or_skip(self.names[row] or f"row {row + 1}", self._read, row, box, points)
 
     def _read(self, row: int, roi_box: np.ndarray | Skip | None, landmarks: np.ndarray) -> Face:
         if row in self.problems:

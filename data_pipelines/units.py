@@ -104,17 +104,10 @@ def source_of(job: Job) -> FaceSource:
     return source
 
 
-def make_unit(job: Job, source: FaceSource, unit: int, progress: Callable[[int], None] | None = None,
-              *, is_part: bool = False) -> dict[str, Any]:
-    """Makes a unit, returns its `done`.
-
-    Args:
-      source: the whole one, or the unit's `part` of it. progress: called with the faces done.
-
-    Raises:
-      Stopped: see there.
-    """
-    start, stop = (0, len(source)) if is_part else job.bounds(unit)
+def make_unit(job: Job, source: FaceSource, unit: int,
+              progress: Callable[[int], None] | None = None) -> dict[str, Any]:
+    """Makes a unit, returns its `done`; `progress` is called with the faces done. Raises Stopped."""
+    start, stop = job.bounds(unit)
     working = pathlib.Path(tempfile.mkdtemp(prefix=f"working-{unit:05d}-", dir=job.staging))
     working.chmod(0o755)
     try:

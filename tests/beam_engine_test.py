@@ -137,10 +137,8 @@ def test_a_worker_that_cannot_go_on_ends_the_run_with_its_message(faces, tmp_pat
         def __call__(self):
             return umdfaces(other)
 
-    source = umdfaces(faces[0])
-    source.part = None  # a source that cannot be cut: each worker opens it
     with pytest.raises(PreparedError, match="its listing changed while it was prepared"):
-        prepare.prepare(source, tmp_path / "out", shards=2, engine=BeamEngine(workers=2),
+        prepare.prepare(umdfaces(faces[0]), tmp_path / "out", shards=2, engine=BeamEngine(workers=2),
                         open_source=Changed())
     assert not (tmp_path / "out").exists()
 
