@@ -112,20 +112,22 @@ def warp_image(image: jax.Array, matrix: jax.Array) -> jax.Array:
     margin = (size - CROP_SIZE) / 2.0
     inverse = jnp.linalg.inv(matrix[:, :2])
     grid = jnp.arange(CROP_SIZE, dtype=jnp.float32)
-    right, down = (grid - matrix[0, 2])[None, :], (grid - matrix[1, 2])[:, None]
-    # Written out: as a product of matrices it is ten times slower on a CPU, and rounded on some devices.
-    x, y = (jnp.clip(right * row[0] + down * row[1] + margin, 0.0, size - 1.0) for row in inverse)
-    left, top = (jnp.minimum(jnp.floor(at), size - 2.0) for at in (x, y))
-    fx, fy = (x - left)[..., None], (y - top)[..., None]
+    target = jnp.stack(jnp.meshgrid(grid, grid, indexing="xy"), axis=-1)
+    source = _product(target - matrix[:, 2], inverse.T) + margin
+    source = jnp.clip(source, 0.0, size - 1.0)
+    corner = jnp.minimum(jnp.floor(source), size - 2.0)
+    fraction = source - corner
+    x0, y0 = corner[..., 0].astype(jnp.int32), corner[..., 1].astype(jnp.int32)
     flat = image.reshape(-1, image.shape[-1])
-    start = top.astype(jnp.int32) * size + left.astype(jnp.int32)
+    start = y0 * size + x0
+    fx, fy = fraction[..., :1], fraction[..., 1:]
 
     def pixel(offset):
         return flat[start + offset].astype(jnp.float32)
 
-    upper = pixel(0) * (1 - fx) + pixel(1) * fx
-    lower = pixel(size) * (1 - fx) + pixel(size + 1) * fx
-    return upper * (1 - fy) + lower * fy
+    top = pixel(0) * (1 - fx) + pixel(1) * fx
+    bottom = pixel(size) * (1 - fx) + pixel(size + 1) * fx
+    return top * (1 - fy) + bottom * fy
 
 
 def _shifted_sum(image: jax.Array, axis: int) -> jax.Array:
@@ -160,8 +162,7 @@ def random_appearance(key: jax.Array, image: jax.Array, settings: AugmentationSe
     strength = jax.random.bernoulli(keys[3], settings.blur) * jax.random.uniform(keys[4], ())
     if settings.blur:
         image = image + strength * (_shifted_sum(_shifted_sum(image, 0), 1) - image)
-    blue, green, red = (image[..., channel] for channel in range(3))
-    grey = 0.114 * blue + 0.587 * green + 0.299 * red  # not as a product of matrices: see `warp_image`
+    grey = image @ jnp.array([0.114, 0.587, 0.299])
     keep = (1.0 + saturation) * (1.0 - jax.random.bernoulli(keys[5], settings.grey))
     image = grey[..., None] + keep * (image - grey[..., None])
     image = (image - 127.5) * (1.0 + contrast) + 127.5 * (1.0 + 2.0 * brightness)
