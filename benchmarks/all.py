@@ -1,6 +1,7 @@
 """All tables, each in a process of its own, and all bars at the end.
 
     python -m benchmarks.all [--quick] [--only=train_step,vertex_distance] [--output=benchmarks.json]
+                             [--page=docs/benchmarks.md]
 
 About 12 minutes on two quiet cores, `--quick` about 3. Exit status 1 where a table failed; a missed bar is told, not
 an error: a busy machine misses some.
@@ -20,6 +21,13 @@ TABLES = (
     "train_step", "two_dal_step", "input_pipeline", "vertex_distance", "dense_faces", "evaluation_speed",
     "start_up", "devices_speed", "paper_run",
 )  # fmt: skip
+
+PAGE_HEAD = """# Benchmarks
+
+Written by `python -m benchmarks.all --page=docs/benchmarks.md`, after `pip install -r requirements-benchmarks.txt`.
+Two jobs that are compared run in turn; a ratio is the median of the rounds' ratios, a time the median of the rounds.
+What the figures mean for a whole run: [scaling.md](scaling.md).
+"""
 
 
 def run_table(name: str, quick: bool, folder: pathlib.Path) -> dict | None:
@@ -48,11 +56,23 @@ def bars(results: dict[str, dict]) -> list[Row]:
     return found
 
 
+def page(results: dict[str, dict], summary: str) -> str:
+    """docs/benchmarks.md: what was measured, on what, by which command."""
+    parts = [PAGE_HEAD, "## Bars\n", f"```\n{summary}\n```\n"]
+    for name, result in results.items():
+        rows = [Row(**{key: value for key, value in row.items() if key != "verdict"}) for row in result["rows"]]
+        shown = table("", rows).strip("\n")
+        parts += [f"## {result['title']}\n", f"`python -m benchmarks.{name}`, {result['machine']}:\n"]
+        parts.append(f"```\n{shown}\n```\n")
+    return "\n".join(parts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", default=",".join(TABLES))
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("benchmarks.json"))
+    parser.add_argument("--page", type=pathlib.Path, help="Markdown page to write")
     options = parser.parse_args()
     names = options.only.split(",")
     if unknown := sorted(set(names) - set(TABLES)):
@@ -63,6 +83,8 @@ def main() -> None:
             if (result := run_table(name, options.quick, pathlib.Path(folder))) is not None:
                 results[name] = result
     options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    if options.page:
+        options.page.write_text(page(results, table("", bars(results)).strip("\n")), encoding="utf-8")
     print(f"\n{table('Bars', bars(results))}\n{time.perf_counter() - start:.0f} s in all; written to {options.output}")
     sys.exit(len(results) < len(names))
 

@@ -4,6 +4,7 @@ One multiply-add is two. The two counts are made from different things, a formul
 check each other; what the compiler adds are the element-wise operations.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -13,31 +14,63 @@ from twodal_jax.models.critic import CRITIC_FEATURES, ENCODER_FEATURES
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
 
 
-def _convolution(size: int, kernel: int, wide: int, features: int) -> int:
-    """Of a convolution with `size` x `size` results."""
-    return 2 * size**2 * kernel**2 * wide * features
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A convolution of ResNet-50: `kernel`, channels in and out, and the sides of its input and its output."""
+
+    kernel: int
+    wide: int
+    features: int
+    size_in: int
+    size: int
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.size**2 * self.kernel**2 * self.wide * self.features
 
 
-def resnet50_forward(variant: str = "authors") -> int:
-    """Of one 120 x 120 x 4 input."""
+def resnet50_layers(variant: str = "authors") -> list[Layer]:
+    """Every convolution of the network for a 120 x 120 x 4 input; all are followed by batch normalisation."""
     sizes = (30, 15, 8, 8 if variant == "authors" else 4)
-    total, wide, before = _convolution(60, 7, 4, 64), 64, 30
+    layers, wide, before = [Layer(7, 4, 64, 120, 60)], 64, 30
     for (features, blocks), size in zip(STAGES, sizes):
         for block in range(blocks):
             here = before if block == 0 else size  # the stride is in the 3x3 convolution
-            total += _convolution(here, 1, wide, features) + _convolution(size, 3, features, features)
-            total += _convolution(size, 1, features, 4 * features)
-            total += _convolution(size, 1, wide, 4 * features) if block == 0 else 0
+            layers += [
+                Layer(1, wide, features, here, here),
+                Layer(3, features, features, here, size),
+                Layer(1, features, 4 * features, size, size),
+            ]
+            layers += [Layer(1, wide, 4 * features, here, size)] if block == 0 else []
             wide = 4 * features
         before = size
-    return total + 2 * wide * 62
+    return layers
+
+
+def resnet50_forward(variant: str = "authors") -> int:
+    """FLOPs of one 120 x 120 x 4 input."""
+    return sum(layer.flops for layer in resnet50_layers(variant)) + 2 * 4 * STAGES[-1][0] * 62
+
+
+def resnet50_training_values(variant: str = "authors") -> int:
+    """Values that memory gives or takes in one image's pass and its gradient, element-wise operations fused.
+
+    A convolution reads its input and writes its output; for the gradients it reads the input once and the
+    output's gradient twice, and writes the input's gradient. Batch normalisation with its ReLU reads its
+    input twice (statistics, values) and writes; its gradient reads two arrays twice and writes one.
+    """
+    total = 0
+    for layer in resnet50_layers(variant):
+        values_in, values = layer.size_in**2 * layer.wide, layer.size**2 * layer.features
+        total += 3 * values_in + 3 * values + 8 * values
+    return total
 
 
 def encoder_forward() -> int:
     """Of one 120 x 120 x 3 image."""
     total, wide, size = 0, 3, 120
     for features in ENCODER_FEATURES:
-        total += _convolution(size, 3, wide, features)
+        total += Layer(3, wide, features, size, size).flops
         wide, size = features, size // 2
     return total
 

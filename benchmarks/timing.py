@@ -102,21 +102,22 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of an {name}{accelerator}, JAX {jax.__version__}"
 
 
-def _number(value: float | None) -> str:
+def _number(row: Row) -> str:
+    value = row.value
     if value is None:
-        return "-"
+        return "-" if row.unit else ""  # without a unit it is a heading
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def table(title: str, rows: Sequence[Row]) -> str:
     """Rows as aligned text."""
     wide = max((len(row.name) for row in rows), default=0)
-    lines = [title, "=" * len(title)]
+    lines = [title, "=" * len(title)] if title else []
     for row in rows:
         sign = ">=" if row.at_least else "<="
         bar = f"bar {sign} {row.bar:g}" if row.bar is not None else ""
         lines.append(
-            f"{row.name:{wide}s} {_number(row.value):>10s} {row.unit:12s} {bar:12s} {row.verdict:12s} {row.note}".rstrip()
+            f"{row.name:{wide}s} {_number(row):>10s} {row.unit:12s} {bar:12s} {row.verdict:12s} {row.note}".rstrip()
         )
     return "\n".join(lines)
 

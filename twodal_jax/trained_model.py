@@ -12,6 +12,7 @@ import numpy as np
 
 from twodal_jax import assets, checkpoint_search, experiment
 from twodal_jax.checkpoint_search import CheckpointError
+from twodal_jax.models import folding
 from twodal_jax.morphable_model import MorphableModel, digest
 from twodal_jax.train_state import Method, NetState, create_train_state
 
@@ -35,6 +36,13 @@ class TrainedModel:
     model: MorphableModel
     regressor: NetState
     step: int
+
+    def folded(self) -> "TrainedModel":
+        """The same for inference alone: batch normalisation is part of the convolutions (`models.folding`)."""
+        variables = {"params": self.regressor.params, "batch_stats": self.regressor.batch_stats}
+        network, variables = folding.fold(self.method.regressor, variables)
+        method = self.method.replace(regressor=network)
+        return dataclasses.replace(self, method=method, regressor=NetState(variables["params"], {}, ()))
 
 
 def whitening_of(model: MorphableModel) -> dict[str, list[float]]:

@@ -45,7 +45,8 @@ class Reconstructor:
         self._landmark_model = jax.device_put(without_mesh(trained.model))
         self._model = jax.device_put(trained.model)
         self._looseness = float(trained.config.get("crop_looseness", 1.0))
-        self._regressor = jax.device_put(trained.regressor.replace(opt_state=()))
+        folded = trained.folded()
+        self._network, self._regressor = folded.method.regressor, jax.device_put(folded.regressor)
 
     @property
     def morphable_model(self) -> MorphableModel:
@@ -171,13 +172,12 @@ class Reconstructor:
 
     def _alphas(self, crops: np.ndarray, landmarks: np.ndarray, visible: np.ndarray) -> np.ndarray:
         """alpha [B, 62] (raw, in each crop's own frame) of crops [B, 120, 120, 3] uint8."""
-        method = self.trained.method
         result = held_out.predict_batch(
             self._regressor,
             *_filled(crops, landmarks, visible),
             self._landmark_model,
-            network=method.regressor,
-            settings=method.heatmap,
+            network=self._network,
+            settings=self.trained.method.heatmap,
         )
         return np.asarray(result.alpha)[: len(crops)]
 
