@@ -72,7 +72,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.regressor.width = 1.0
     config.regressor.heatmap_features = 0  # [ours] a dense way from the heatmap to the head; 0: none
     config.regressor.dtype = "float32"
-    config.regressor.remat = False  # compute residual blocks again instead of keeping them: less memory
+    config.regressor.remat = False  # compute residual blocks again, not keep them: docs/several_machines.md
     config.critic = ml_collections.ConfigDict()
     config.critic.width = 1.0  # [ours: encoder 32 to 256 features; critic 512, 1024, 1024, 1: paper]
     config.critic.half_size = False  # [ours] True: the encoder sees 60 pixels, for small machines
