@@ -34,7 +34,8 @@ class LandmarkFaces:
       problems: {row: (reason, detail)} of lines that cannot be used; their paths may be None.
       root: the folder all images must lie in, symbolic links followed; None does not look.
 
-    A row takes about 700 bytes, images aside: 236 of numbers, the rest its name and path.
+    A row takes about 700 bytes, images aside: 236 of numbers, the rest its name and path; while a table is read,
+    about 2.5 kilobytes.
     """
 
     kind = "wild"

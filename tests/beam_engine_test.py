@@ -67,8 +67,9 @@ def test_the_bytes_do_not_depend_on_the_runner_and_beam_counts_exactly(faces, wh
 
 
 def start(folder, output):
-    command = [sys.executable, "-m", "scripts.prepare_data", "umdfaces", f"--input={folder}", f"--output={output}",
-               f"--shards={UNITS}", "--workers=2"]
+    # A shell's background jobs ignore SIGINT and hand that down; `env` undoes it.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "scripts.prepare_data", "umdfaces",
+               f"--input={folder}", f"--output={output}", f"--shards={UNITS}", "--workers=2"]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True,
                             env=os.environ | {"OMP_NUM_THREADS": "1"})
 
