@@ -5,7 +5,6 @@
 Each line is a fresh process. "Compile" is what the first training step takes more than the second.
 """
 
-import argparse
 import json
 import os
 import subprocess

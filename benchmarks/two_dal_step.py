@@ -34,13 +34,13 @@ def pieces(method, state, batch, model) -> dict:
     from twodal_jax.batch_faces import network_inputs
 
     annotated, wild = jax.jit(functools.partial(train_step._prepare, model=model, method=method))(batch)
-    inputs = jnp.concatenate([network_inputs(faces, method) for faces in (annotated, wild)])
+    inputs = jnp.concatenate([network_inputs(of, method) for of in (annotated, wild) if of is not None])
     count = len(annotated.image)
     net = state.regressor
 
     def prepare(batch):
         faces = train_step._prepare(batch, model, method)
-        return [network_inputs(of, method) for of in faces]
+        return [network_inputs(of, method) for of in faces if of is not None]
 
     def regress(params, inputs):
         variables = {"params": params, "batch_stats": net.batch_stats}
@@ -63,13 +63,14 @@ def pieces(method, state, batch, model) -> dict:
 
     def losses(whitened):
         terms = train_step._annotated_losses(whitened[:count], annotated.whitened, model, method)
-        result = forward.reconstruct(whitened[count:], model)
+        if wild is not None:
+            result = forward.reconstruct(whitened[count:], model)
 
-        def again(points):
-            return result.replace(landmarks=result.landmarks + points.sum())
+            def again(points):
+                return result.replace(landmarks=result.landmarks + points.sum())
 
-        quiet = method.replace(loss_weights=dict(method.loss_weights) | {"loss_sc": 0.0})
-        terms |= train_step._wild_losses(result, wild, again, state.critic, quiet)
+            quiet = method.replace(loss_weights=dict(method.loss_weights) | {"loss_sc": 0.0})
+            terms |= train_step._wild_losses(result, wild, again, state.critic, quiet)
         return sum(term.mean() for term in terms.values())
 
     def update(net, gradients):
@@ -78,7 +79,7 @@ def pieces(method, state, batch, model) -> dict:
 
     found = {
         "input: augmentation, heatmap": (prepare, (batch,)),
-        "regressor, annotated and wild": (jax.grad(passes), (net.params, inputs)),
+        "regressor, first pass": (jax.grad(passes), (net.params, inputs)),
         "losses": (jax.value_and_grad(losses), (jnp.zeros((len(inputs), 62)),)),
         "update of the regressor": (update, (net, net.params)),
     }
@@ -119,6 +120,7 @@ def prepared(config, stage: int):
 def stage_rows(config, stage: int, rounds: int, peak: float) -> list[Row]:
     """The whole step and its stages."""
     from twodal_jax import train_step
+    from twodal_jax.train_state import WILD_LOSSES
 
     method, state, batch, model = prepared(config, stage)
     whole = functools.partial(train_step.train_step, method=method)
@@ -136,7 +138,7 @@ def stage_rows(config, stage: int, rounds: int, peak: float) -> list[Row]:
         share = 100 * flops / (milliseconds / 1e3) / peak
         note = f"{100 * milliseconds / total:3.0f} % of it; {flops / 1e9:,.1f} GFLOP, {share:.0f} % of the peak"
         rows.append(Row(f"  {name}", milliseconds, "ms", note=f"{note}; {memory / 2**20:,.0f} MB"))
-    images = config.batch_annotated + config.batch_wild
+    images = len(batch["annotated"]["image"]) + (len(batch["wild"]["image"]) if method.uses(*WILD_LOSSES) else 0)
     rows[0].note = f"{1e3 * images / total:.4g} images/s; " + rows[0].note.partition("; ")[2]
     return [Row(f"{title} ({config.regressor.name}, {config.regressor.dtype})", None), *rows]
 

@@ -24,7 +24,7 @@ def model(tmp_path_factory):
     found = twodal_jax.load(folder)
     rng = np.random.default_rng(5)
     head = found.trained.regressor.params["head"]["kernel"]
-    params = dict(found.trained.regressor.params)
+    params = dict(found._regressor.params)
     params["head"] = {**params["head"], "kernel": rng.normal(0, 0.05, head.shape).astype(np.float32)}
     found._regressor = found._regressor.replace(params=params)
     return found
