@@ -6,8 +6,8 @@ TWODAL_DATA_DIR holds `aflw2000/` (images with .mat files, annotations.npz with 
 fan_landmarks.csv), `aflw_wild/` (120-pixel crops, landmarks21.csv) and `bfm_3ddfa/`. The sets are made
 ready in the work directory at the first start (about a minute).
 
-Measured (commit 4b1b642, seed 0, 33 minutes on two cores that had other work as well): NME (mean of yaw bins, 2D, 68
-points) 4.29 % with detected landmarks, 5.23 % with an empty heatmap.
+Measured (seed 0, 14,000 steps; about 25 minutes on two quiet cores, whose stage 2 takes 0.09 s a step): NME (mean of yaw
+bins, 2D, 68 points) 4.03 % with detected landmarks, 4.99 % with an empty heatmap.
 
 For a GPU: --config.regressor.name=resnet50 --config.regressor.variant=authors --config.regressor.width=1.0
 The plain variant (image alone, annotated images alone): --config=configs/aflw.py:plain
@@ -46,6 +46,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.optimizer.name = "adam"  # SGD needs a longer schedule
     config.optimizer.clip_norm = 5.0
     config.optimizer.warmup_steps = 50
+    config.optimizer.weight_decay = 0.05  # a face is seen 224 times: 998 are soon known by heart
     # The paper's lambdas belong to its learning rate; these give all terms a similar say.
     config.stage1.loss_weights.loss_3d = 5.0
     config.stage1.loss_weights.loss_2d_con = 0.01
@@ -62,12 +63,12 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.stage1.steps = 600
     config.stage1.learning_rate = 1.5e-3
     config.stage1.final_learning_rate = 1.5e-3
-    config.stage2.steps = 7400
+    config.stage2.steps = 13_400
     config.stage2.learning_rate = 1.5e-3
     config.stage2.final_learning_rate = 4e-5
-    # Half an hour underfits: what is seldom met in photos is not worth its time here.
-    config.augmentation.rotation_degrees = 15.0
-    config.augmentation.scale = 0.1
+    # What is seldom met in photos is not worth its time here.
+    config.augmentation.rotation_degrees = 20.0
+    config.augmentation.scale = 0.12
     config.augmentation.shift_pixels = 5.0
     config.augmentation.mirror_annotated = 0.5
     config.augmentation.brightness = 0.1
@@ -76,14 +77,14 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.augmentation.grey = 0.05
     config.augmentation.blur = 0.1
     config.augmentation.noise = 0.015
-    config.augmentation.occlusion = 0.05
+    config.augmentation.occlusion = 0.1
     config.augmentation.landmark_jitter = 2.0
     config.augmentation.landmark_dropout = 0.05
-    config.augmentation.heatmap_dropout = 0.45
+    config.augmentation.heatmap_dropout = 0.5
 
     config.run.log_every = 100
-    config.run.evaluate_every = 500
-    config.run.checkpoint_every = 500
+    config.run.evaluate_every = 1000
+    config.run.checkpoint_every = 1000
 
     if canonical(variant) == "plain":  # as many images in the same time, all of them annotated
         config.stage1.steps *= 3
