@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -34,24 +35,24 @@ class LandmarkFaces:
       problems: {row: (reason, detail)} of lines that cannot be used; their paths may be None.
       root: the folder all images must lie in, symbolic links followed; None does not look.
 
-    A row takes about 700 bytes, images aside: 236 of numbers, the rest its name and path; while a table is read,
-    about 2.5 kilobytes.
+    A row takes about half a kilobyte, images aside: 236 bytes of numbers, the rest its name and path.
     """
 
     kind = "wild"
 
     def __init__(
-        self, *, description: str, names: Sequence[str], paths: Sequence[pathlib.Path | None],
+        self, *, description: str, names: Sequence[str], paths: Sequence[os.PathLike | str | None],
         landmarks: np.ndarray, visible: np.ndarray, yaw_deg: np.ndarray,
         roi_boxes: np.ndarray | None = None, ready: bool | None = None, margin: int = 20,
         problems: dict[int, Problem] | None = None, root: pathlib.Path | None = None,
     ):
         self.description = description
-        self.names, self.paths = list(names), list(paths)
-        self.landmarks, self.visible = np.float32(landmarks), np.float32(visible)
-        self.yaw_deg = np.float32(yaw_deg)
+        self.names = list(names)
+        self.paths = [None if path is None else str(path) for path in paths]  # a Path takes five times the memory
+        self.landmarks, self.visible, self.yaw_deg = (
+            np.asarray(array, np.float32) for array in (landmarks, visible, yaw_deg))
         self.roi_boxes = (np.full((len(self.names), 4), np.nan, np.float32)
-                          if roi_boxes is None else np.float32(roi_boxes))
+                          if roi_boxes is None else np.asarray(roi_boxes, np.float32))
         self.problems, self.root = problems or {}, root
         if not self.names:
             raise SourceError(f"{description}: lists no faces")

@@ -36,7 +36,7 @@ def joined(root: pathlib.Path, name: str) -> pathlib.Path:
     return root / clean
 
 
-def check_inside(path: pathlib.Path, root: pathlib.Path) -> None:
+def check_inside(path: os.PathLike | str, root: pathlib.Path) -> None:
     """Raises SkipFace if the file, with all symbolic links followed, lies outside `root` (which may be a link)."""
     real, real_root = os.path.realpath(path), _real_root(str(root))
     if real != real_root and not real.startswith(real_root.rstrip(os.sep) + os.sep):

@@ -7,10 +7,9 @@ P1X, P1Y, VIS1 ... P21X, P21Y, VIS21 in AFLW's order of 21 points, whole-image p
 
 from __future__ import annotations
 
-import functools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from twodal_jax import projection
 
 NUM_POINTS = 21
 VISIBLE_ABOVE = 0.5  # VIS is a float, about 0 for hidden and about 1 for visible points
+SLICE = 4096
 BOX_COLUMNS = ("FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT", "YAW")
 
 
@@ -49,26 +49,36 @@ def umdfaces(
       SourceError: no folder, no CSV, or missing columns (named, with those found).
     """
     folder = checked_folder(folder)
-    tables = [_read_batch(path, folder) for path in _find_tables(folder)]
-    names, keys, paths, problems = [], [], [], {}
-    for table in tables:
+    names, keys, paths, problems, parts = [], [], [], {}, []
+    for path in _find_tables(folder):
+        table = _read_batch(path, folder)
         problems.update({len(names) + row: problem for row, problem in table.problems.items()})
-        names, keys, paths = names + table.names, keys + table.keys, paths + table.paths
-    numbers = np.concatenate([table.numbers for table in tables])
-    box, points = numbers[:, :5], numbers[:, 5:].reshape(-1, NUM_POINTS, 3)
-    visible = valid_points(points[..., :2]) & (points[..., 2] > VISIBLE_ABOVE)
-    points, roi_boxes, description = points[..., :2], _roi_boxes(box), f"umdfaces:{folder.name}"
+        names, paths = names + table.names, paths + table.paths
+        keys += table.keys if detections else []
+        parts += _small_parts(table.numbers)
+    box, landmarks, seen = (np.concatenate(part) for part in zip(*parts))
+    roi_boxes, description = _roi_boxes(box), f"umdfaces:{folder.name}"
     if detections:
         points, missing = detected_faces.landmarks_of_file(detections, keys, roi_boxes)
         problems, visible = missing | problems, np.isfinite(points).all(axis=-1)
         roi_boxes, description = roi_boxes_of_68(points, visible), f"{description}:{pathlib.Path(detections).name}"
-    landmarks, seen = as_18(points, visible)
+        landmarks, seen = as_18(points, visible)
     table = dict(
         names=names, paths=paths, landmarks=landmarks, visible=seen, yaw_deg=box[:, 4], roi_boxes=roi_boxes,
         ready=False, margin=margin, problems=problems, root=folder)
     if detect:
         return DetectedFaces(make_finder, detect, description=f"{description}:{detect}", **table)
     return LandmarkFaces(description=description, **table)
+
+
+def _small_parts(numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows of BOX_COLUMNS and 21 points -> boxes [n, 5], landmarks [n, 18, 2] and their visibility, some thousand
+    rows at a time: what is needed on the way is several times larger than the table."""
+    for start in range(0, len(numbers), SLICE):
+        rows = numbers[start : start + SLICE]
+        points = rows[:, len(BOX_COLUMNS):].reshape(-1, NUM_POINTS, 3)
+        visible = valid_points(points[..., :2]) & (points[..., 2] > VISIBLE_ABOVE)
+        yield rows[:, : len(BOX_COLUMNS)].copy(), *as_18(points[..., :2], visible)
 
 
 def _find_tables(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -82,7 +92,7 @@ def _find_tables(folder: pathlib.Path) -> list[pathlib.Path]:
 class _Table(NamedTuple):
     names: list[str]
     keys: list[tuple[str, str]]  # the names relative to the folder, and to the batch
-    paths: list[pathlib.Path | None]
+    paths: list[str | None]
     numbers: np.ndarray
     problems: dict[int, safe_paths.Problem]
 
@@ -91,8 +101,9 @@ def _read_batch(path: pathlib.Path, root: pathlib.Path) -> _Table:
     columns = [f"{kind}{k}{axis}" if axis else f"{kind}{k}" for k in range(1, NUM_POINTS + 1)
                for kind, axis in (("P", "X"), ("P", "Y"), ("VIS", ""))]
     files, numbers, problems = read_columns(path, "FILE", [*BOX_COLUMNS, *columns])
-    paths, refused = safe_paths.listed(files, functools.partial(safe_paths.joined, path.parent))
-    names = [image.relative_to(root).as_posix() if image else file for image, file in zip(paths, files)]
+    paths, refused = safe_paths.listed(files, lambda file: str(safe_paths.joined(path.parent, file)))
+    names = [pathlib.Path(image).relative_to(root).as_posix() if image else file
+             for image, file in zip(paths, files)]
     return _Table(names, list(zip(names, files)), paths, numbers, refused | broken_lines(problems))
 
 
