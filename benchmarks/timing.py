@@ -63,8 +63,8 @@ def median_ms(times: Sequence[float]) -> float:
     return 1e3 * statistics.median(times)
 
 
-def measured_peak(dtype: str = "float32", seconds: float = 1.0) -> float:
-    """FLOP/s of a large square matrix product on one device: what a share of the peak refers to."""
+def gemm(dtype: str = "float32") -> tuple[Callable[[], object], float]:
+    """(job, its FLOPs): a large square matrix product on one device, what a share of the peak refers to."""
     import jax
     import jax.numpy as jnp
 
@@ -72,12 +72,18 @@ def measured_peak(dtype: str = "float32", seconds: float = 1.0) -> float:
     matrix = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
     product = jax.jit(jnp.matmul)
     product(matrix, matrix).block_until_ready()
+    return lambda: product(matrix, matrix).block_until_ready(), 2.0 * size**3
+
+
+def measured_peak(dtype: str = "float32", seconds: float = 1.0) -> float:
+    """FLOP/s of `gemm`, the best within so many seconds."""
+    job, flops = gemm(dtype)
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
         start = time.perf_counter()
-        product(matrix, matrix).block_until_ready()
+        job()
         best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+    return flops / best
 
 
 def peak_memory_gb() -> float:

@@ -62,7 +62,7 @@ def measure(options) -> list[Row]:
     startup.set_cpu_flags()
     rounds = 5 if options.quick else 9
     rows = rows_for(models.full_size(), rounds)
-    for count in () if options.quick else (13_304, 26_608):
+    for count in () if options.quick else (2 * models.NUM_VERTICES, 4 * models.NUM_VERTICES):
         rows += rows_for(models.repeated(count), rounds)
     return rows
 

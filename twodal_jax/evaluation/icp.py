@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 import scipy.spatial
 
-SAMPLE = 2000
+SAMPLE = 4000
 MAX_STEPS = 60
 TOLERANCE = 3e-5  # of the target's size: mean motion of the points in one step
 REACH = 3.0  # a pair this many typical distances apart counts a quarter
