@@ -13,9 +13,22 @@ CAPABILITIES_VERSION, DAC_OVERRIDE = 0x20080522, 1 << 1
 
 def happen(event: str) -> None:
     """What befalls a process: "fill:DIR", "free:DIR" (the disk of DIR), "forbid:DIR", "allow:DIR" (writing
-    into DIR), "limit:BYTES" (a file's size; 0: none), "stall" (nothing more comes)."""
-    what, _, value = event.partition(":")
-    {"fill": fill, "free": free, "forbid": forbid, "allow": allow, "limit": limit, "stall": stall}[what](value)
+    into DIR), "limit:BYTES" (a file's size; 0: none), "stall" (nothing more comes), "saved:DIR" (waits until
+    it is there), "pause:SECONDS"; several, parted by ";", one after the other."""
+    known = {"fill": fill, "free": free, "forbid": forbid, "allow": allow, "limit": limit, "stall": stall,
+             "saved": saved, "pause": pause}  # fmt: skip
+    for one in event.split(";"):
+        what, _, value = one.partition(":")
+        known[what](value)
+
+
+def saved(folder) -> None:
+    while not pathlib.Path(folder).exists():
+        time.sleep(0.01)
+
+
+def pause(seconds) -> None:
+    time.sleep(float(seconds))
 
 
 def fill(folder) -> None:

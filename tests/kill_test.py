@@ -117,18 +117,20 @@ def test_a_run_killed_ten_times_ends_as_one_that_never_was(undisturbed, env, tmp
     def in_a_save(count):
         lives.kill(lives.save_begins(count), rng.uniform(0, save_seconds))
 
+    def anywhere():
+        # Before the latest life's first save, so not long enough for a run to end.
+        lives.kill(lambda process: None, rng.uniform(0, lives.seconds_to_save))
+
     for _ in range(2):
         in_a_save(int(rng.integers(1, 3)))
-    # Not long enough for a run to end.
-    anywhere = rng.uniform(0, lives.seconds_to_save, 3)
-    lives.kill(lambda process: None, anywhere[0])
+    anywhere()
     lives.kill(lives.save_begins(step=STAGE_1), rng.uniform(0, save_seconds))  # at the switch
     lives.kill(lives.saved(STAGE_1), rng.uniform(0, 0.5))  # the first step of stage 2
     while lives.kills < 8 or lives.in_save < 5:
         assert lives.kills < 20, "kills do not hit saves"
         in_a_save(1)
-    for delay in anywhere[1:]:
-        lives.kill(lambda process: None, delay)
+    for _ in range(2):
+        anywhere()
     assert lives.finish() == expected
     assert lives.kills >= 10 and lives.in_save >= 5
     print(f"{lives.kills} kills, {lives.in_save} of them in a save of {1000 * save_seconds:.0f} ms")

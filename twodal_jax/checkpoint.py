@@ -191,7 +191,8 @@ class Checkpoints:
         kept = [step for step in steps if step <= newest][-self._keep :]
         for step in set(steps) - set(kept):
             self._move_aside(step, OLD)
-        for path in self._folder.glob(f"*{OLD}*"):
+        # A save that failed may go on writing for a moment after it was cleaned up.
+        for path in [*self._folder.glob(f"*{OLD}*"), *self._folder.glob(f"*{TEMPORARY}")]:
             shutil.rmtree(path, ignore_errors=True)
 
     def _move_aside(self, step: int, ending: str) -> None:

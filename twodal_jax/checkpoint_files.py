@@ -5,10 +5,13 @@ hash of the second, and {"description", "arrays": {name: {"dtype", "shape", "bla
 {"bytes", "blake2b"}}}. Files are compared before Orbax sees them, arrays after.
 """
 
+import functools
 import hashlib
 import json
+import logging
 import os
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -62,6 +65,24 @@ def _checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
+@functools.cache
+def _one_error_is_enough() -> None:
+    """From now on nothing is printed of arrays that could not be written, but for the error that is raised.
+
+    Orbax, asyncio and TensorStore's threads print a traceback for each of them, some after the save has failed.
+    """
+    for logger, noise in (("absl", "_SignalingThread"), ("asyncio", "Task exception was never retrieved")):
+        logging.getLogger(logger).addFilter(lambda record, noise=noise: noise not in record.getMessage())
+    hook = sys.unraisablehook
+
+    def print_others(found: Any) -> None:
+        closed = isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == "Event loop is closed"
+        if not closed:
+            hook(found)
+
+    sys.unraisablehook = print_others
+
+
 def write(folder: pathlib.Path, state: Any, description: Mapping[str, Any]) -> None:
     """Writes a checkpoint into `folder`, which must not exist; returns when all of it is on the disk.
 
@@ -69,6 +90,7 @@ def write(folder: pathlib.Path, state: Any, description: Mapping[str, Any]) -> N
       state: a pytree of NumPy arrays. description: must survive JSON.
     """
     folder.mkdir()
+    _one_error_is_enough()
     with _checkpointer() as checkpointer:
         checkpointer.save(folder / STATE, args=ocp.args.StandardSave(state))
     files = {path: _file_entry(folder / path) for path in _paths(folder)}

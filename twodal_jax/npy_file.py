@@ -156,14 +156,17 @@ def read_into(stream: BinaryIO, target: memoryview) -> None:
 
 
 class _SmallReads:
-    """A file for `zipfile` that refuses to read a huge table of contents at once."""
+    """A file for `zipfile` that refuses to read a huge table of contents at once.
+
+    `opening`: whether that is what is read; members are read as their readers ask.
+    """
 
     def __init__(self, file: BinaryIO):
-        self._file = file
+        self._file, self.opening = file, True
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int = -1) -> bytes:
-        if size > MAX_DIRECTORY:
+        if self.opening and size > MAX_DIRECTORY:
             raise BrokenFileError("a table of contents of more than 4 MB")
         return self._file.read(MAX_DIRECTORY if size < 0 else size)
 
@@ -173,7 +176,10 @@ class _SmallReads:
 
 def open_zip(file: BinaryIO) -> zipfile.ZipFile:
     """A zip whose table of contents takes little memory."""
-    return zipfile.ZipFile(_SmallReads(file))
+    reads = _SmallReads(file)
+    archive = zipfile.ZipFile(reads)
+    reads.opening = False
+    return archive
 
 
 def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
