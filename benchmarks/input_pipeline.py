@@ -10,6 +10,7 @@ decoder, shuffled, in batches. Memory: memory-mapped arrays, shuffled, in batche
 import argparse
 import concurrent.futures
 import itertools
+import os
 import pathlib
 import tempfile
 import time
@@ -18,6 +19,7 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.timing import Row
+from data_pipelines.loader import MOST_THREADS
 from twodal_jax import startup
 
 SIZE, BATCH = 160, 32
@@ -84,7 +86,7 @@ def _decoded(decode, items, threads: int):
     """Endless batches of decoded images, made by threads that do nothing else."""
     batches = itertools.cycle([items[i : i + BATCH] for i in range(0, len(items) - BATCH + 1, BATCH)])
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        pending = [pool.submit(decode, next(batches)) for _ in range(4)]
+        pending = [pool.submit(decode, next(batches)) for _ in range(2 * threads + 2)]
         while True:
             pending.append(pool.submit(decode, next(batches)))
             yield {"image": pending.pop(0).result()}
@@ -189,8 +191,8 @@ def measure(options) -> list[Row]:
 
 
 def more_options(parser: argparse.ArgumentParser) -> None:
-    """How many threads read."""
-    parser.add_argument("--threads", type=int, default=2)
+    """How many threads read: by default as many as in training."""
+    parser.add_argument("--threads", type=int, default=min(MOST_THREADS, (os.cpu_count() or 1) + 1))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def first_step(config_name: str, batch: int, cache: str) -> None:
 
     config = load_config(config_name, batch)
     _, state, data, model = prepared(config, 0)
+    state, model = devices.replicated((state, model))
     step = devices.mapped_train_step(experiment.make_stages(config)[0].method)
     data, seconds = devices.shard(jax.device_get(data)), []
     for _ in range(2):

@@ -59,7 +59,8 @@ def pieces(method, state, batch, model) -> dict:
     def encoder_and_critic(critic):
         whitened = annotated.whitened[: len(wild.image)]
         held = state.replace(critic=critic)
-        return train_step.critic_update(held, annotated, wild, whitened, method)
+        found = train_step._critic_gradients(held, annotated, wild, whitened, method)
+        return train_step._update_critic(held, found, method)
 
     def losses(whitened):
         terms = train_step._annotated_losses(whitened[:count], annotated.whitened, model, method)

@@ -25,6 +25,7 @@ from data_pipelines.faces import SourceError
 from data_pipelines.manifest import PreparedError
 from data_pipelines.prepare import Watch, in_process
 from data_pipelines.units import Job
+from twodal_jax import text_file
 from twodal_jax.assets import AssetError
 
 LOCAL = "local"
@@ -138,7 +139,7 @@ def _work(job: Job, unit: int) -> Iterator[None]:
     except (SourceError, PreparedError, AssetError, ImportError, OSError) as error:
         text = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else str(error)
         with contextlib.suppress(OSError):
-            units.write_text(pathlib.Path(job.staging, units.FAILED), text)
+            text_file.write(pathlib.Path(job.staging, units.FAILED), text)
             job.ask_to_stop()
         return
     start, stop = job.bounds(unit)

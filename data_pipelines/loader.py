@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from data_pipelines.order import sample_indices
 from data_pipelines.prepared import PreparedSet
 
 POSITION = "position"
+MOST_THREADS = 16  # that read by default
 Batch = dict[str, np.ndarray]
 Reader = Callable[[np.ndarray], Batch]
 
@@ -28,7 +30,7 @@ Reader = Callable[[np.ndarray], Batch]
 def batches(
     prepared: PreparedSet, *, batch_size: int, seed: int, start_step: int = 0,
     process_index: int = 0, process_count: int = 1, fields: Sequence[str] | None = None,
-    num_threads: int = 2, prefetch: int = 4,
+    num_threads: int | None = None, prefetch: int | None = None,
 ) -> Iterator[Batch]:
     """Endless batches of a prepared folder, made ahead in background threads.
 
@@ -38,7 +40,8 @@ def batches(
       seed: of the order. start_step: the first batch's number.
       process_index, process_count: this host and the number of hosts.
       fields: which fields to read; by default all but the names (they are no arrays for a device).
-      num_threads: threads that read and decode. prefetch: batches made ahead.
+      num_threads: threads that read and decode; by default one more than there are cores, at most 16.
+      prefetch: batches made ahead; by default twice the threads and two.
 
     Yields:
       {field: [B / process_count, ...]} as in manifest.py (image uint8 BGR), and `position` uint32
@@ -67,7 +70,8 @@ def batches(
         rows = sample_indices(seed, positions, prepared.count)
         return read(rows) | {POSITION: split_position(positions)}
 
-    return _ahead(make, start_step, num_threads, prefetch)
+    threads = num_threads or min(MOST_THREADS, (os.cpu_count() or 1) + 1)
+    return _ahead(make, start_step, threads, prefetch or 2 * threads + 2)
 
 
 def read_rows(prepared: PreparedSet, indices: np.ndarray,
@@ -128,7 +132,7 @@ def _shard_reader(prepared: PreparedSet, chosen: dict[str, Any]) -> Reader:
         # One by one: `__getitems__` starts a thread for each shard at every call, 7 times slower.
         serialized = [source[row] for row in rows.tolist()]
         parsed = parse(tf.constant(serialized))
-        return {name: _as_stored(name, value.numpy()) for name, value in parsed.items()}
+        return {name: _as_stored(name, value) for name, value in parsed.items()}
 
     return read
 
@@ -152,11 +156,12 @@ class _Pool(concurrent.futures.ThreadPoolExecutor):
         self.shutdown(wait=True, cancel_futures=True)
 
 
-def _as_stored(name: str, array: np.ndarray) -> np.ndarray:
-    """TensorFlow's output -> what the folder holds: strings as str, images BGR."""
+def _as_stored(name: str, tensor: Any) -> np.ndarray:
+    """A TensorFlow tensor -> what the folder holds: strings as str, images BGR."""
+    if name == "image":
+        rgb = np.asarray(memoryview(tensor))  # `tensor.numpy()` copies
+        return cv2.cvtColor(rgb.reshape(-1, rgb.shape[2], 3), cv2.COLOR_RGB2BGR).reshape(rgb.shape)
+    array = tensor.numpy()
     if array.dtype == object:
         return np.array([value.decode("utf-8") for value in array])
-    if name != "image":
-        return array
-    rows = array.reshape(-1, array.shape[2], 3)
-    return cv2.cvtColor(rows, cv2.COLOR_RGB2BGR).reshape(array.shape)
+    return array

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import hashes
+from twodal_jax import text_file
 
 VERSION = 1
 CROP_SIZE = 120
@@ -95,10 +96,7 @@ def write_manifest(folder: os.PathLike | str, manifest: Mapping[str, Any]) -> No
     """Writes manifest.json, with the sizes and hashes of all files of the finished folder and of itself."""
     manifest = {**manifest, hashes.FILES: hashes.describe_files(folder)}
     manifest[hashes.DIGEST] = hashes.manifest_digest(manifest)
-    path = pathlib.Path(folder) / MANIFEST
-    temporary = path.with_name(f".{MANIFEST}.{os.getpid()}")
-    temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    text_file.write(pathlib.Path(folder) / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from data_pipelines import units as unit_files
 from data_pipelines.assemble import SKIPPED, Summary, assemble, read_skipped
 from data_pipelines.faces import FaceSource, Skip, SourceError
 from data_pipelines.prepared import PreparedError
-from data_pipelines.units import Job, make_unit, write_text
+from data_pipelines.units import Job, make_unit
+from twodal_jax import text_file
 from twodal_jax.printable import printable
 
 MAX_SKIPPED = 0.05
@@ -170,5 +171,5 @@ def _open_staging(output: pathlib.Path, plan: dict) -> pathlib.Path:
         shutil.rmtree(leftover, ignore_errors=True)
     for name in (unit_files.STOP, unit_files.FAILED):
         (staging / name).unlink(missing_ok=True)
-    write_text(plan_file, text)
+    text_file.write(plan_file, text)
     return staging

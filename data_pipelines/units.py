@@ -28,6 +28,7 @@ import numpy as np
 from data_pipelines import npy_files, records
 from data_pipelines.faces import Face, FaceSource, Skip
 from data_pipelines.manifest import PreparedError
+from twodal_jax import text_file
 
 STOP, FAILED = "stop", "failed.txt"
 LAYOUT = 2  # of the staging folder; leftovers of another one are thrown away
@@ -113,7 +114,7 @@ def make_unit(job: Job, source: FaceSource, unit: int,
     try:
         done = _fill(job, working, unit, _watched(job, source.faces(start, stop), working, progress))
         (working / "seen").unlink()
-        write_text(working / "done.json", json.dumps(done))
+        text_file.write(working / "done.json", json.dumps(done))
         _into_place(working, job.folder(unit))
     except BaseException:
         shutil.rmtree(working, ignore_errors=True)
@@ -197,10 +198,3 @@ def can_be_read_now(job: Job, source: FaceSource, unit: int, done: dict[str, Any
     start, _ = job.bounds(unit)
     rows = [start + row for row, _, reason, _ in done["skips"] if reason not in lasting]
     return any(not isinstance(face, Skip) for row in rows for face in source.faces(row, row + 1))
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a small file atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -22,8 +22,9 @@ import numpy as np
 
 from configs.variants import ALIASES, VARIANTS, canonical
 from scripts import benchmark_cli as cli
+from twodal_jax import text_file
 from twodal_jax.evaluation import figures, published
-from twodal_jax.run_log import write_json, write_text
+from twodal_jax.run_log import write_json
 
 BASELINES = ("3ddfa", "defa")
 TITLES = {"plain": "2DAL (base)", "ss": "2DAL (ss)", "sc": "2DAL (sc)", "full": "2DAL (ss+sc)",
@@ -276,7 +277,7 @@ def run_ablation(arguments) -> None:
         "## Weights of the landmarks (Table III)", collected.table_3(),
         f"† published in {published.SOURCE}.",
     ])  # fmt: skip
-    write_text(options.workdir / "ablation.md", text + "\n")
+    text_file.write(options.workdir / "ablation.md", text + "\n")
     write_json(
         options.workdir / "ablation.json",
         {"command": command,

@@ -5,6 +5,7 @@ import json
 import re
 import textwrap
 
+import helpers_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,8 @@ from helpers_group import free_port, place, together
 from helpers_run import run_python
 
 from twodal_jax import devices, hosts
+from twodal_jax.experiment import AXIS_NAME
+from twodal_jax.train_state import create_train_state
 
 STEPS = {"steps": 10, "learning_rate": 1e-3}
 # Compiling takes most of the time; what LLVM makes of a program is not what is looked at here.
@@ -168,3 +171,20 @@ def test_host_copy_copies():
     copy = devices.host_copy(original)
     original["a"][0] = 7
     assert copy["a"][0] == 1 and isinstance(copy["b"], np.ndarray)
+
+
+def test_the_program_of_the_first_step_serves_the_second():
+    method = helpers_model.tiny_method(losses=helpers_model.STAGE2_LOSSES, axis_name=AXIS_NAME)
+    model = helpers_model.tiny_model()
+    batch = next(devices.prefetched(iter([helpers_model.tiny_batch(model)] * 2)))
+    state, model = devices.replicated((create_train_state(method, seed=0), model))
+    step, compilations = devices.mapped_train_step(method), []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compilations.append(name))
+    try:
+        state, _ = step(state, batch, model)
+        assert any("compile" in name for name in compilations)
+        compilations.clear()
+        step(state, batch, model)
+        assert not compilations
+    finally:
+        jax.monitoring.clear_event_listeners()

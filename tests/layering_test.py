@@ -11,6 +11,7 @@ from helpers_run import ROOT, run_python
 LAYERS = (
     "twodal_jax.startup",
     "twodal_jax.printable",
+    "twodal_jax.text_file",
     "twodal_jax.outside_files",
     "twodal_jax.npy_file",
     "twodal_jax.mat_stream",

@@ -6,7 +6,6 @@ is continued, lines after the step it continues from are dropped, so a history h
 
 import contextlib
 import json
-import os
 import pathlib
 import sys
 import time
@@ -17,6 +16,8 @@ import rich.console
 import rich.progress
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
+
+from twodal_jax import text_file
 
 HISTORY = "history.jsonl"
 
@@ -51,16 +52,9 @@ def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
     return entries
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes JSON atomically."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    text_file.write(path, json.dumps(content, indent=2) + "\n")
 
 
 class RunLog:
@@ -110,7 +104,7 @@ class RunLog:
         # From step 0 the first evaluation is made again as well.
         entries = read_history(workdir) if start_step else []
         kept = [entry for entry in entries if entry["step"] <= start_step]
-        write_text(workdir / HISTORY, "".join(json.dumps(entry) + "\n" for entry in kept))
+        text_file.write(workdir / HISTORY, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._history = (workdir / HISTORY).open("ab")
         board = workdir / "tensorboard"
         board.mkdir(exist_ok=True)

@@ -140,6 +140,7 @@ def train_and_evaluate(
         Checkpoints(workdir / BEST, keep=1) as best,
     ):
         state = checkpoints.resume(create_train_state(stages[0].method, config.seed), description)
+        state, small_model = devices.replicated((state, small_model))
         active = jax.process_index() == 0
         if active:
             content = {

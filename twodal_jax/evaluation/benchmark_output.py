@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import rich.console
 
+from twodal_jax import text_file
 from twodal_jax.evaluation import benchmark, figures, metrics, published, tables
 from twodal_jax.printable import as_markdown_cell, printable
-from twodal_jax.run_log import write_json, write_text
+from twodal_jax.run_log import write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ def write(results: Results, folder: pathlib.Path, command: str = "") -> None:
     if len(summaries) == 1:
         content |= next(iter(summaries.values()))
     write_json(folder / "metrics.json", content)
-    write_text(folder / "tables.md", _markdown(results, summaries, command))
+    text_file.write(folder / "tables.md", _markdown(results, summaries, command))
     _write_csv(folder / "per_image.csv", results)
     for measure in results.measures():
         errors = {label: e[measure] for label, e in results.errors.items() if measure in e}

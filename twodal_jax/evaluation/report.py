@@ -8,11 +8,11 @@ import dataclasses
 import math
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from twodal_jax import text_file
 from twodal_jax.evaluation import charts, report_figures, report_style
 from twodal_jax.printable import as_html
 from twodal_jax.rendering import drawing
@@ -100,16 +100,7 @@ class ReportData:
 def write_report(path: str | os.PathLike, report: ReportData) -> pathlib.Path:
     """Writes the page atomically and returns its path; the folder must exist."""
     path = pathlib.Path(path)
-    page = render(report)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(page)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
+    text_file.write(path, render(report))
     return path
 
 

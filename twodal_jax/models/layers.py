@@ -31,6 +31,14 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, 
     )
 
 
+def _with_bias(module: nn.Module, x: jax.Array) -> jax.Array:
+    """A convolution's output, with its parameter `bias` [features] added where it asks for one."""
+    if not module.bias:
+        return module.convolve(x)
+    offset = module.param("bias", nn.initializers.zeros, (module.features,))
+    return module.convolve(x) + offset.astype(module.dtype)
+
+
 class Conv(nn.Module):
     """2D convolution, NHWC, PyTorch's padding (kernel // 2 on every side).
 
@@ -46,12 +54,10 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        if not self.bias:
-            return self._without_bias(x)
-        offset = self.param("bias", nn.initializers.zeros, (self.features,))
-        return self._without_bias(x) + offset.astype(self.dtype)
+        return _with_bias(self, x)
 
-    def _without_bias(self, x: jax.Array) -> jax.Array:
+    def convolve(self, x: jax.Array) -> jax.Array:
+        """Without a bias."""
         size = self.kernel_size
         kernel = self.param("kernel", KERNEL_INIT, (size, size, x.shape[-1], self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
@@ -169,12 +175,10 @@ class StemConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        if not self.bias:
-            return self._without_bias(x)
-        offset = self.param("bias", nn.initializers.zeros, (self.features,))
-        return self._without_bias(x) + offset.astype(self.dtype)
+        return _with_bias(self, x)
 
-    def _without_bias(self, x: jax.Array) -> jax.Array:
+    def convolve(self, x: jax.Array) -> jax.Array:
+        """Without a bias."""
         kernel = self.param("kernel", KERNEL_INIT, (7, 7, x.shape[-1], self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if not on_cpu() or x.shape[1] % 2 or x.shape[2] % 2:
