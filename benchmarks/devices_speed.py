@@ -40,6 +40,7 @@ def pmap_job(method, state, batch, model):
     from twodal_jax import devices
 
     step, sharded = devices.mapped_train_step(method), devices.shard(batch)
+    state, model = devices.replicated((state, model))
     box = [state]
 
     def job():

@@ -50,6 +50,7 @@ LAYERS = (
     "twodal_jax.run_saves",
     "twodal_jax.trained_model",
     "twodal_jax.run_log",
+    "twodal_jax.run_lock",
     "twodal_jax.evaluation",
     "twodal_jax.reconstruction.face",
     "twodal_jax.export",

@@ -26,6 +26,7 @@ from twodal_jax.evaluation import training_report
 from twodal_jax.evaluation.held_out import HeldOut
 from twodal_jax.models.layers import check_choice
 from twodal_jax.morphable_model import MorphableModel, digest, without_mesh
+from twodal_jax.run_lock import only_run
 from twodal_jax.run_saves import RunSaves
 from twodal_jax.train_state import TrainState, create_train_state, num_parameters
 
@@ -117,8 +118,8 @@ def train_and_evaluate(
     Raises:
       ConfigError: e.g. the batch does not divide among the devices. CheckpointError: the folder holds
         a run of another config, or damaged checkpoints only. SaveError, WriteError: the folder cannot be
-        written; see `run.on_failed_save`. Stopped: a signal came; the state is saved. NotFinite: see the
-        config's `run.max_skipped_in_a_row`.
+        written, see `run.on_failed_save`, or another run is at work in it. Stopped: a signal came; the state is
+        saved. NotFinite: see the config's `run.max_skipped_in_a_row`.
     """
     workdir = pathlib.Path(workdir).absolute()
     with run_log.writing(workdir):
@@ -135,13 +136,14 @@ def train_and_evaluate(
     small_model = without_mesh(model)
     faces = {name: found.get("faces") for name, found in data.description.items()}
     description = experiment.description(config, digest(model), faces)
+    active = jax.process_index() == 0
     with (
+        only_run(workdir) if active else contextlib.nullcontext(),
         Checkpoints(workdir / CHECKPOINTS, keep=config.run.keep_checkpoints) as checkpoints,
         Checkpoints(workdir / BEST, keep=1) as best,
     ):
         state = checkpoints.resume(create_train_state(stages[0].method, config.seed), description)
         state, small_model = devices.replicated((state, small_model))
-        active = jax.process_index() == 0
         if active:
             content = {
                 "config": config.to_dict(),
