@@ -6,8 +6,8 @@ TWODAL_DATA_DIR holds `aflw2000/` (images with .mat files, annotations.npz with 
 fan_landmarks.csv), `aflw_wild/` (120-pixel crops, landmarks21.csv) and `bfm_3ddfa/`. The sets are made
 ready in the work directory at the first start (about a minute).
 
-Measured (seed 0, 14,000 steps, on two cores that had other work; at the 0.09 s a step of stage 2 of quiet ones it takes about
-25 minutes): NME (mean of yaw bins, 2D, 68 points) 4.03 % with detected landmarks, 4.99 % with an empty heatmap. The plain
+Measured (seed 0, 14,000 steps, on two cores that had other work; at the 0.08 s a step of stage 2 of quiet ones it takes about
+20 minutes): NME (mean of yaw bins, 2D, 68 points) 4.03 % with detected landmarks, 4.99 % with an empty heatmap. The plain
 variant, in the same time: 4.82 %.
 
 For a GPU: --config.regressor.name=resnet50 --config.regressor.variant=authors --config.regressor.width=1.0
