@@ -7,13 +7,11 @@ distributions have it, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (glibc 2.35 or newe
 """
 
 import json
-import os
 import pathlib
 import platform
-import subprocess
-import sys
 
 from benchmarks import timing
+from benchmarks.start_up import in_new_process
 from benchmarks.timing import Row, ratio
 
 TUNABLE = "glibc.malloc.hugetlb=1"
@@ -32,34 +30,24 @@ def aflw_step(batch: int, steps: int) -> float:
     """The same of configs/aflw.py, stage 2."""
     import jax
 
+    from benchmarks.devices_speed import pmap_job
     from benchmarks.two_dal_step import load_config, prepared
-    from twodal_jax import devices, experiment
+    from twodal_jax import experiment
 
     config = load_config("aflw", batch)
-    _, state, data, model = prepared(config, 1)
-    state, model = devices.replicated((state, model))
-    step = devices.mapped_train_step(experiment.make_stages(config)[1].method)
-    box, data = [state], devices.shard(jax.device_get(data))
-
-    def job():
-        box[0], _ = step(box[0], data, model)
-        jax.block_until_ready(box[0])
-
+    _, *arrays = prepared(config, 1)
+    job = pmap_job(experiment.make_stages(config)[1].method, *jax.device_get(arrays))
     job()
     return timing.median_ms(timing.in_turn({"step": job}, steps)["step"])
 
 
-def in_new_process(function: str, batch: int, steps: int, huge: bool) -> float:
+def apart(function: str, batch: int, steps: int, huge: bool) -> float:
     """A function's milliseconds, measured in a process of its own."""
     code = (
         "from twodal_jax import startup; startup.set_cpu_flags(); import json;"
         f" from benchmarks import huge_pages; print(json.dumps(huge_pages.{function}({batch}, {steps})))"
     )
-    environment = os.environ | {"GLIBC_TUNABLES": TUNABLE if huge else ""}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{function}: {done.stderr[-3000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(in_new_process("-c", code, GLIBC_TUNABLES=TUNABLE if huge else "")[0])
 
 
 def measure(options) -> list[Row]:
@@ -74,7 +62,7 @@ def measure(options) -> list[Row]:
         times: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(rounds):
             for huge, found in times.items():
-                found.append(in_new_process(function, batch, steps, huge))
+                found.append(apart(function, batch, steps, huge))
         rows.append(Row(name, sum(times[True]) / rounds, "ms", note="with huge pages"))
         rows.append(Row("  time / without", ratio(times[True], times[False]), "x"))
     return rows

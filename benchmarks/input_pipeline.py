@@ -10,7 +10,6 @@ decoder, shuffled, in batches. Memory: memory-mapped arrays, shuffled, in batche
 import argparse
 import concurrent.futures
 import itertools
-import os
 import pathlib
 import tempfile
 import time
@@ -19,7 +18,7 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.timing import Row
-from data_pipelines.loader import MOST_THREADS
+from data_pipelines.loader import reading_threads
 from twodal_jax import startup
 
 SIZE, BATCH = 160, 32
@@ -192,7 +191,7 @@ def measure(options) -> list[Row]:
 
 def more_options(parser: argparse.ArgumentParser) -> None:
     """How many threads read: by default as many as in training."""
-    parser.add_argument("--threads", type=int, default=min(MOST_THREADS, (os.cpu_count() or 1) + 1))
+    parser.add_argument("--threads", type=int, default=reading_threads())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from data_pipelines.order import sample_indices
 from data_pipelines.prepared import PreparedSet
 
 POSITION = "position"
-MOST_THREADS = 16  # that read by default
 Batch = dict[str, np.ndarray]
 Reader = Callable[[np.ndarray], Batch]
 
@@ -40,7 +39,7 @@ def batches(
       seed: of the order. start_step: the first batch's number.
       process_index, process_count: this host and the number of hosts.
       fields: which fields to read; by default all but the names (they are no arrays for a device).
-      num_threads: threads that read and decode; by default one more than there are cores, at most 16.
+      num_threads: threads that read and decode; by default `reading_threads`.
       prefetch: batches made ahead; by default twice the threads and two.
 
     Yields:
@@ -70,8 +69,13 @@ def batches(
         rows = sample_indices(seed, positions, prepared.count)
         return read(rows) | {POSITION: split_position(positions)}
 
-    threads = num_threads or min(MOST_THREADS, (os.cpu_count() or 1) + 1)
+    threads = num_threads or reading_threads()
     return _ahead(make, start_step, threads, prefetch or 2 * threads + 2)
+
+
+def reading_threads() -> int:
+    """How many threads read by default: one more than there are cores, at most 16."""
+    return min(16, (os.cpu_count() or 1) + 1)
 
 
 def read_rows(prepared: PreparedSet, indices: np.ndarray,

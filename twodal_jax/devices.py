@@ -51,19 +51,22 @@ def mapped_train_step(method: Method, devices: Sequence[jax.Device] | None = Non
     )
 
 
+def _on_local_devices(*axes: str) -> NamedSharding:
+    """Arrays divided by these axes over this host's devices; without any, whole on each."""
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS_NAME,)), PartitionSpec(*axes))
+
+
 def replicated(tree: Any) -> Any:
     """The same arrays laid out as the mapped step gives its state back, so that the first step's program serves
     the second one too. A group's processes leave that to the step, which wants host arrays of them."""
     if jax.process_count() > 1:
         return tree
-    mesh = Mesh(np.array(jax.local_devices()), (AXIS_NAME,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(tree, _on_local_devices())
 
 
 def prefetched(batches: Iterator[Any], ahead: int = 2) -> Iterator[Any]:
     """Sharded batches on this host's devices, copied there while earlier ones are worked on."""
-    mesh = Mesh(np.array(jax.local_devices()), (AXIS_NAME,))
-    sharding = NamedSharding(mesh, PartitionSpec(AXIS_NAME))
+    sharding = _on_local_devices(AXIS_NAME)
     several_hosts = jax.process_count() > 1  # pmap then wants this host's part as host arrays
     queue = collections.deque()
     for batch in batches:
