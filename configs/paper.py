@@ -87,6 +87,8 @@ def get_config() -> ml_collections.ConfigDict:
     # The ablation's switches.
     config.self_supervision = True  # [paper] L_2d-con, L_3d-con, L_cyc
     config.self_critic = True  # [paper] L_sc
+    # [ours] True learns how far, in 3D, the wild faces' landmarks lie from the mesh's: conventions differ.
+    config.learn_landmark_offsets = False
     config.landmark_mask = (4.0, 2.0, 1.0)  # [paper] red : pink : yellow; also (1, 1, 1), (2, 1, 0)
     # Dimensions of the landmarks that weigh L_3d's coefficients. [ours] The text says 2D landmarks, which
     # leaves the third row of the pose untrained in stage 1; 3 is what its reference [69] implements.

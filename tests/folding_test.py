@@ -22,9 +22,9 @@ def random_variables(network, seed=0):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-@pytest.mark.parametrize("depth", ["resnet18", "resnet50"])
-def test_a_folded_network_gives_the_same_coefficients(depth):
-    network = Regressor(depth, "standard", 0.125, heatmap_features=8)
+@pytest.mark.parametrize("depth, variant", [("resnet18", "keypoints"), ("resnet50", "standard")])
+def test_a_folded_network_gives_the_same_coefficients(depth, variant):
+    network = Regressor(depth, variant, 0.125, heatmap_features=8)
     variables = random_variables(network)
     inputs = np.random.default_rng(1).uniform(-1, 1, (2, 120, 120, 4)).astype(np.float32)
     folded_network, folded = fold(network, variables)
@@ -33,8 +33,9 @@ def test_a_folded_network_gives_the_same_coefficients(depth):
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
 
 
-def test_folded_variables_are_those_the_folded_network_wants_and_hold_no_normalisation():
-    network = Regressor("resnet50", "authors", 0.125)
+@pytest.mark.parametrize("variant", ["authors", "keypoints"])
+def test_folded_variables_are_those_the_folded_network_wants_and_hold_no_normalisation(variant):
+    network = Regressor("resnet50", variant, 0.125)
     folded_network, folded = fold(network, random_variables(network))
     wanted = jax.eval_shape(folded_network.init, jax.random.key(0), jnp.zeros((1, 120, 120, 4)))
     assert jax.tree.map(np.shape, folded) == jax.tree.map(lambda leaf: leaf.shape, wanted)

@@ -37,6 +37,7 @@ LAYERS = (
     "twodal_jax.authors_checkpoint",
     "twodal_jax.assets",
     "twodal_jax.forward",
+    "twodal_jax.landmark_offsets",
     "twodal_jax.train_state",
     "twodal_jax.batch_faces",
     "twodal_jax.averaging",

@@ -21,7 +21,7 @@ def run(tmp_path_factory):
     """The folder of a run on the built-in faces whose network only knows the mean face."""
     folder = tmp_path_factory.mktemp("run")
     model = assets.load_morphable_model("builtin")
-    config = tiny_config(**{"regressor.name": "resnet18", "regressor.variant": "spatial",
+    config = tiny_config(**{"regressor.name": "resnet18", "regressor.variant": "keypoints",
                             "morphable_model": "builtin"})  # fmt: skip
     save_untrained_run(folder, model, config)
     return folder

@@ -18,11 +18,8 @@ def shapes(module):
     return jax.eval_shape(module.init, jax.random.key(0), IMAGES)
 
 
-def resnet50_parameters(inputs, outputs, places=1):
-    """He et al. 2016: bottlenecks of (1x1, 3x3, 1x1), each convolution followed by scale and bias.
-
-    places: of the last map that the head sees apart (1: their mean).
-    """
+def resnet50_parameters(inputs, outputs):
+    """He et al. 2016: bottlenecks of (1x1, 3x3, 1x1), each convolution followed by scale and bias."""
 
     def conv(size, wide_in, wide_out):
         return size * size * wide_in * wide_out + 2 * wide_out
@@ -33,16 +30,22 @@ def resnet50_parameters(inputs, outputs, places=1):
             total += conv(1, wide, features) + conv(3, features, features) + conv(1, features, 4 * features)
             total += conv(1, wide, 4 * features) if block == 0 else 0
             wide = 4 * features
-    return total + places * wide * outputs + outputs
+    return total + wide * outputs + outputs
 
 
-@pytest.mark.parametrize("variant", regressor.VARIANTS)
+@pytest.mark.parametrize("variant", ["authors", "standard"])
 def test_resnet50_has_the_parameters_of_the_formula(variant):
     assert resnet50_parameters(3, 1000) == 25_557_032  # as everywhere, which checks the formula
     found = num_parameters(shapes(Regressor("resnet50", variant))["params"])
-    places = 4 * 4 if variant == "spatial" else 1
-    assert found == resnet50_parameters(4, 62, places)
-    assert found == 23_508_032 + 7 * 7 * 64 + places * 2048 * 62 + 62
+    assert found == resnet50_parameters(4, 62)
+    assert found == 23_508_032 + 7 * 7 * 64 + 2048 * 62 + 62
+
+
+def test_keypoints_add_a_pyramid_of_three_maps_a_score_map_each_and_a_hidden_layer():
+    found = num_parameters(shapes(Regressor("resnet50", "keypoints"))["params"])
+    pyramid = sum(48 * (wide + 2) for wide in (512, 1024, 2048)) + 3 * 3 * 48 * 64
+    hidden = (2048 + 2 * 64) * 256 + 256
+    assert found == 23_508_032 + 7 * 7 * 64 + pyramid + hidden + 256 * 62 + 62
 
 
 def test_resnet18_has_the_parameters_everybody_knows():
@@ -151,11 +154,11 @@ def test_wrong_names_and_inputs_are_errors(module, shape, message):
 
 
 def test_the_dense_way_from_the_heatmap_is_off_by_default_and_sees_the_heatmap_alone():
-    network = Regressor("resnet18", "spatial", 0.125, heatmap_features=16)
+    network = Regressor("resnet18", "standard", 0.125, heatmap_features=16)
     rng = np.random.default_rng(0)
     inputs = rng.uniform(-1, 1, (2, 120, 120, 4)).astype(np.float32)
     variables = network.init(jax.random.key(0), inputs)
-    plain = Regressor("resnet18", "spatial", 0.125).init(jax.random.key(0), inputs)
+    plain = Regressor("resnet18", "standard", 0.125).init(jax.random.key(0), inputs)
     assert set(variables["params"]) - set(plain["params"]) == {"heatmap_dense1", "heatmap_dense2"}
     # Only the dense way may speak, and only about the heatmap.
     kernel = np.zeros(variables["params"]["head"]["kernel"].shape, np.float32)

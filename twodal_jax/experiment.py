@@ -122,6 +122,7 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
         heatmap=HeatmapSettings(**config.heatmap),
         seed=config.seed,
         accumulate=config.get("accumulate", 1),
+        learn_landmark_offsets=config.self_supervision and config.get("learn_landmark_offsets", False),
     )
     stages, start = [], 0
     for name, stage in stage_configs(config).items():
@@ -133,7 +134,8 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
 
 # Fields that may change when a run is continued: how it runs, not what it computes; and where data lies.
 HOW_IT_RUNS = ("run", "distributed")
-NEW_FIELDS = {"accumulate": 1}  # not kept at these values, for the sake of runs made before there were such fields
+# Not kept at these values, for the sake of runs made before there were such fields.
+NEW_FIELDS = {"accumulate": 1, "learn_landmark_offsets": False}
 PLACES = ("morphable_model", "folder", "input", "make", "how_to_get", "remat")
 
 

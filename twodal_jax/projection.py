@@ -42,6 +42,14 @@ def landmarks_crop(model: morphable_model.MorphableModel, alpha: jax.Array) -> j
     return _project(morphable_model.landmarks_model(model, alpha), alpha)
 
 
+def directions_crop(directions: jax.Array, alpha: jax.Array) -> jax.Array:
+    """How far vectors of the model's frame reach in the crop: [..., P, 3], alpha [..., 62] (raw)
+    -> [..., P, 3] crop pixels, y down. The pose turns and scales them; it does not move them."""
+    pose, _, _ = coefficients.split(alpha)
+    linear = pose[..., :3] * jnp.array([1.0, -1.0, 1.0])[:, None]
+    return jnp.einsum("...nj,...ij->...ni", directions, linear, precision=jax.lax.Precision.HIGHEST)
+
+
 def _roi_scale_offset(roi_box: jax.Array, dims: int) -> tuple[jax.Array, jax.Array]:
     roi_box = jnp.asarray(roi_box, jnp.float32)
     offset = roi_box[..., :2]

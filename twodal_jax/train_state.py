@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from twodal_jax import landmark_offsets
 from twodal_jax.augmentation import AugmentationSettings
 from twodal_jax.coefficients import NUM_COEFFICIENTS
 from twodal_jax.forward import HeatmapSettings
+from twodal_jax.heatmap import NUM_LANDMARKS
 from twodal_jax.models.critic import EncoderCritic
 from twodal_jax.models.regressor import Regressor
 from twodal_jax.projection import CROP_SIZE
@@ -71,6 +73,7 @@ class Method:
       augmentation: of annotated and of wild images. heatmap: how the heatmap is drawn.
       seed: of the augmentation.
       accumulate: into how many parts a device's batch is split, worked on one after the other.
+      learn_landmark_offsets: whether `landmark_offsets` are learnt, beside the regressor's parameters.
     """
 
     regressor: Regressor = flax.struct.field(pytree_node=False)
@@ -85,6 +88,7 @@ class Method:
     seed: int = flax.struct.field(pytree_node=False)
     train_depth_offset: bool = flax.struct.field(pytree_node=False, default=False)
     accumulate: int = flax.struct.field(pytree_node=False, default=1)
+    learn_landmark_offsets: bool = flax.struct.field(pytree_node=False, default=False)
 
     def __post_init__(self):
         unknown = set(self.loss_weights) - set(LOSS_NAMES)
@@ -106,6 +110,9 @@ def create_train_state(method: Method, seed: int) -> TrainState:
     key_regressor, key_critic = jax.random.split(jax.random.key(seed))
     image = jnp.zeros((1, CROP_SIZE, CROP_SIZE, 4))
     variables = jax.jit(method.regressor.init)(key_regressor, image)
+    if method.learn_landmark_offsets:
+        offsets = jnp.zeros((NUM_LANDMARKS, 3))
+        variables = {**variables, "params": {**variables["params"], landmark_offsets.NAME: offsets}}
     critic = jax.jit(method.critic.init)(
         key_critic, image[..., :3], jnp.zeros((1, NUM_COEFFICIENTS))
     )

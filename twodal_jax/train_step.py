@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from twodal_jax import averaging, coefficients, forward, losses, projection
+from twodal_jax import averaging, coefficients, forward, landmark_offsets, losses, projection
 from twodal_jax.batch_faces import Faces, network_inputs, prepare_annotated, prepare_wild
 from twodal_jax.morphable_model import MorphableModel
 from twodal_jax.train_state import SECOND_PASS_LOSSES, WILD_LOSSES, Method, NetState, TrainState
@@ -47,19 +47,23 @@ def _annotated_losses(
 
 
 def _wild_losses(
-    result: forward.Reconstruction, wild: Faces, second_pass, critic: NetState, method: Method
+    result: forward.Reconstruction, wild: Faces, second_pass, marked, critic: NetState, method: Method
 ) -> dict[str, jax.Array]:
-    """{name: [W]} of the four self-supervision losses that have a weight."""
+    """{name: [W]} of the four self-supervision losses that have a weight.
+
+    second_pass: landmarks [W, 18, 2] -> Reconstruction. marked: Reconstruction -> the landmarks [W, 18, 2] as
+    the wild faces are marked.
+    """
     weights = jnp.asarray(method.landmark_weights) * wild.visible
     terms = {}
     if method.uses("loss_2d_con"):
-        terms["loss_2d_con"] = losses.loss_2d_con(result.landmarks_18, wild.landmarks, weights)
+        terms["loss_2d_con"] = losses.loss_2d_con(marked(result), wild.landmarks, weights)
     if method.uses(*SECOND_PASS_LOSSES):
         second = second_pass(result.landmarks_18)
         if method.uses("loss_3d_con"):
             terms["loss_3d_con"] = losses.loss_3d_con(result.landmarks, second.landmarks)
         if method.uses("loss_cyc"):
-            terms["loss_cyc"] = losses.loss_cyc(second.landmarks_18, wild.landmarks, weights)
+            terms["loss_cyc"] = losses.loss_cyc(marked(second), wild.landmarks, weights)
     if method.uses("loss_sc"):
         latent = jax.lax.stop_gradient(encode(critic.params, wild.image, method))
         terms["loss_sc"] = losses.loss_sc(_criticize(critic.params, latent, result.whitened, method))
@@ -116,8 +120,11 @@ def regressor_loss(
             seen = jnp.ones(points.shape[:-1])
             return forward.forward(regress, wild.image, points, seen, model, method.heatmap)
 
+        def marked(result):
+            return landmark_offsets.landmarks_as_marked(result, params.get(landmark_offsets.NAME), model)
+
         result = forward.reconstruct(wild_whitened, model)
-        terms |= _wild_losses(result, wild, second_pass, state.critic, method)
+        terms |= _wild_losses(result, wild, second_pass, marked, state.critic, method)
     means = {name: jnp.mean(term) for name, term in terms.items()}
     total = sum(method.loss_weights.get(name, 0.0) * mean for name, mean in means.items())
     return total, (means | {"loss": total}, updates["batch_stats"], wild_whitened)

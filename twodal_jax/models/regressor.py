@@ -4,8 +4,8 @@ ResNet (He et al. 2016) in the two forms that matter here, from one module:
   "standard": ResNet-50 as everywhere: last stage with stride 2, global average pool.
   "authors": the paper's authors': last stage with stride 1, then a 7x7 average pool with stride 2, which
     on their 8x8 map sees the top left 7x7.
-  "spatial": ours, for small machines and short schedules: standard, but the last 4x4 map is flattened, not
-    averaged. It keeps where things are, which an averaged map has to learn to say.
+  "keypoints": ours, for small machines, few faces and short schedules: standard, and beside the average a
+    head that says where things are (`models.keypoints`), both read by one hidden layer.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from twodal_jax import coefficients
+from twodal_jax.models.keypoints import Keypoints
 from twodal_jax.models.layers import SHARED_MOMENTS, BatchNorm, Conv, StemConv, check_choice, max_pool, scaled
 
 STAGE_SIZES = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
-VARIANTS = ("authors", "standard", "spatial")
+VARIANTS = ("authors", "standard", "keypoints")
+HIDDEN_FEATURES = 256  # of the keypoints' head
 HEATMAP_CELLS = 30  # the dense way sees the heatmap averaged over 4 x 4 pixels
 
 
@@ -67,7 +69,7 @@ class Regressor(nn.Module):
 
     Attributes:
       depth: "resnet50" or "resnet18".
-      variant: "authors", "standard" or "spatial" (see the module's docstring).
+      variant: "authors", "standard" or "keypoints" (see the module's docstring).
       width: multiplies every layer's features (1 is the paper's).
       dtype: of the computation; parameters and statistics stay float32.
       axis_name: mapped axis over which BatchNorm's statistics are shared, or None.
@@ -103,6 +105,7 @@ class Regressor(nn.Module):
         if not self.folded:
             x = BatchNorm(self.axis_name, name="norm_stem")(x, train=train)
         x = max_pool(nn.relu(x), window=3, stride=2, padding=1)
+        maps = []
         for stage, (blocks, strides) in enumerate(zip(STAGE_SIZES[self.depth], self.stage_strides())):
             for block in range(blocks):
                 layer = Block(
@@ -115,11 +118,12 @@ class Regressor(nn.Module):
                     name=f"stage{stage + 1}_block{block + 1}",
                 )
                 x = _again(layer, x, train) if self.remat and train else layer(x, train=train)
-        if self.variant == "spatial":
-            x = x.reshape(x.shape[0], -1)
-        else:
-            x = (x[:, :7, :7] if self.variant == "authors" else x).mean(axis=(1, 2))
-        x = x.astype(jnp.float32)
+            maps.append(x)
+        x = (x[:, :7, :7] if self.variant == "authors" else x).mean(axis=(1, 2)).astype(jnp.float32)
+        if self.variant == "keypoints":
+            head = Keypoints(self.axis_name, self.dtype, self.folded, name="keypoints")
+            places = head(maps[1:], train=train)
+            x = nn.relu(nn.Dense(HIDDEN_FEATURES, name="hidden")(jnp.concatenate([x, places], axis=-1)))
         if self.heatmap_features:
             x = jnp.concatenate([x, self._look_at_heatmap(inputs[..., 3])], axis=-1)
         # A zero kernel starts every face as the mean face.

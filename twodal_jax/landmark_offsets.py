@@ -1,0 +1,31 @@
+"""Where people who marked wild faces set the 18 landmarks, seen from the morphable model's.
+
+Conventions differ: AFLW's nose wings, mouth centre and outer ends of the brows lie 2 to 9 pixels (of a
+120-pixel crop) from iBUG's, which the mesh's landmarks follow. Taken for the same points they bend the shape. What differs belongs to the face, not to the picture: one offset a landmark in the morphable model's
+frame, learnt along with the regressor, turned and scaled by each face's pose. Ours; the paper has none.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from twodal_jax import forward, projection
+from twodal_jax.morphable_model import MorphableModel
+
+NAME = "landmark_offsets"  # among the regressor's parameters: [18, 3]
+OUTER_EYE_CORNERS = np.array([36, 45])  # of the 68
+UNIT = 0.1  # of the mean face's outer interocular distance: suits an optimiser's usual step sizes
+
+
+def landmarks_as_marked(
+    result: forward.Reconstruction, offsets: jax.Array | None, model: MorphableModel
+) -> jax.Array:
+    """The 18 landmarks of `result` where the other convention has them: [B, 18, 2], crop pixels, y down.
+
+    offsets: [18, 3] in the morphable model's frame, in `UNIT`s of its outer interocular distance; None: none.
+    """
+    if offsets is None:
+        return result.landmarks_18
+    left, right = model.landmark_mean[:, OUTER_EYE_CORNERS].T
+    unit = UNIT * jnp.linalg.norm(left - right)
+    return result.landmarks_18 + projection.directions_crop(unit * offsets, result.alpha)[..., :2]
