@@ -15,6 +15,7 @@ from benchmarks import models, timing
 from benchmarks.timing import Row, in_turn, ratio
 from twodal_jax.evaluation import benchmark, icp
 from twodal_jax.evaluation.predictions import Predictions
+from twodal_jax.morphable_model import OUTER_EYE_CORNERS
 
 
 def made_truth(model, count: int) -> tuple[benchmark.GroundTruth, Predictions]:
@@ -51,7 +52,7 @@ def evaluation_rows(model, count: int, with_icp: bool) -> list[Row]:
 def icp_rows(model, faces: int) -> list[Row]:
     """ICP on a sample of the vertices against ICP on all of them, a face a round."""
     truth, predictions = made_truth(model, faces)
-    corners = np.asarray(model.landmark_indices)[list(benchmark.OUTER_EYE_CORNERS)]
+    corners = np.asarray(model.landmark_indices)[list(OUTER_EYE_CORNERS)]
     pairs = []
     for face in range(faces):
         here = slice(face, face + 1)

@@ -25,6 +25,7 @@ from twodal_jax import projection
 from twodal_jax.evaluation import benchmark, benchmark_output, held_out, icp, scan_protocol
 from twodal_jax.evaluation.predictions import Predictions, listed, unwhitened
 from twodal_jax.images import crop_face
+from twodal_jax.morphable_model import OUTER_EYE_CORNERS
 from twodal_jax.rendering import overlay, shading
 
 CORNERS = ("x36", "y36", "z36", "x45", "y45", "z45")
@@ -145,7 +146,7 @@ def meshes(predictions: Predictions, renderings, model, problems):
 def measure(predictions, renderings, targets, corners, model, problems) -> np.ndarray:
     """Error [n] in per cent; NaN where not measured."""
     errors = np.full(len(renderings), np.nan)
-    outer = np.asarray(model.landmark_indices)[list(benchmark.OUTER_EYE_CORNERS)]
+    outer = np.asarray(model.landmark_indices)[list(OUTER_EYE_CORNERS)]
     with cli.progress(f"{predictions.label}: ICP", len(renderings)) as advance:
         for i, vertices in meshes(predictions, renderings, model, problems):
             rendering = renderings[i]

@@ -7,13 +7,11 @@ frame, learnt along with the regressor, turned and scaled by each face's pose. O
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from twodal_jax import forward, projection
-from twodal_jax.morphable_model import MorphableModel
+from twodal_jax.morphable_model import OUTER_EYE_CORNERS, MorphableModel
 
 NAME = "landmark_offsets"  # among the regressor's parameters: [18, 3]
-OUTER_EYE_CORNERS = np.array([36, 45])  # of the 68
 UNIT = 0.1  # of the mean face's outer interocular distance: suits an optimiser's usual step sizes
 
 
@@ -26,6 +24,6 @@ def landmarks_as_marked(
     """
     if offsets is None:
         return result.landmarks_18
-    left, right = model.landmark_mean[:, OUTER_EYE_CORNERS].T
+    left, right = (model.landmark_mean[:, corner] for corner in OUTER_EYE_CORNERS)
     unit = UNIT * jnp.linalg.norm(left - right)
     return result.landmarks_18 + projection.directions_crop(unit * offsets, result.alpha)[..., :2]

@@ -16,6 +16,7 @@ import numpy as np
 from twodal_jax import coefficients
 
 NUM_LANDMARKS = 68
+OUTER_EYE_CORNERS = (36, 45)  # of the 68
 NUM_DIRECTIONS = coefficients.NUM_SHAPE + coefficients.NUM_EXPRESSION
 
 

@@ -18,12 +18,15 @@ from twodal_jax import coefficients, morphable_model
 CROP_SIZE = 120
 
 
+def _turned(vectors_model: jax.Array, pose: jax.Array) -> jax.Array:
+    return jnp.einsum(
+        "...nj,...ij->...ni", vectors_model, pose[..., :3], precision=jax.lax.Precision.HIGHEST
+    )
+
+
 def _project(points_model: jax.Array, alpha: jax.Array) -> jax.Array:
     pose, _, _ = coefficients.split(alpha)
-    rotated = jnp.einsum(
-        "...nj,...ij->...ni", points_model, pose[..., :3], precision=jax.lax.Precision.HIGHEST
-    )
-    return flip_y(rotated + pose[..., None, :, 3], CROP_SIZE)
+    return flip_y(_turned(points_model, pose) + pose[..., None, :, 3], CROP_SIZE)
 
 
 def flip_y(points: jax.Array, height: float | jax.Array) -> jax.Array:
@@ -46,8 +49,7 @@ def directions_crop(directions: jax.Array, alpha: jax.Array) -> jax.Array:
     """How far vectors of the model's frame reach in the crop: [..., P, 3], alpha [..., 62] (raw)
     -> [..., P, 3] crop pixels, y down. The pose turns and scales them; it does not move them."""
     pose, _, _ = coefficients.split(alpha)
-    linear = pose[..., :3] * jnp.array([1.0, -1.0, 1.0])[:, None]
-    return jnp.einsum("...nj,...ij->...ni", directions, linear, precision=jax.lax.Precision.HIGHEST)
+    return _turned(directions, pose) * jnp.array([1.0, -1.0, 1.0])
 
 
 def _roi_scale_offset(roi_box: jax.Array, dims: int) -> tuple[jax.Array, jax.Array]:

@@ -18,7 +18,7 @@ import numpy as np
 from twodal_jax import projection
 from twodal_jax.evaluation import icp, metrics
 from twodal_jax.evaluation.predictions import Predictions, listed, unwhitened
-from twodal_jax.morphable_model import MorphableModel
+from twodal_jax.morphable_model import OUTER_EYE_CORNERS, MorphableModel
 from twodal_jax.rendering import shading
 
 REANNOTATED = "_reannotated"
@@ -38,7 +38,6 @@ NORMALISERS = {name: "sqrt(w h) of the box around the true 68 landmarks" for nam
     "nme_2d_68" + REANNOTATED: "sqrt(w h) of the box around the re-annotated 68 landmarks",
     RECONSTRUCTION: "3D distance of the true outer eye corners (landmarks 36 and 45)",
 }
-OUTER_EYE_CORNERS = (36, 45)
 BATCH = 16
 
 

@@ -17,12 +17,12 @@ counter-clockwise again.
 
 import numpy as np
 
+from twodal_jax.morphable_model import OUTER_EYE_CORNERS
+
 IMAGE, MODEL = "image", "model"
 FRAMES = (IMAGE, MODEL)
 _AXES = "x right, y up, z towards the viewer, right-handed"
-# Outer eye corners of the 68 landmarks, and how far apart they are in adults, metres (about 85 to 100 mm).
-OUTER_EYE_CORNERS = (36, 45)
-OUTER_EYE_DISTANCE = 0.09
+OUTER_EYE_DISTANCE = 0.09  # of adults' outer eye corners, metres (about 85 to 100 mm)
 # Units of face models, metres: micrometre (BFM 2009), millimetre, centimetre, decimetre, metre (FLAME).
 KNOWN_UNITS = (1e-6, 1e-3, 1e-2, 1e-1, 1.0)
 MOST_OFF = 2.0  # no face's eyes are twice as far apart as usual, nor half
