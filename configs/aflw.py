@@ -46,7 +46,9 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     # large ones (500 steps of 32 + 32: 5.61 % and 7.01 %; 1,000 of 16 + 16, in less time: 5.38 and 6.87).
     config.batch_annotated = 16
     config.batch_wild = 16
-    config.optimizer.name = "adam"  # SGD needs a longer schedule
+    # Half an hour is short: 4,500 steps of Muon come as far as 14,000 of Adam (4.17 % and 4.26 %).
+    config.optimizer.name = "muon"
+    config.optimizer.decay = "linear"
     config.optimizer.clip_norm = 5.0
     config.optimizer.warmup_steps = 50
     config.optimizer.weight_decay = 0.05  # a face is seen 224 times: 998 are soon known by heart
@@ -66,9 +68,9 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.stage1.steps = 600
     config.stage1.learning_rate = 1.5e-3
     config.stage1.final_learning_rate = 1.5e-3
-    config.stage2.steps = 13_400
+    config.stage2.steps = 12_400
     config.stage2.learning_rate = 1.5e-3
-    config.stage2.final_learning_rate = 4e-5
+    config.stage2.final_learning_rate = 1e-5
     # What is seldom met in photos is not worth its time here.
     config.augmentation.rotation_degrees = 20.0
     config.augmentation.scale = 0.12

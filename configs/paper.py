@@ -98,7 +98,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Optimiser of the regressor. [paper: SGD, 5e-5, exponential decay; the rest ours]
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "sgd"  # [paper]; "adam" for short schedules
+    config.optimizer.name = "sgd"  # [paper]; "adam" for short schedules, "muon" for shorter ones
+    config.optimizer.decay = "exponential"  # [paper]; or "linear"
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 5e-4

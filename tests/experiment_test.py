@@ -1,6 +1,7 @@
 """From config to stages: switches, schedules and the description of a run. No network is run."""
 
 import numpy as np
+import optax
 import pytest
 from helpers_run import tiny_config
 
@@ -86,6 +87,43 @@ def test_learning_rate_decays_exponentially_in_each_stage():
     np.testing.assert_allclose(float(schedule(99)), 1e-3 * 0.1**0.99, rtol=1e-4)
 
 
+def test_linear_decay_falls_by_the_same_amount_each_step_to_the_stages_last_rate():
+    config = tiny_config(**{"stage1.steps": 100, "stage2.steps": 50, "stage2.learning_rate": 2e-5,
+                            "stage2.final_learning_rate": 0.0, "optimizer.decay": "linear"})  # fmt: skip
+    schedule = experiment.learning_rate_schedule(config)
+    found = [float(schedule(step)) for step in (0, 50, 100, 125, 150)]
+    np.testing.assert_allclose(found, [1e-3, 0.55e-3, 2e-5, 1e-5, 0.0], rtol=1e-4)
+
+
+def test_muon_moves_a_kernel_alike_in_all_directions_and_the_rest_as_adam_does():
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    params = {"conv": {"kernel": draw(3, 3, 8, 16)}, "norm": {"scale": draw(16)}, "head": {"kernel": draw(16, 62)}}
+    gradients = {"conv": {"kernel": draw(3, 3, 8, 16) * np.geomspace(1.0, 100.0, 16, dtype=np.float32)},
+                 "norm": {"scale": draw(16)}, "head": {"kernel": draw(16, 62)}}  # fmt: skip
+
+    def updates(optimizer):
+        return optimizer.update(gradients, optimizer.init(params), params)[0]
+
+    config = tiny_config(**{"optimizer.name": "muon", "optimizer.weight_decay": 0.1})
+    muon = updates(experiment.regressor_optimizer(config))
+    adam = updates(optax.nadamw(1e-3, weight_decay=0.1))
+    for at in (("norm", "scale"), ("head", "kernel")):
+        np.testing.assert_allclose(muon[at[0]][at[1]], adam[at[0]][at[1]], rtol=1e-5)
+    decayed = -1e-3 * 0.1 * params["conv"]["kernel"]
+    step = np.asarray(muon["conv"]["kernel"] - decayed).reshape(72, 16)
+    sizes = np.linalg.svd(step, compute_uv=False)
+    assert sizes.max() < 2.0 * sizes.min()
+    theirs = np.linalg.svd(gradients["conv"]["kernel"].reshape(72, 16), compute_uv=False)
+    assert theirs.max() > 50.0 * theirs.min()
+    # 0.2 of the learning rate, as Adam's after many steps (Liu et al. 2025).
+    assert 0.14e-3 < np.sqrt(np.mean(step * step)) < 0.26e-3
+    assert (step * gradients["conv"]["kernel"].reshape(72, 16)).sum() < 0.0
+
+
 def test_warm_up_raises_the_rate_from_a_first_share():
     schedule = experiment.learning_rate_schedule(tiny_config(**{"optimizer.warmup_steps": 10}))
     plain = experiment.learning_rate_schedule(tiny_config())
@@ -105,6 +143,8 @@ def test_every_config_makes_stages():
 def test_unknown_names_are_errors():
     with pytest.raises(ValueError, match="float16.*float32, bfloat16"):
         experiment.make_stages(tiny_config(**{"regressor.dtype": "float16"}))
+    with pytest.raises(ValueError, match="decay.*cosine.*exponential, linear"):
+        experiment.make_stages(tiny_config(**{"optimizer.decay": "cosine"}))
     with pytest.raises(ValueError, match="expected one of full, ss, sc, plain, 3ddfa"):
         aflw.get_config("everything")
 

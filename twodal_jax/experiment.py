@@ -7,21 +7,24 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+import optax.contrib
 
 from twodal_jax import heatmap
 from twodal_jax.augmentation import AugmentationSettings
 from twodal_jax.forward import HeatmapSettings
 from twodal_jax.models.critic import EncoderCritic
 from twodal_jax.models.layers import check_choice
-from twodal_jax.models.regressor import STAGE_SIZES, VARIANTS, Regressor
+from twodal_jax.models.regressor import HEAD, STAGE_SIZES, VARIANTS, Regressor
 from twodal_jax.train_state import LOSS_NAMES, Method
 
 AXIS_NAME = "devices"
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-OPTIMIZERS = ("sgd", "adam")
+OPTIMIZERS = ("sgd", "adam", "muon")
+DECAYS = ("exponential", "linear")
 SELF_SUPERVISION_LOSSES = ("loss_2d_con", "loss_3d_con", "loss_cyc")
 
 
@@ -54,16 +57,16 @@ def stage_configs(config: ml_collections.ConfigDict) -> dict[str, ml_collections
 
 
 def learning_rate_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
-    """Exponential decay in each stage, from `learning_rate` to `final_learning_rate`, after a warm-up."""
+    """Decay in each stage, from `learning_rate` to `final_learning_rate`, after a warm-up."""
+    kind = config.optimizer.decay
+    check_choice("decay (config.optimizer.decay)", kind, DECAYS)
     pieces, boundaries, total = [], [], 0
     for stage in stage_configs(config).values():
-        pieces.append(
-            optax.exponential_decay(
-                stage.learning_rate,
-                transition_steps=stage.steps,
-                decay_rate=stage.final_learning_rate / stage.learning_rate,
-            )
-        )
+        first, last = stage.learning_rate, stage.final_learning_rate
+        if kind == "linear":
+            pieces.append(optax.linear_schedule(first, last, stage.steps))
+        else:
+            pieces.append(optax.exponential_decay(first, stage.steps, last / first))
         total += stage.steps
         boundaries.append(total)
     decay = optax.join_schedules(pieces, boundaries[:-1])
@@ -76,7 +79,7 @@ def learning_rate_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
 
 
 def regressor_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """SGD with momentum (the paper's), or Adam, with exponentially decaying learning rate."""
+    """SGD with momentum (the paper's), Adam or Muon, with decaying learning rate."""
     settings = config.optimizer
     check_choice("optimizer (config.optimizer.name)", settings.name, OPTIMIZERS)
     schedule = learning_rate_schedule(config)
@@ -85,10 +88,36 @@ def regressor_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTran
         parts.append(optax.clip_by_global_norm(settings.clip_norm))
     if settings.name == "adam":
         return optax.chain(*parts, optax.adamw(schedule, weight_decay=settings.weight_decay))
+    if settings.name == "muon":
+        return optax.chain(*parts, _muon(schedule, settings.weight_decay))
     if settings.weight_decay:
         parts.append(optax.add_decayed_weights(settings.weight_decay))
     sgd = optax.sgd(schedule, momentum=settings.momentum or None, nesterov=settings.nesterov)
     return optax.chain(*parts, sgd)
+
+
+def _muon(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for the kernels, Adam (Nesterov's) for the head and what is no matrix.
+
+    A convolution's kernel counts as the matrix of its inputs [k * k * in, out]. Updates are as large as
+    Adam's (Liu et al. 2025), so that one learning rate serves both.
+    """
+
+    def as_matrices(params):
+        def one(path, leaf):
+            if path[-1].key != "kernel" or path[0].key == HEAD:
+                return None
+            return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+
+        return jax.tree_util.tree_map_with_path(one, params)
+
+    return optax.contrib.muon(
+        schedule,
+        weight_decay=weight_decay,
+        adam_weight_decay=weight_decay,
+        muon_weight_dimension_numbers=as_matrices,
+        consistent_rms=0.2,
+    )
 
 
 class ConfigError(ValueError):

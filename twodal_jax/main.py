@@ -9,15 +9,16 @@ import pathlib
 import signal
 import sys
 
+from twodal_jax import startup
+
 if __name__ == "__main__":
     # Until training saves on Ctrl-C there is nothing to save: it ends the program at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    startup.use_huge_pages()
 
 import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
-
-from twodal_jax import startup
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")

@@ -1,10 +1,14 @@
-"""What a program sets before JAX starts: fast convolutions on a CPU, and compiled programs kept on disk."""
+"""What a program sets before JAX starts: huge pages, fast convolutions on a CPU, compiled programs kept on disk."""
 
 import os
 import pathlib
+import sys
 
 # 1x1 convolutions as matrix products are only fast on a CPU with this; see `models.layers`.
 CPU_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=individual_dot"
+# XLA asks for its buffers anew at every step; in pages of 2 MB they are there sooner. glibc 2.35 or newer looks at it,
+# and only where the system leaves it to programs (/sys/kernel/mm/transparent_hugepage/enabled: [madvise]).
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def cache_folder() -> pathlib.Path:
@@ -18,6 +22,16 @@ def set_cpu_flags() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if CPU_FLAGS not in flags:
         os.environ["XLA_FLAGS"] = f"{CPU_FLAGS} {flags}".strip()
+
+
+def use_huge_pages() -> None:
+    """Starts this program anew, in the same process, with HUGE_PAGES in its environment: the C library looks there once.
+
+    Does nothing off Linux, or where the environment sets the variable already (empty: as the system has it). To be
+    called before anything else is done. `benchmarks.huge_pages` measures what it saves.
+    """
+    if sys.platform == "linux" and not HUGE_PAGES.keys() & os.environ.keys():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **HUGE_PAGES})
 
 
 def keep_compiled(folder: os.PathLike | str | None = None) -> None:

@@ -68,12 +68,19 @@ class Conv(nn.Module):
 
 
 def _column_means(rows: jax.Array) -> jax.Array:
-    """[M, C] -> [C] float32 means. A product with ones, in 8 row blocks, is both fast and exact on a CPU."""
-    count, _ = rows.shape
-    if on_cpu() and count % 8 == 0:
-        selector = jnp.repeat(jnp.eye(8, dtype=rows.dtype), count // 8, axis=1)
-        sums = jnp.matmul(selector, rows, preferred_element_type=jnp.float32)
-        return sums.sum(axis=0) / count
+    """[M, C] -> [C] float32 means. A product with ones, in row blocks, is both fast and exact on a CPU.
+
+    Narrow rows are taken several at a time: a product of a few columns leaves most of a CPU's lanes empty.
+    """
+    count, features = rows.shape
+    at_a_time = 1
+    while at_a_time * features < 128 and count % (16 * at_a_time) == 0:
+        at_a_time *= 2
+    if on_cpu() and count % (8 * at_a_time) == 0:
+        selector = jnp.repeat(jnp.eye(8, dtype=rows.dtype), count // (8 * at_a_time), axis=1)
+        wide = rows.reshape(count // at_a_time, at_a_time * features)
+        sums = jnp.matmul(selector, wide, preferred_element_type=jnp.float32)
+        return sums.reshape(-1, features).sum(axis=0) / count
     return jnp.mean(rows.astype(jnp.float32), axis=0)
 
 

@@ -20,6 +20,7 @@ from twodal_jax.models.layers import SHARED_MOMENTS, BatchNorm, Conv, StemConv, 
 
 STAGE_SIZES = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 VARIANTS = ("authors", "standard", "keypoints")
+HEAD = "head"  # the last layer, among the parameters
 HIDDEN_FEATURES = 256  # of the keypoints' head
 HEATMAP_CELLS = 30  # the dense way sees the heatmap averaged over 4 x 4 pixels
 
@@ -127,7 +128,7 @@ class Regressor(nn.Module):
         if self.heatmap_features:
             x = jnp.concatenate([x, self._look_at_heatmap(inputs[..., 3])], axis=-1)
         # A zero kernel starts every face as the mean face.
-        head = nn.Dense(coefficients.NUM_COEFFICIENTS, kernel_init=nn.initializers.zeros, name="head")
+        head = nn.Dense(coefficients.NUM_COEFFICIENTS, kernel_init=nn.initializers.zeros, name=HEAD)
         return head(x)
 
     def _look_at_heatmap(self, heatmap: jax.Array) -> jax.Array:
