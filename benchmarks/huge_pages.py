@@ -13,8 +13,8 @@ import platform
 from benchmarks import timing
 from benchmarks.start_up import in_new_process
 from benchmarks.timing import Row, ratio
+from twodal_jax import startup
 
-TUNABLE = "glibc.malloc.hugetlb=1"
 SETTING = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -47,7 +47,8 @@ def apart(function: str, batch: int, steps: int, huge: bool) -> float:
         "from twodal_jax import startup; startup.set_cpu_flags(); import json;"
         f" from benchmarks import huge_pages; print(json.dumps(huge_pages.{function}({batch}, {steps})))"
     )
-    return json.loads(in_new_process("-c", code, GLIBC_TUNABLES=TUNABLE if huge else "")[0])
+    setting = startup.HUGE_PAGES if huge else dict.fromkeys(startup.HUGE_PAGES, "")
+    return json.loads(in_new_process("-c", code, **setting)[0])
 
 
 def measure(options) -> list[Row]:
