@@ -96,6 +96,8 @@ def training_batch(model: morphable_model.MorphableModel, count: int, wild: int,
             "image": image[count:],
             "landmarks": rng.uniform(20, 100, (wild, 18, 2)).astype(np.float32),
             "visible": visible,
+            "jaw": rng.uniform(20, 100, (wild, 3, 2)).astype(np.float32),
+            "jaw_visible": np.ones((wild, 3), np.float32),
             "position": index[count:],
         },
     }

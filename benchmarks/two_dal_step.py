@@ -30,7 +30,7 @@ def pieces(method, state, batch, model) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from twodal_jax import forward, landmark_offsets, train_step
+    from twodal_jax import forward, train_step
     from twodal_jax.batch_faces import network_inputs
 
     annotated, wild = jax.jit(functools.partial(train_step._prepare, model=model, method=method))(batch)
@@ -70,9 +70,7 @@ def pieces(method, state, batch, model) -> dict:
             def again(points):
                 return result.replace(landmarks=result.landmarks + points.sum())
 
-            def marked(result):
-                return landmark_offsets.landmarks_as_marked(result, net.params.get(landmark_offsets.NAME), model)
-
+            marked = functools.partial(train_step._marked, params=net.params, model=model, method=method)
             quiet = method.replace(loss_weights=dict(method.loss_weights) | {"loss_sc": 0.0})
             terms |= train_step._wild_losses(result, wild, again, marked, state.critic, quiet)
         return sum(term.mean() for term in terms.values())
@@ -88,7 +86,7 @@ def pieces(method, state, batch, model) -> dict:
         "update of the regressor": (update, (net, net.params)),
     }
     if method.uses("loss_3d_con", "loss_cyc"):
-        found["regressor, second pass"] = (jax.grad(second_pass, argnums=(0, 1)), (net.params, wild.landmarks))
+        found["regressor, second pass"] = (jax.grad(second_pass, argnums=(0, 1)), (net.params, wild.landmarks[:, :18]))
     if method.uses("loss_sc"):
         found["encoder and critic, update"] = (encoder_and_critic, (state.critic,))
     return found

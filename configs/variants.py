@@ -48,6 +48,7 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collect
 def _match_landmarks_only(config: ml_collections.ConfigDict) -> None:
     """Wild images serve by their 2D landmarks alone, all of one weight, in both stages."""
     config.landmark_mask = (1.0, 1.0, 1.0)
+    config.jaw_weight = float(config.jaw_weight > 0)
     for stage in (config.stage1, config.stage2):
         stage.loss_weights.loss_2d_con = config.stage1.loss_weights.loss_2d_con
         stage.loss_weights.loss_3d_con = 0.0

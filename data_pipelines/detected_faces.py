@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.detections import NUM_POINTS, read_detections, stem
-from data_pipelines.faces import Face, Skip, SkipFace
+from data_pipelines.faces import Face, Skip, SkipFace, landmark_fields
 from data_pipelines.landmark_faces import LandmarkFaces
 from data_pipelines.safe_paths import Problem
 from twodal_jax import projection
@@ -107,13 +107,11 @@ class DetectedFaces(LandmarkFaces):
                            " one")  # fmt: skip
         face = found[best]
         points = np.asarray(projection.image_to_crop(np.float32(face.landmarks), face.roi_box))
-        seen = np.float32(face.visible)
         return {
             "name": self.names[row],
             "image": crop_face(image, face.roi_box, self.margin),
-            "landmarks": np.where(seen[:, None] > 0, points, 0.0).astype(np.float32),
-            "visible": seen,
             "yaw_deg": self.yaw_deg[row],
+            **landmark_fields(points, face.visible),
         }
 
 

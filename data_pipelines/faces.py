@@ -87,6 +87,33 @@ def as_18(
     return np.where(seen[..., None], points, 0.0).astype(np.float32), seen.astype(np.float32)
 
 
+def with_jaw(landmarks: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 18 landmarks, and after them the jaw points (`heatmap.JAW_NAMES`) of 21 points; arguments as in `as_18`.
+
+    68 points give 18: a detector's jaw is the outline of the picture, not the same points of the face.
+
+    Returns:
+      landmarks float32 [..., P, 2], 0 where invisible; visible float32 [..., P], 1 or 0. P is 21 or 18.
+    """
+    points, seen = as_18(landmarks, visible)
+    if landmarks.shape[-2] != 21:
+        return points, seen
+    jaw = landmarks[..., heatmap.JAW_OF_21, :]
+    jaw_seen = np.asarray(visible, bool)[..., heatmap.JAW_OF_21] & np.isfinite(jaw).all(axis=-1)
+    jaw = np.where(jaw_seen[..., None], jaw, 0.0)
+    return (np.concatenate([points, jaw], axis=-2, dtype=np.float32),
+            np.concatenate([seen, jaw_seen], axis=-1, dtype=np.float32))
+
+
+def landmark_fields(landmarks: np.ndarray, visible: np.ndarray) -> Face:
+    """The fields of kind "wild" (manifest.py) of one face's [P, 2] landmarks and [P] visibility, P = 18 or 21."""
+    count = heatmap.NUM_LANDMARKS
+    seen = np.asarray(visible, np.float32)
+    points = np.where(seen[:, None] > 0, landmarks, 0.0).astype(np.float32)
+    fields = {"landmarks": points[:count], "visible": seen[:count]}
+    return fields | ({"jaw": points[count:], "jaw_visible": seen[count:]} if len(points) > count else {})
+
+
 def roi_box_from_18(landmarks: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """Crop box of a face known by its 18 landmarks only: landmarks [18, 2], visible [18] -> [4].
 

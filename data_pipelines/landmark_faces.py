@@ -1,4 +1,4 @@
-"""Faces known by an image and 18 landmarks: what all in-the-wild readers end in."""
+"""Faces known by an image and landmarks: what all in-the-wild readers end in."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data_pipelines.faces import (Face, Skip, SkipFace, SourceError, read_or_skip,
+from data_pipelines.faces import (Face, Skip, SkipFace, SourceError, landmark_fields, read_or_skip,
                                   roi_box_from_18)
 from data_pipelines.manifest import CROP_SIZE
 from data_pipelines.safe_paths import Problem, check_inside
 from twodal_jax import projection
+from twodal_jax.heatmap import NUM_LANDMARKS
 from twodal_jax.images import crop_face, read_image
 
 _PEEK = 20
@@ -26,8 +27,8 @@ class LandmarkFaces:
       description: for the manifest.
       names: N names.
       paths: N image files.
-      landmarks: [N, 18, 2] in the image's pixels, y down.
-      visible: [N, 18], 1 or 0.
+      landmarks: [N, P, 2] in the image's pixels, y down; P is 18, or 21 (`faces.with_jaw`).
+      visible: [N, P], 1 or 0.
       yaw_deg: [N], NaN where unknown.
       roi_boxes: [N, 4] image pixels; NaN rows are guessed from the landmarks (`roi_box_from_18`).
       ready: whether the images are 120 x 120 crops already; None looks at the first ones.
@@ -35,7 +36,7 @@ class LandmarkFaces:
       problems: {row: (reason, detail)} of lines that cannot be used; their paths may be None.
       root: the folder all images must lie in, symbolic links followed; None does not look.
 
-    A row takes about half a kilobyte, images aside: 236 bytes of numbers, the rest its name and path.
+    A row takes about half a kilobyte, images aside: 236 or 272 bytes of numbers, the rest its name and path.
     """
 
     kind = "wild"
@@ -86,7 +87,7 @@ class LandmarkFaces:
     def _read(self, row: int, roi_box: np.ndarray | Skip | None, landmarks: np.ndarray) -> Face:
         if row in self.problems:
             raise SkipFace(*self.problems[row])
-        if not self.visible[row].any():
+        if not self.visible[row, :NUM_LANDMARKS].any():
             raise SkipFace("no landmarks", f"{self.paths[row]}: none of the 18 is visible")
         if isinstance(roi_box, Skip):
             raise SkipFace(roi_box.reason, roi_box.detail)
@@ -94,13 +95,11 @@ class LandmarkFaces:
         if self.ready and image.shape[:2] != (CROP_SIZE, CROP_SIZE):
             raise SkipFace("not a 120 x 120 crop", f"{self.paths[row]}: {image.shape[1]} x"
                            f" {image.shape[0]}, the other images are ready crops")
-        seen = self.visible[row]
         return {
             "name": self.names[row],
             "image": image if self.ready else crop_face(image, roi_box, self.margin),
-            "landmarks": np.where(seen[:, None] > 0, landmarks, 0.0).astype(np.float32),
-            "visible": seen,
             "yaw_deg": self.yaw_deg[row],
+            **landmark_fields(landmarks, self.visible[row]),
         }
 
     def _image(self, row: int) -> np.ndarray:
@@ -112,7 +111,7 @@ class LandmarkFaces:
         box = self.roi_boxes[row]
         if np.isfinite(box).all():
             return box
-        return roi_box_from_18(self.landmarks[row], self.visible[row])
+        return roi_box_from_18(self.landmarks[row, :NUM_LANDMARKS], self.visible[row, :NUM_LANDMARKS])
 
     def _looks_ready(self) -> bool:
         sizes = set()

@@ -16,6 +16,8 @@ SHA-256 of each file (`hashes.py`), and its own. One row is one face:
   kind "wild":
     landmarks        float32 [18, 2]  crop pixels, y down; 0 where invisible
     visible          float32 [18]     1 or 0
+    jaw              float32 [3, 2]   the points of `heatmap.JAW_NAMES`, likewise; of sources that mark 21 points
+    jaw_visible      float32 [3]      1 or 0; as jaw
 """
 
 from __future__ import annotations
@@ -48,6 +50,10 @@ FIELDS: dict[str, dict[str, tuple[tuple, str]]] = {
         "detected_visible": ((18,), "float32"),
     },
     "wild": {**_COMMON, "landmarks": ((18, 2), "float32"), "visible": ((18,), "float32")},
+}
+OPTIONAL_FIELDS: dict[str, dict[str, tuple[tuple, str]]] = {
+    "annotated": {},
+    "wild": {"jaw": ((3, 2), "float32"), "jaw_visible": ((3,), "float32")},
 }
 
 
@@ -144,9 +150,10 @@ def _manifest_problems(manifest: Any) -> str:
 
 def check_fields(kind: str, found: Mapping[str, Any], where: str) -> None:
     problems = []
-    for name, (shape, dtype) in FIELDS[kind].items():
+    for name, (shape, dtype) in (FIELDS[kind] | OPTIONAL_FIELDS[kind]).items():
         if name not in found:
-            problems.append(f"{name} is missing")
+            if name in FIELDS[kind]:
+                problems.append(f"{name} is missing")
             continue
         got = tuple(found[name]["shape"])
         fits = len(got) == len(shape) and all(w in (None, g) for w, g in zip(shape, got))

@@ -18,6 +18,7 @@ from rich.progress import track
 
 from data_pipelines import prepared
 from data_pipelines import synthetic_scenery as scenery
+from data_pipelines.faces import landmark_fields
 from twodal_jax import face_model as faces
 from twodal_jax import heatmap
 from twodal_jax.face_model import sampling
@@ -169,6 +170,10 @@ def detect(rng: np.random.Generator, face: SyntheticFace) -> np.ndarray:
     and larger the further the face is turned away.
     """
     points, _ = landmarks_18(face)
+    return _with_noise(rng, face, points)
+
+
+def _with_noise(rng: np.random.Generator, face: SyntheticFace, points: np.ndarray) -> np.ndarray:
     box = np.ptp(face.landmarks68[:, :2], axis=0)
     turned = (abs(face.yaw_deg) / 90) ** 2
     sigma = _DETECTOR_NOISE * np.sqrt(np.prod(box)) * (1 + _PROFILE_NOISE * turned)
@@ -193,10 +198,11 @@ def wild_row(rng: np.random.Generator, face: SyntheticFace, name: str) -> dict[s
     _, visible = landmarks_18(face)
     wrong = rng.random(18) < _WILD_OUTLIERS
     points = np.where(wrong[:, None], points + rng.normal(0, 12, points.shape), points)
+    jaw = _with_noise(rng, face, face.landmarks68[heatmap.JAW_OF_68, :2])
+    points, visible = np.concatenate([points, jaw]), np.concatenate([visible, face.visible68[heatmap.JAW_OF_68]])
     return {
-        "image": face.image, "yaw_deg": np.float32(face.yaw_deg),
-        "landmarks": np.where(visible[:, None], points, 0).astype(np.float32),
-        "visible": visible.astype(np.float32), "name": name}
+        "image": face.image, "yaw_deg": np.float32(face.yaw_deg), "name": name,
+        **landmark_fields(points, visible)}
 
 
 _ROWS = {"annotated": (1, annotated_row), "wild": (2, wild_row)}

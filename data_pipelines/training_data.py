@@ -13,7 +13,9 @@ import ml_collections
 import numpy as np
 
 from data_pipelines import loader, prepared
-from data_pipelines.prepared import PreparedSet
+from data_pipelines.prepared import PreparedError, PreparedSet
+from twodal_jax import experiment
+from twodal_jax.batch_faces import JAW_FIELDS
 from twodal_jax.evaluation.held_out import HeldOut
 from twodal_jax.morphable_model import MorphableModel
 from twodal_jax.train import TrainingData
@@ -135,13 +137,19 @@ def open_training_data(
       The data, and the morphable model: with the annotated set's whitening if it brought none.
 
     Raises:
-      MissingData: see `check_present`. PreparedError, SourceError: a set is broken.
+      MissingData: see `check_present`. PreparedError, SourceError: a set is broken, or lacks the jaw points that
+        `config.jaw_weight` asks for.
     """
     check_present(config, workdir)
     sets = {name: _open(config, name, workdir) for name in needed_sets(config)}
     manifest = sets["annotated"].manifest
     if not model.has_whitening:
         model = model.with_whitening(manifest["alpha_mean"], manifest["alpha_std"])
+
+    trained_on = dict(TRAINED_ON)
+    if experiment.uses_jaw(config):
+        _check_jaw(sets["wild"])
+        trained_on["wild"] += tuple(JAW_FIELDS.values())
 
     limited = {name: found.first(config.data[name].limit) for name, found in sets.items()}
 
@@ -153,7 +161,7 @@ def open_training_data(
             start_step=start_step,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            fields=TRAINED_ON[name],
+            fields=trained_on[name],
         )
 
     data = TrainingData(
@@ -163,6 +171,16 @@ def open_training_data(
         description={name: _describe(found) for name, found in limited.items()},
     )
     return data, model
+
+
+def _check_jaw(wild: PreparedSet) -> None:
+    missing = [name for name in JAW_FIELDS.values() if name not in wild.fields]
+    if missing:
+        raise PreparedError(
+            f"{wild.folder}: has no {' and '.join(missing)}, which config.jaw_weight asks for. Its source marks"
+            " fewer than 21 points (no ears and chin), or it was prepared before they were kept: prepare it again,"
+            " or train without: --config.jaw_weight=0"
+        )
 
 
 def _describe(found: PreparedSet) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines import detected_faces, safe_paths
 from data_pipelines.detected_faces import DetectedFaces
-from data_pipelines.faces import SourceError, as_18
+from data_pipelines.faces import SourceError, as_18, with_jaw
 from data_pipelines.landmark_faces import LandmarkFaces
 from data_pipelines.tables import broken_lines, read_columns
 from data_pipelines.wild import checked_folder, roi_boxes_of_68, valid_points
@@ -72,13 +72,13 @@ def umdfaces(
 
 
 def _small_parts(numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows of BOX_COLUMNS and 21 points -> boxes [n, 5], landmarks [n, 18, 2] and their visibility, some thousand
+    """Rows of BOX_COLUMNS and 21 points -> boxes [n, 5], landmarks [n, 21, 2] and their visibility, some thousand
     rows at a time: what is needed on the way is several times larger than the table."""
     for start in range(0, len(numbers), SLICE):
         rows = numbers[start : start + SLICE]
         points = rows[:, len(BOX_COLUMNS):].reshape(-1, NUM_POINTS, 3)
         visible = valid_points(points[..., :2]) & (points[..., 2] > VISIBLE_ABOVE)
-        yield rows[:, : len(BOX_COLUMNS)].copy(), *as_18(points[..., :2], visible)
+        yield rows[:, : len(BOX_COLUMNS)].copy(), *with_jaw(points[..., :2], visible)
 
 
 def _find_tables(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from data_pipelines import safe_paths
 from data_pipelines.detections import read_detections
-from data_pipelines.faces import SourceError, as_18
+from data_pipelines.faces import SourceError, as_18, with_jaw
 from data_pipelines.landmark_faces import LandmarkFaces
 from data_pipelines.tables import broken_lines, read_columns, read_header
 from twodal_jax import projection
@@ -53,7 +53,7 @@ def wild_csv_faces(
     visible = valid_points(landmarks)
     if flags:
         visible &= numbers[:, 2 * count:3 * count] > 0.5
-    points, seen = as_18(landmarks, visible)
+    points, seen = with_jaw(landmarks, visible)
     yaw = numbers[:, -1] if yaw_column else np.full(len(names), np.nan)
     paths, refused = safe_paths.listed(names, functools.partial(image_path, folder))
     return LandmarkFaces(

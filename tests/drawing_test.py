@@ -70,14 +70,14 @@ def test_points_that_cannot_be_drawn_leave_the_others(bad):
     canvas = drawing.upscale(GREY, 3)
     assert len(changed(canvas, drawing.draw_landmarks(canvas, points, scale=3))) > 100
     eighteen = np.array(points[:18])
-    assert len(changed(canvas, drawing.draw_landmarks_18(canvas, eighteen, scale=3))) > 100
+    assert len(changed(canvas, drawing.draw_numbered(canvas, eighteen, scale=3))) > 100
 
 
-def test_the_sides_of_the_18_swap_under_the_mirror():
+def test_the_sides_of_the_landmarks_swap_under_the_mirror():
     other = {"L": "R", "R": "L", "C": "C"}
-    mirrored = [drawing.SIDES_18[i] for i in heatmap.MIRROR_18]
-    assert mirrored == [other[side] for side in drawing.SIDES_18]
-    for name, side in zip(heatmap.LANDMARK_NAMES, drawing.SIDES_18):
+    mirrored = [drawing.SIDES[i] for i in heatmap.MIRROR_WITH_JAW]
+    assert mirrored == [other[side] for side in drawing.SIDES]
+    for name, side in zip(heatmap.LANDMARK_NAMES + heatmap.JAW_NAMES, drawing.SIDES, strict=True):
         assert ("left" in name, "right" in name) == (side == "L", side == "R")
 
 
@@ -85,7 +85,8 @@ def test_no_function_changes_its_input():
     canvas = drawing.upscale(GREY, 3)
     before = canvas.copy()
     drawing.draw_landmarks(canvas, face68())
-    drawing.draw_landmarks_18(canvas, face68()[:18])
+    drawing.draw_numbered(canvas, face68()[:18])
+    drawing.draw_numbered(canvas, face68()[:21])
     drawing.caption(canvas, "text")
     assert drawing.upscale(GREY, 1) is not GREY
     np.testing.assert_array_equal(canvas, before)

@@ -52,9 +52,19 @@ def test_switches_of_the_ablation_remove_their_losses(variant, off):
     assert {name for name, weight in found.items() if not weight} == off | baselines | {"loss_vdc"}
 
 
+def test_jaw_points_have_a_weight_where_wild_faces_are_compared_at_them():
+    def landmark_weights(**changes):
+        return experiment.make_stages(tiny_config(**changes))[0].method.landmark_weights
+
+    assert len(landmark_weights()) == 18  # the paper's
+    assert landmark_weights(jaw_weight=3.0) == (*landmark_weights(), 3.0, 3.0, 3.0)
+    assert len(landmark_weights(jaw_weight=3.0, self_supervision=False)) == 18
+
+
 def test_baselines_match_landmarks_of_wild_images_and_see_the_image_alone():
     for variant, own in (("3ddfa", {"loss_3d"}), ("defa", {"loss_parameters", "loss_contour"})):
         first, second = experiment.make_stages(aflw.get_config(variant))
+        assert first.method.landmark_weights == (1.0,) * 21
         used = [{n for n, w in s.method.loss_weights.items() if w} for s in (first, second)]
         assert used[0] == own | {"loss_2d_con"}
         assert used[1] == ({"loss_vdc"} if variant == "3ddfa" else own) | {"loss_2d_con"}

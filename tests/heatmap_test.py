@@ -217,6 +217,17 @@ def test_the_authors_mouth_centre_is_between_the_inner_lips():
 def test_eighteen_of_twenty_one_leave_out_ears_and_chin():
     kept = heatmap.landmarks_18_from_21(np.arange(21.0)[:, None].repeat(2, 1))[:, 0]
     np.testing.assert_array_equal(kept, [i for i in range(21) if i not in (12, 16, 20)])
+    np.testing.assert_array_equal(heatmap.JAW_OF_21, [12, 16, 20])
+
+
+def test_jaw_points_follow_the_18_and_agree_with_the_mirror_of_68():
+    points = np.random.default_rng(9).normal(size=(2, 68, 3))
+    found = np.asarray(heatmap.with_jaw_from_68(points))
+    np.testing.assert_allclose(found[:, :18], heatmap.landmarks_18_from_68(points), rtol=1e-5)
+    np.testing.assert_allclose(found[:, 18:], points[:, [2, 14, 8]], rtol=1e-6)
+    jaw = np.asarray(heatmap.with_jaw_from_68(points[:, MIRROR_68]))[:, 18:]
+    np.testing.assert_array_equal(jaw, found[:, heatmap.MIRROR_WITH_JAW][:, 18:])
+    np.testing.assert_array_equal(heatmap.MIRROR_WITH_JAW[:18], heatmap.MIRROR_18)
 
 
 @pytest.mark.parametrize("function", [heatmap.landmarks_18_from_68, heatmap.landmarks_18_from_21])

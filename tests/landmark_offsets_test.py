@@ -23,12 +23,16 @@ def reconstruction(model, alpha):
 
 
 def other_convention(model, alpha, offsets):
-    """[B, 18, 2]: the landmarks of a mesh whose points lie `offsets` [18, 3] (model's frame) elsewhere, float64."""
+    """[B, P, 2]: the landmarks of a mesh whose points lie `offsets` [P, 3] (model's frame) elsewhere, float64."""
+    first, second = (
+        np.concatenate([indices, [2, 14, 8]])[: len(offsets)]
+        for indices in (heatmap.FIRST_OF_68, heatmap.SECOND_OF_68)
+    )
     found = []
     for row in np.asarray(alpha, np.float64):
         points = np.asarray(model.landmark_mean, np.float64) + np.einsum(
             "k,kin->in", row[12:], np.asarray(model.landmark_basis, np.float64))
-        points = (points[:, heatmap.FIRST_OF_68] + points[:, heatmap.SECOND_OF_68]) / 2 + offsets.T
+        points = (points[:, first] + points[:, second]) / 2 + offsets.T
         pose = row[:12].reshape(3, 4)
         x, y, _ = pose[:, :3] @ points + pose[:, 3:]
         found.append(np.stack([x, 121 - y], axis=-1))
@@ -40,10 +44,12 @@ def unit(model):
     return 0.1 * np.linalg.norm(eyes[:, 0] - eyes[:, 1])
 
 
-def test_marked_landmarks_are_those_of_a_mesh_whose_points_lie_elsewhere(model):
+@pytest.mark.parametrize("jaw", [False, True])
+def test_marked_landmarks_are_those_of_a_mesh_whose_points_lie_elsewhere(model, jaw):
     rng = np.random.default_rng(0)
-    alpha, offsets = helpers_model.random_alpha(rng, 5), rng.normal(size=(18, 3))
-    found = landmark_offsets.landmarks_as_marked(reconstruction(model, alpha), jnp.asarray(offsets), model)
+    alpha, offsets = helpers_model.random_alpha(rng, 5), rng.normal(size=(21 if jaw else 18, 3))
+    result = reconstruction(model, alpha)
+    found = landmark_offsets.landmarks_as_marked(result, jnp.asarray(offsets), model, jaw=jaw)
     np.testing.assert_allclose(found, other_convention(model, alpha, unit(model) * offsets), atol=1e-3)
 
 
@@ -90,3 +96,25 @@ def test_a_step_moves_the_offsets_where_they_are_learnt_and_the_regressor_sees_n
     new, _ = step(state, batch, model)
     offsets = np.asarray(new.regressor.params[landmark_offsets.NAME])
     assert offsets.shape == (18, 3) and (offsets != 0).any() and np.isfinite(offsets).all()
+
+
+def test_jaw_points_are_compared_where_they_have_a_weight_and_else_left_alone(model):
+    batch = helpers_model.tiny_batch(model)
+    with_jaw = batch | {"wild": batch["wild"] | {
+        "jaw": np.full((len(batch["wild"]["image"]), 3, 2), 60.0, np.float32),
+        "jaw_visible": np.ones((len(batch["wild"]["image"]), 3), np.float32)}}  # fmt: skip
+    method = helpers_model.tiny_method(losses=helpers_model.STAGE2_LOSSES | {"loss_2d_con": 0.01})
+    weighing = method.replace(landmark_weights=(*method.landmark_weights, 2.0, 2.0, 2.0), learn_landmark_offsets=True)
+    state = create_train_state(method, seed=0)
+    step = jax.jit(functools.partial(train_step.train_step, method=method))
+    without, left = (step(state, given, model) for given in (batch, with_jaw))
+    jax.tree.map(np.testing.assert_array_equal, without, left)
+
+    state = create_train_state(weighing, seed=0)
+    step = jax.jit(functools.partial(train_step.train_step, method=weighing))
+    new, metrics = step(state, with_jaw, model)
+    assert metrics["loss_2d_con"] > without[1]["loss_2d_con"] * 1.01
+    assert (np.asarray(new.regressor.params[landmark_offsets.NAME])[18:] != 0).any(axis=1).all()
+    hidden = with_jaw | {"wild": with_jaw["wild"] | {"jaw_visible": np.zeros_like(with_jaw["wild"]["jaw_visible"])}}
+    np.testing.assert_allclose(
+        step(state, hidden, model)[1]["loss_2d_con"], without[1]["loss_2d_con"], rtol=1e-5)

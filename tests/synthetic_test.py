@@ -59,6 +59,12 @@ def test_hidden_landmarks_are_those_of_the_far_side(sets):
     assert visible[yaw < -60][:, left].mean() > 0.9 > 0.5 > visible[yaw < -60][:, right].mean()
     assert visible[np.abs(yaw) < 15].mean() > 0.95
     assert (np.asarray(rows["landmarks"])[visible == 0] == 0).all()
+    left_ear, right_ear, chin = np.asarray(rows["jaw_visible"]).T
+    assert right_ear[yaw > 60].mean() > 0.9 > 0.5 > left_ear[yaw > 60].mean()
+    assert left_ear[yaw < -60].mean() > 0.9 > 0.5 > right_ear[yaw < -60].mean()
+    mouth = np.asarray(rows["landmarks"])[:, 16, 1]
+    both = (chin > 0) & (visible[:, 16] > 0)
+    assert (np.asarray(rows["jaw"])[both, 2, 1] > mouth[both]).mean() > 0.9
 
 
 @pytest.mark.parametrize("kind", ["annotated", "wild"])

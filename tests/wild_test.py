@@ -47,6 +47,9 @@ def test_21_points_become_the_18_with_their_visibility(tmp_path):
     np.testing.assert_allclose(face["landmarks"][seen], points[heatmap.INDICES_OF_21][seen])
     assert (face["landmarks"][~seen] == 0).all()
     assert face["yaw_deg"] == -40
+    ears_and_chin = [12, 16, 20]
+    np.testing.assert_array_equal(face["jaw_visible"], visible[ears_and_chin])
+    np.testing.assert_allclose(face["jaw"], np.where(visible[:, None], points, 0)[ears_and_chin], rtol=1e-6)
 
 
 def test_empty_nan_and_minus_one_mean_invisible(tmp_path):
@@ -56,6 +59,25 @@ def test_empty_nan_and_minus_one_mean_invisible(tmp_path):
     (tmp_path / "l.csv").write_text(f"{HEADER_21}\n{line_21('a.jpg', points, np.ones(21))}\n")
     face, = read_all(wild_csv_faces(tmp_path))
     np.testing.assert_array_equal(face["visible"], [0, 0, 0] + [1] * 15)
+    np.testing.assert_array_equal(face["jaw_visible"], [1, 1, 1])
+
+
+def test_a_missing_chin_and_hidden_ears_cost_no_landmark(tmp_path):
+    points = np.full((21, 2), 50.0).astype(object)
+    points[20] = ["", "nan"]
+    visible = np.ones(21)
+    visible[[12, 16]] = 0
+    write_image(tmp_path / "a.jpg")
+    (tmp_path / "l.csv").write_text(f"{HEADER_21}\n{line_21('a.jpg', points, visible)}\n")
+    face, = read_all(wild_csv_faces(tmp_path))
+    assert face["visible"].all() and not face["jaw_visible"].any() and not face["jaw"].any()
+
+
+def test_a_face_with_nothing_but_its_chin_is_skipped(tmp_path):
+    write_image(tmp_path / "a.jpg")
+    (tmp_path / "l.csv").write_text(f"{HEADER_21}\n{line_21('a.jpg', np.full((21, 2), 50.0), np.arange(21) == 20)}\n")
+    skip, = read_all(wild_csv_faces(tmp_path))
+    assert isinstance(skip, Skip) and skip.reason == "no landmarks"
 
 
 def test_68_points_of_whole_images_are_cropped_by_their_box(tmp_path):
@@ -150,7 +172,12 @@ def test_umdfaces_batches_are_read_by_column_name(tmp_path):
     corner = np.array([150, 150 + 0.14 * 150]) - side / 2
     expected = (points[heatmap.INDICES_OF_21] - corner) * 120 / side
     np.testing.assert_allclose(first["landmarks"][visible], expected[visible], atol=1e-3)
+    np.testing.assert_array_equal(first["jaw_visible"], seen[[12, 16, 20]] > 0.5)
     assert second["visible"].all() and (np.abs(second["landmarks"] - 60) < 60).all()
+    # Placed by the 18 landmarks alone, wherever ears and chin are.
+    scale = np.ptp(second["landmarks"], axis=0) / np.ptp(points[heatmap.INDICES_OF_21], axis=0)
+    shift = second["landmarks"] - scale * points[heatmap.INDICES_OF_21]
+    np.testing.assert_allclose(second["jaw"], scale * points[[12, 16, 20]] + shift[0], atol=1e-3)
     assert len(read_all(umdfaces(tmp_path / "umdfaces_batch2"))) == 1
 
 
@@ -181,6 +208,7 @@ def test_detections_are_read_in_every_form(tmp_path, form):
     write_image(tmp_path / "b.jpg")
     face, skip = read_all(detection_faces(tmp_path))
     np.testing.assert_allclose(face["landmarks"], as_18(points[0], np.ones(68))[0], atol=1e-4)
+    assert "jaw" not in face
     assert isinstance(skip, Skip) and skip.reason == "no landmarks"
 
 
@@ -209,3 +237,8 @@ def test_real_aflw_crops_are_read_upright():
     assert (landmarks[both, 16, 1] > landmarks[both, 7, 1]).mean() > 0.98  # mouth below left eye
     eyes = visible[:, 7] & visible[:, 10]
     assert (landmarks[eyes, 10, 0] > landmarks[eyes, 7, 0]).mean() > 0.98
+    jaw, jaw_visible = (np.stack([face[name] for face in faces]) for name in ("jaw", "jaw_visible"))
+    left, right, chin = (jaw_visible > 0).T
+    assert (jaw[left & right, 0, 0] < jaw[left & right, 1, 0]).all() and (left & right).sum() > 20
+    both = chin & visible[:, 16]
+    assert (jaw[both, 2, 1] > landmarks[both, 16, 1]).mean() > 0.98  # chin below the mouth

@@ -229,14 +229,18 @@ def augment_wild(
     visible: jax.Array,
     settings: AugmentationSettings,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One wild face: image [S, S, 3] uint8, landmarks [18, 2] crop pixels, visible [18] -> the same,
-    moved, and mirrored with probability `settings.mirror` (left and right landmarks swapped)."""
+    """One wild face: image [S, S, 3] uint8, landmarks [P, 2] crop pixels, visible [P] -> the same,
+    moved, and mirrored with probability `settings.mirror` (left and right landmarks swapped).
+
+    P is 18, or 21 with the jaw points (`heatmap.JAW_NAMES`) after them.
+    """
     key_geometry, key_appearance, key_mirror = jax.random.split(key, 3)
     mirrored = jax.random.bernoulli(key_mirror, settings.mirror)
     matrix = random_similarity(key_geometry, settings)
     matrix = jnp.where(mirrored, _compose(matrix, mirror_matrix()), matrix)
     landmarks = projection.transform_points(landmarks, matrix)
-    swapped = landmarks[heatmap.MIRROR_18], visible[heatmap.MIRROR_18]
+    order = heatmap.MIRROR_WITH_JAW[: len(landmarks)]  # begins with that of the 18
+    swapped = landmarks[order], visible[order]
     landmarks, visible = (
         jnp.where(mirrored, a, b) for a, b in zip(swapped, (landmarks, visible))
     )

@@ -2,7 +2,8 @@
 
 A batch is {"annotated": {...}, "wild": {...}} of arrays with a leading batch axis:
   annotated: image uint8 [A, S, S, 3] BGR, alpha [A, 62] raw, position uint32 [A, 2]
-  wild:      image uint8 [W, S, S, 3] BGR, landmarks [W, 18, 2], visible [W, 18], position uint32 [W, 2]
+  wild:      image uint8 [W, S, S, 3] BGR, landmarks [W, 18, 2], visible [W, 18], position uint32 [W, 2];
+             perhaps jaw [W, 3, 2], jaw_visible [W, 3]: `heatmap.JAW_NAMES`
 Landmarks and alpha are in the frame of the 120-pixel crop; `position` is the sample's global position
 in the training stream as (high, low) words, from which its augmentation is drawn.
 """
@@ -16,6 +17,7 @@ from twodal_jax.morphable_model import MorphableModel
 from twodal_jax.train_state import Method
 
 ANNOTATED_STREAM, WILD_STREAM = 0, 1
+JAW_FIELDS = {"landmarks": "jaw", "visible": "jaw_visible"}  # what follows what
 
 
 @flax.struct.dataclass
@@ -24,8 +26,9 @@ class Faces:
 
     Attributes:
       image: [B, 120, 120, 3] float 0..255, BGR.
-      landmarks: [B, 18, 2] true (annotated) or given (wild) landmarks; visible: [B, 18].
-      heatmap_landmarks, heatmap_visible: the same with a detector's noise; what the heatmap shows.
+      landmarks: [B, P, 2] true (annotated) or given (wild) landmarks; visible: [B, P]. P is 18, or 21 where
+        the batch has jaw points, which follow the 18.
+      heatmap_landmarks, heatmap_visible: the 18 with a detector's noise; what the heatmap shows.
       whitened: [B, 62] true whitened coefficients, None for wild faces.
     """
 
@@ -57,6 +60,10 @@ def prepare_annotated(batch: dict[str, jax.Array], model: MorphableModel, method
 
 def prepare_wild(batch: dict[str, jax.Array], method: Method) -> Faces:
     """Augments wild faces."""
+    landmarks, visible = (
+        jnp.concatenate([batch[name], batch[jaw]], axis=1) if jaw in batch else batch[name]
+        for name, jaw in JAW_FIELDS.items()
+    )
     keys = augmentation.sample_keys(method.seed, WILD_STREAM, batch["position"])
 
     def one(key, image, landmarks, visible):
@@ -65,10 +72,11 @@ def prepare_wild(batch: dict[str, jax.Array], method: Method) -> Faces:
         image, landmarks, visible = augmentation.augment_wild(
             key_face, image, landmarks, visible, method.augmentation
         )
-        noisy = augmentation.detector_noise(key_noise, landmarks, visible, method.augmentation)
+        shown = landmarks[: heatmap.NUM_LANDMARKS], visible[: heatmap.NUM_LANDMARKS]
+        noisy = augmentation.detector_noise(key_noise, *shown, method.augmentation)
         return Faces(image, landmarks, visible, *noisy)
 
-    return jax.vmap(one)(keys, batch["image"], batch["landmarks"], batch["visible"])
+    return jax.vmap(one)(keys, batch["image"], landmarks, visible)
 
 
 def network_inputs(faces: Faces, method: Method) -> jax.Array:

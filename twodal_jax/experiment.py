@@ -48,6 +48,18 @@ def loss_weights(config: ml_collections.ConfigDict, stage: ml_collections.Config
     return weights
 
 
+def uses_jaw(config: ml_collections.ConfigDict) -> bool:
+    """Whether wild faces are compared at the jaw points too, which their set then must have."""
+    return bool(config.self_supervision and config.get("jaw_weight", 0.0))
+
+
+def landmark_weights(config: ml_collections.ConfigDict) -> tuple[float, ...]:
+    """The mask v of Fig. 4, [18], and the jaw points' weights after it where they count."""
+    mask = heatmap.weight_mask(*config.landmark_mask).tolist()
+    jaw = [float(config.jaw_weight)] * heatmap.NUM_JAW_POINTS if uses_jaw(config) else []
+    return (*mask, *jaw)
+
+
 def stage_configs(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
     """The stages that take place, in order: those of `config.stages` with steps."""
     chosen = {name: config[name] for name in ("stage1", "stage2") if config[name].steps > 0}
@@ -144,7 +156,7 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
         critic=EncoderCritic(config.critic.width, dtype, config.critic.half_size),
         regressor_optimizer=regressor_optimizer(config),
         critic_optimizer=optax.adam(config.critic.learning_rate),
-        landmark_weights=tuple(heatmap.weight_mask(*config.landmark_mask).tolist()),
+        landmark_weights=landmark_weights(config),
         weight_dims=config.loss_3d_dims,
         train_depth_offset=config.train_depth_offset,
         augmentation=AugmentationSettings(**config.augmentation),
@@ -164,7 +176,7 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
 # Fields that may change when a run is continued: how it runs, not what it computes; and where data lies.
 HOW_IT_RUNS = ("run", "distributed")
 # Not kept at these values, for the sake of runs made before there were such fields.
-NEW_FIELDS = {"accumulate": 1, "learn_landmark_offsets": False}
+NEW_FIELDS = {"accumulate": 1, "learn_landmark_offsets": False, "jaw_weight": 0.0}
 PLACES = ("morphable_model", "folder", "input", "make", "how_to_get", "remat")
 
 

@@ -1,4 +1,4 @@
-"""Where people who marked wild faces set the 18 landmarks, seen from the morphable model's.
+"""Where people who marked wild faces set the landmarks, seen from the morphable model's.
 
 Conventions differ: AFLW's nose wings, mouth centre and outer ends of the brows lie 2 to 9 pixels (of a
 120-pixel crop) from iBUG's, which the mesh's landmarks follow. Taken for the same points they bend the shape. What differs belongs to the face, not to the picture: one offset a landmark in the morphable model's
@@ -8,22 +8,24 @@ frame, learnt along with the regressor, turned and scaled by each face's pose. O
 import jax
 import jax.numpy as jnp
 
-from twodal_jax import forward, projection
+from twodal_jax import forward, heatmap, projection
 from twodal_jax.morphable_model import OUTER_EYE_CORNERS, MorphableModel
 
-NAME = "landmark_offsets"  # among the regressor's parameters: [18, 3]
+NAME = "landmark_offsets"  # among the regressor's parameters: [18, 3], or [21, 3] with the jaw points
 UNIT = 0.1  # of the mean face's outer interocular distance: suits an optimiser's usual step sizes
 
 
 def landmarks_as_marked(
-    result: forward.Reconstruction, offsets: jax.Array | None, model: MorphableModel
+    result: forward.Reconstruction, offsets: jax.Array | None, model: MorphableModel, *, jaw: bool = False
 ) -> jax.Array:
-    """The 18 landmarks of `result` where the other convention has them: [B, 18, 2], crop pixels, y down.
+    """The landmarks of `result` where the other convention has them: [B, P, 2], crop pixels, y down.
 
-    offsets: [18, 3] in the morphable model's frame, in `UNIT`s of its outer interocular distance; None: none.
+    offsets: [P, 3] in the morphable model's frame, in `UNIT`s of its outer interocular distance; None: none.
+    jaw: whether the three jaw points follow the 18 landmarks (P = 21) or not (P = 18).
     """
+    points = heatmap.with_jaw_from_68(result.landmarks[..., :2]) if jaw else result.landmarks_18
     if offsets is None:
-        return result.landmarks_18
+        return points
     left, right = (model.landmark_mean[:, corner] for corner in OUTER_EYE_CORNERS)
     unit = UNIT * jnp.linalg.norm(left - right)
-    return result.landmarks_18 + projection.directions_crop(unit * offsets, result.alpha)[..., :2]
+    return points + projection.directions_crop(unit * offsets, result.alpha)[..., :2]

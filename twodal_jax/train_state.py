@@ -67,7 +67,7 @@ class Method:
       regressor_optimizer, critic_optimizer: Optax transformations.
       loss_weights: {name of `LOSS_NAMES`: lambda}; a loss of weight 0 is not computed, nor a pass that
         only such losses need.
-      landmark_weights: [18] tuple, the mask v of Fig. 4.
+      landmark_weights: [18] tuple, the mask v of Fig. 4; [21] where the wild faces' jaw points count too.
       weight_dims: 2 or 3, see `losses.coefficient_weights`.
       train_depth_offset: whether L_3d and VDC train t_z.
       augmentation: of annotated and of wild images. heatmap: how the heatmap is drawn.
@@ -95,6 +95,11 @@ class Method:
         if unknown:
             raise ValueError(f"Unknown losses {sorted(unknown)}; expected some of {LOSS_NAMES}.")
 
+    @property
+    def uses_jaw(self) -> bool:
+        """Whether wild faces are compared at the jaw points (`heatmap.JAW_NAMES`) too."""
+        return len(self.landmark_weights) > NUM_LANDMARKS
+
     def uses(self, *names: str) -> bool:
         """Whether any of these losses has a weight other than 0."""
         return any(self.loss_weights.get(name, 0.0) for name in names)
@@ -111,7 +116,7 @@ def create_train_state(method: Method, seed: int) -> TrainState:
     image = jnp.zeros((1, CROP_SIZE, CROP_SIZE, 4))
     variables = jax.jit(method.regressor.init)(key_regressor, image)
     if method.learn_landmark_offsets:
-        offsets = jnp.zeros((NUM_LANDMARKS, 3))
+        offsets = jnp.zeros((len(method.landmark_weights), 3))
         variables = {**variables, "params": {**variables["params"], landmark_offsets.NAME: offsets}}
     critic = jax.jit(method.critic.init)(
         key_critic, image[..., :3], jnp.zeros((1, NUM_COEFFICIENTS))

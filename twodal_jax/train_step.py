@@ -3,6 +3,7 @@
 What a batch holds is told in `twodal_jax.batch_faces`.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -51,23 +52,33 @@ def _wild_losses(
 ) -> dict[str, jax.Array]:
     """{name: [W]} of the four self-supervision losses that have a weight.
 
-    second_pass: landmarks [W, 18, 2] -> Reconstruction. marked: Reconstruction -> the landmarks [W, 18, 2] as
+    second_pass: landmarks [W, 18, 2] -> Reconstruction. marked: Reconstruction -> the landmarks [W, P, 2] as
     the wild faces are marked.
     """
-    weights = jnp.asarray(method.landmark_weights) * wild.visible
+    count = len(method.landmark_weights)  # 18, or 21 with the jaw points, which are left if nothing weighs them
+    given = wild.landmarks[:, :count]
+    weights = jnp.asarray(method.landmark_weights) * wild.visible[:, :count]
     terms = {}
     if method.uses("loss_2d_con"):
-        terms["loss_2d_con"] = losses.loss_2d_con(marked(result), wild.landmarks, weights)
+        terms["loss_2d_con"] = losses.loss_2d_con(marked(result), given, weights)
     if method.uses(*SECOND_PASS_LOSSES):
         second = second_pass(result.landmarks_18)
         if method.uses("loss_3d_con"):
             terms["loss_3d_con"] = losses.loss_3d_con(result.landmarks, second.landmarks)
         if method.uses("loss_cyc"):
-            terms["loss_cyc"] = losses.loss_cyc(marked(second), wild.landmarks, weights)
+            terms["loss_cyc"] = losses.loss_cyc(marked(second), given, weights)
     if method.uses("loss_sc"):
         latent = jax.lax.stop_gradient(encode(critic.params, wild.image, method))
         terms["loss_sc"] = losses.loss_sc(_criticize(critic.params, latent, result.whitened, method))
     return terms
+
+
+def _marked(
+    result: forward.Reconstruction, params: Any, model: MorphableModel, method: Method
+) -> jax.Array:
+    """[W, P, 2]: where those who marked the wild faces would set the landmarks."""
+    offsets = params.get(landmark_offsets.NAME)
+    return landmark_offsets.landmarks_as_marked(result, offsets, model, jaw=method.uses_jaw)
 
 
 def _criticize(
@@ -120,10 +131,8 @@ def regressor_loss(
             seen = jnp.ones(points.shape[:-1])
             return forward.forward(regress, wild.image, points, seen, model, method.heatmap)
 
-        def marked(result):
-            return landmark_offsets.landmarks_as_marked(result, params.get(landmark_offsets.NAME), model)
-
         result = forward.reconstruct(wild_whitened, model)
+        marked = functools.partial(_marked, params=params, model=model, method=method)
         terms |= _wild_losses(result, wild, second_pass, marked, state.critic, method)
     means = {name: jnp.mean(term) for name, term in terms.items()}
     total = sum(method.loss_weights.get(name, 0.0) * mean for name, mean in means.items())

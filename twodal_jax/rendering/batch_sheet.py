@@ -11,12 +11,13 @@ def batch_sheet(
     images, heatmaps, landmarks, visible, *, landmarks_68=None, names: Sequence[str] = (),
     faces_per_row: int = 2, scale: int = 3,
 ) -> np.ndarray:  # fmt: skip
-    """Draws n faces: the crop, its 18 numbered landmarks, the heatmap and, if given, the 68.
+    """Draws n faces: the crop, its numbered landmarks, the heatmap and, if given, the 68.
 
     Args:
       images: [n, 120, 120, 3], BGR from 0 to 255, uint8 or float.
       heatmaps: [n, 120, 120, 1] in [-1, 1], what the network sees in its fourth channel.
-      landmarks: [n, 18, 2], crop pixels, y down; visible: [n, 18], hidden where <= 0.
+      landmarks: [n, P, 2], crop pixels, y down; visible: [n, P], hidden where <= 0. P is 18, or 21 with the
+        jaw points (`heatmap.JAW_NAMES`).
       landmarks_68: [n, 68, >=2], crop pixels, or None. names: [n] captions, or empty.
       faces_per_row: faces side by side. scale: canvas pixels a crop pixel.
 
@@ -27,14 +28,13 @@ def batch_sheet(
     faces = []
     for index, image in enumerate(images):
         canvas = drawing.upscale(image, scale)
-        marked = drawing.draw_landmarks_18(
-            canvas, landmarks[index], scale=scale, visible=visible[index]
-        )
+        marked = drawing.draw_numbered(canvas, landmarks[index], scale=scale, visible=visible[index])
         name = names[index] if len(names) else f"face {index}"
-        count = int((np.asarray(visible[index]) > 0).sum())
+        seen = np.asarray(visible[index]) > 0
+        count = f"{seen[:18].sum()} of 18" + (f" + {seen[18:].sum()} of 3" if len(seen) > 18 else "")
         face = [
             drawing.caption(canvas, name),
-            drawing.caption(marked, f"{count} of 18 visible"),
+            drawing.caption(marked, f"{count} visible"),
             drawing.caption(drawing.heatmap_picture(heatmaps[index], scale), "heatmap"),
         ]
         if landmarks_68 is not None:

@@ -15,9 +15,9 @@ import numpy as np
 # Told apart by their lightness as well as their hue, so that they survive colour blindness.
 PREDICTED_BGR = (255, 190, 40)
 TRUE_BGR = (40, 205, 255)
-# Image-left, image-right and middle landmarks of the 18: a swap of sides is plain to see.
+# Image-left, image-right and middle ones of the 18 landmarks and the jaw points: a swap of sides is plain to see.
 SIDE_BGR = {"L": (255, 225, 60), "R": (50, 215, 255), "C": (245, 245, 245)}
-SIDES_18 = "LLLRRRLLLRRRLCRLCR"
+SIDES = "LLLRRRLLLRRRLCRLCR" "LRC"
 INK_BGR, PAPER_BGR = (40, 34, 30), (255, 255, 255)
 # First landmark of each line of the 68 in iBUG order, and whether the line closes.
 LINES_68 = ((0, False), (17, False), (22, False), (27, False), (31, False), (36, True), (42, True),
@@ -157,26 +157,27 @@ def draw_dots(canvas: np.ndarray, points: np.ndarray, radius: float, colours: np
         cv2.fillConvexPoly(canvas, dot, colour, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
-def draw_landmarks_18(canvas, landmarks, *, scale=3, visible=None):
+def draw_numbered(canvas, landmarks, *, scale=3, visible=None):
     """Draws the paper's 18 landmarks with their numbers, coloured by the side they belong to.
 
-    Cyan: left in the picture of an upright face; yellow: right; white: nose tip, mouth centre. So
+    Cyan: left in the picture of an upright face; yellow: right; white: nose tip, mouth centre, chin. So
     cyan points on the right-hand eye mean that left and right were swapped. Hidden ones are rings
     without a number.
 
     Args:
-      canvas: [H, W, 3], the picture enlarged `scale` times. landmarks: [18, >=2], original pixels.
-      visible: [18] or None (all).
+      canvas: [H, W, 3], the picture enlarged `scale` times. landmarks: [18, >=2], original pixels,
+        or [21, >=2] with the jaw points (`heatmap.JAW_NAMES`) after them.
+      visible: [18] or [21], or None (all).
 
     Returns:
       A new canvas.
     """
     canvas, points = _as_bgr(canvas).copy(), to_canvas(landmarks, scale)
-    if len(points) != len(SIDES_18):
-        raise ValueError(f"Expected 18 landmarks, got {len(points)}.")
+    if len(points) not in (18, len(SIDES)):
+        raise ValueError(f"Expected 18 or 21 landmarks, got {len(points)}.")
     unit = max(canvas.shape[:2]) / 360
-    seen = np.ones(18, bool) if visible is None else np.asarray(visible) > 0
-    for number, (point, side) in enumerate(zip(points, SIDES_18)):
+    seen = np.ones(len(points), bool) if visible is None else np.asarray(visible) > 0
+    for number, (point, side) in enumerate(zip(points, SIDES)):
         if not _drawable(point):
             continue
         _dot(canvas, point, 3.2 * unit, SIDE_BGR[side], seen[number])
