@@ -142,11 +142,10 @@ def test_warm_up_raises_the_rate_from_a_first_share():
 
 
 def test_every_config_makes_stages():
-    for config in (paper.get_config(), aflw.get_config(), aflw.get_config("plain")):
+    for config, jaw in ((paper.get_config(), 0), (aflw.get_config(), 3), (aflw.get_config("plain"), 0)):
         stages = experiment.make_stages(config)
-        assert stages[0].method.landmark_weights == tuple(
-            experiment.heatmap.weight_mask(*config.landmark_mask).tolist()
-        )
+        mask = experiment.heatmap.weight_mask(*config.landmark_mask).tolist()
+        assert stages[0].method.landmark_weights == (*mask, *[config.jaw_weight] * jaw)
         assert stages[0].method.axis_name == experiment.AXIS_NAME
 
 
