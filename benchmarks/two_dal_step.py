@@ -86,7 +86,7 @@ def pieces(method, state, batch, model) -> dict:
         "update of the regressor": (update, (net, net.params)),
     }
     if method.uses("loss_3d_con", "loss_cyc"):
-        found["regressor, second pass"] = (jax.grad(second_pass, argnums=(0, 1)), (net.params, wild.landmarks[:, :18]))
+        found["regressor, second pass"] = (jax.grad(second_pass, argnums=(0, 1)), (net.params, wild.heatmap_landmarks))
     if method.uses("loss_sc"):
         found["encoder and critic, update"] = (encoder_and_critic, (state.critic,))
     return found

@@ -72,8 +72,7 @@ def as_18(
       landmarks float32 [..., 18, 2], 0 where invisible; visible float32 [..., 18], 1 or 0.
     """
     count = landmarks.shape[-2]
-    visible = np.asarray(visible, bool) & np.isfinite(landmarks).all(axis=-1)
-    clean = np.where(visible[..., None], landmarks, 0.0).astype(np.float32)
+    clean, visible = _usable(landmarks, visible)
     if count == 68:
         points = np.asarray(heatmap.landmarks_18_from_68(clean, authors_mouth=authors_mouth))
         seen = visible[..., heatmap.FIRST_OF_68] & visible[..., heatmap.SECOND_OF_68]
@@ -98,11 +97,15 @@ def with_jaw(landmarks: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np
     points, seen = as_18(landmarks, visible)
     if landmarks.shape[-2] != 21:
         return points, seen
-    jaw = landmarks[..., heatmap.JAW_OF_21, :]
-    jaw_seen = np.asarray(visible, bool)[..., heatmap.JAW_OF_21] & np.isfinite(jaw).all(axis=-1)
-    jaw = np.where(jaw_seen[..., None], jaw, 0.0)
-    return (np.concatenate([points, jaw], axis=-2, dtype=np.float32),
-            np.concatenate([seen, jaw_seen], axis=-1, dtype=np.float32))
+    clean, visible = _usable(landmarks, visible)
+    return (np.concatenate([points, clean[..., heatmap.JAW_OF_21, :]], axis=-2),
+            np.concatenate([seen, visible[..., heatmap.JAW_OF_21]], axis=-1, dtype=np.float32))
+
+
+def _usable(landmarks: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks as float32, 0 where they may not be used, and bool: whether they may; a NaN may not."""
+    visible = np.asarray(visible, bool) & np.isfinite(landmarks).all(axis=-1)
+    return np.where(visible[..., None], landmarks, 0.0).astype(np.float32), visible
 
 
 def landmark_fields(landmarks: np.ndarray, visible: np.ndarray) -> Face:

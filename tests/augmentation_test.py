@@ -193,28 +193,6 @@ def test_mirror_alone_reflects_image_and_swaps_left_and_right():
     np.testing.assert_array_equal(moved_visible, visible[:, heatmap.MIRROR_18])
 
 
-def test_jaw_points_move_and_swap_with_the_landmarks_and_change_nothing_else():
-    rng = np.random.default_rng(5)
-    images = helpers_model.smooth_images(rng, 4)
-    landmarks = rng.uniform(0, 119, (4, 21, 2)).astype(np.float32)
-    visible = (rng.uniform(size=(4, 21)) > 0.3).astype(np.float32)
-    wild = compiled(MIRRORED)[1]
-    with_jaw = wild(keys(4), images, landmarks, visible)
-    without = wild(keys(4), images, landmarks[:, :18], visible[:, :18])
-    np.testing.assert_array_equal(with_jaw[0], without[0])
-    for found, expected in zip(with_jaw[1:], without[1:]):
-        np.testing.assert_array_equal(found[:, :18], expected)
-    for face in range(4):  # the similarity of the landmarks, found from them, maps the jaw points too
-        before, after = landmarks[face], np.asarray(with_jaw[1])[face]
-        for order in (np.arange(21), heatmap.MIRROR_WITH_JAW):
-            known = np.column_stack([before[order], np.ones(21)])
-            matrix, *_ = np.linalg.lstsq(known[:18], after[:18], rcond=None)
-            if np.allclose(known[:18] @ matrix, after[:18], atol=1e-2):
-                break
-        np.testing.assert_allclose(known[18:] @ matrix, after[18:], atol=1e-2)
-        np.testing.assert_array_equal(np.asarray(with_jaw[2])[face], visible[face][order])
-
-
 def test_mirror_keeps_left_eyes_left_of_right_ones():
     names = heatmap.LANDMARK_NAMES
     landmarks = np.full((1, 18, 2), 60.0, np.float32)

@@ -96,25 +96,3 @@ def test_a_step_moves_the_offsets_where_they_are_learnt_and_the_regressor_sees_n
     new, _ = step(state, batch, model)
     offsets = np.asarray(new.regressor.params[landmark_offsets.NAME])
     assert offsets.shape == (18, 3) and (offsets != 0).any() and np.isfinite(offsets).all()
-
-
-def test_jaw_points_are_compared_where_they_have_a_weight_and_else_left_alone(model):
-    batch = helpers_model.tiny_batch(model)
-    with_jaw = batch | {"wild": batch["wild"] | {
-        "jaw": np.full((len(batch["wild"]["image"]), 3, 2), 60.0, np.float32),
-        "jaw_visible": np.ones((len(batch["wild"]["image"]), 3), np.float32)}}  # fmt: skip
-    method = helpers_model.tiny_method(losses=helpers_model.STAGE2_LOSSES | {"loss_2d_con": 0.01})
-    weighing = method.replace(landmark_weights=(*method.landmark_weights, 2.0, 2.0, 2.0), learn_landmark_offsets=True)
-    state = create_train_state(method, seed=0)
-    step = jax.jit(functools.partial(train_step.train_step, method=method))
-    without, left = (step(state, given, model) for given in (batch, with_jaw))
-    jax.tree.map(np.testing.assert_array_equal, without, left)
-
-    state = create_train_state(weighing, seed=0)
-    step = jax.jit(functools.partial(train_step.train_step, method=weighing))
-    new, metrics = step(state, with_jaw, model)
-    assert metrics["loss_2d_con"] > without[1]["loss_2d_con"] * 1.01
-    assert (np.asarray(new.regressor.params[landmark_offsets.NAME])[18:] != 0).any(axis=1).all()
-    hidden = with_jaw | {"wild": with_jaw["wild"] | {"jaw_visible": np.zeros_like(with_jaw["wild"]["jaw_visible"])}}
-    np.testing.assert_allclose(
-        step(state, hidden, model)[1]["loss_2d_con"], without[1]["loss_2d_con"], rtol=1e-5)

@@ -2,11 +2,8 @@
 
 import time
 
-import helpers_model
 import pytest
-from helpers_run import run_python, tiny_config
-
-from data_pipelines import prepared, synthetic, training_data
+from helpers_run import run_python
 
 
 def command(tmp_path, *arguments, env=None):
@@ -86,23 +83,3 @@ def test_a_missing_flag_and_a_stray_argument_are_usage_errors(tmp_path):
     assert process.returncode != 0 and "--config" in process.stderr
     process, _ = command(tmp_path, "--config=configs/paper.py", "stray")
     assert process.returncode != 0 and "stray" in process.stderr
-
-
-def test_a_wild_set_without_jaw_points_is_named_where_they_are_asked_for(tmp_path):
-    sets = {kind: synthetic.generate(tmp_path / kind, kind, 2, seed=0, progress=False) for kind in ("annotated", "wild")}
-    opened = prepared.open_prepared(sets["wild"])
-    kept = {name: array for name, array in opened.arrays.items() if not name.startswith("jaw")}
-    without = prepared.write_arrays(tmp_path / "without", kind="wild", arrays=kept, source="test")
-    folders = {"data.annotated.folder": str(sets["annotated"]), "data.evaluation.folder": str(sets["annotated"]),
-               "morphable_model": "builtin", "jaw_weight": 1.0}  # fmt: skip
-    model = helpers_model.tiny_model()
-    config = tiny_config(**folders, **{"data.wild.folder": str(without)})
-    with pytest.raises(prepared.PreparedError, match="without: has no jaw and jaw_visible.*jaw_weight=0"):
-        training_data.open_training_data(config, tmp_path, model)
-    config = tiny_config(**folders, **{"data.wild.folder": str(sets["wild"])})
-    data, _ = training_data.open_training_data(config, tmp_path, model)
-    batch = next(data.wild(0))
-    assert batch["jaw"].shape == (2, 3, 2) and batch["jaw_visible"].shape == (2, 3)
-    with config.unlocked():
-        config.jaw_weight = 0.0
-    assert "jaw" not in next(training_data.open_training_data(config, tmp_path, model)[0].wild(0))

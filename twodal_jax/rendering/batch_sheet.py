@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from twodal_jax.heatmap import NUM_LANDMARKS
 from twodal_jax.rendering import drawing
 
 
@@ -31,7 +32,8 @@ def batch_sheet(
         marked = drawing.draw_numbered(canvas, landmarks[index], scale=scale, visible=visible[index])
         name = names[index] if len(names) else f"face {index}"
         seen = np.asarray(visible[index]) > 0
-        count = f"{seen[:18].sum()} of 18" + (f" + {seen[18:].sum()} of 3" if len(seen) > 18 else "")
+        parts = [part for part in np.split(seen, [NUM_LANDMARKS]) if len(part)]  # the 18, and jaw points if any
+        count = " + ".join(f"{part.sum()} of {len(part)}" for part in parts)
         face = [
             drawing.caption(canvas, name),
             drawing.caption(marked, f"{count} visible"),
