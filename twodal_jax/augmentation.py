@@ -151,17 +151,50 @@ def _random_patch(key: jax.Array, probability: float) -> tuple[jax.Array, jax.Ar
     return mask[..., None], jax.random.uniform(keys[4], (3,), maxval=255.0)
 
 
+@jax.custom_batching.custom_vmap
 def random_appearance(key: jax.Array, image: jax.Array, settings: AugmentationSettings) -> jax.Array:
     """Colour, blur, occluders and noise on a crop [120, 120, 3], float in 0..255 (BGR)."""
+    return _appearance(key, image, settings, blur=bool(settings.blur))
+
+
+@random_appearance.def_vmap
+def _batch_appearance(axis_size, in_batched, keys, images, settings):
+    """Of a batch [B, 120, 120, 3] with a key each; without the blur where it strikes no face.
+
+    The branch has a second use: the compiler writes down what goes in and what comes out. Fused with its
+    neighbours, a CPU would warp every image nine times, once for each tap of the blur, and compute the three
+    channels' common part three times (half the time of all augmentation).
+    """
+    keys, images = (
+        values if batched else jnp.broadcast_to(values, (axis_size, *values.shape))
+        for values, batched in zip((keys, images), in_batched)
+    )
+
+    def all_faces(blur):
+        return jax.vmap(functools.partial(_appearance, settings=settings, blur=blur))
+
+    if not settings.blur:
+        return all_faces(False)(keys, images), True
+    strikes = jax.vmap(functools.partial(_blur_strength, settings=settings))(keys) > 0
+    return jax.lax.cond(strikes.any(), all_faces(True), all_faces(False), keys, images), True
+
+
+def _blur_strength(key: jax.Array, settings: AugmentationSettings) -> jax.Array:
+    """[] share of the blurred image, 0 for most faces; key is the face's."""
+    keys = jax.random.split(key, 9)
+    return jax.random.bernoulli(keys[3], settings.blur) * jax.random.uniform(keys[4], ())
+
+
+def _appearance(key: jax.Array, image: jax.Array, settings: AugmentationSettings, blur: bool) -> jax.Array:
+    """`random_appearance` of one face; blur: whether it may strike."""
     keys = jax.random.split(key, 9)
     brightness, contrast, saturation = (
         jax.random.uniform(k, (), minval=-limit, maxval=limit)
         for k, limit in zip(keys, (settings.brightness, settings.contrast, settings.saturation))
     )
-    # Identity where blur does not strike: mixing is cheaper than branching under vmap.
-    strength = jax.random.bernoulli(keys[3], settings.blur) * jax.random.uniform(keys[4], ())
-    if settings.blur:
-        image = image + strength * (_shifted_sum(_shifted_sum(image, 0), 1) - image)
+    if blur:
+        blurred = _shifted_sum(_shifted_sum(image, 0), 1)
+        image = image + _blur_strength(key, settings) * (blurred - image)
     grey = image @ jnp.array([0.114, 0.587, 0.299])
     keep = (1.0 + saturation) * (1.0 - jax.random.bernoulli(keys[5], settings.grey))
     image = grey[..., None] + keep * (image - grey[..., None])
