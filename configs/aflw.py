@@ -70,7 +70,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.stage1.steps = 600
     config.stage1.learning_rate = 1.5e-3
     config.stage1.final_learning_rate = 1.5e-3
-    config.stage2.steps = 15_000
+    config.stage2.steps = 16_400
     config.stage2.learning_rate = 1.5e-3
     config.stage2.final_learning_rate = 1e-5
     # What is seldom met in photos is not worth its time here.

@@ -25,6 +25,7 @@ LAYERS = (
     "twodal_jax.image_header",
     "twodal_jax.images",
     "twodal_jax.heatmap",
+    "twodal_jax.muon",
     "twodal_jax.losses",
     "twodal_jax.augmentation",
     "twodal_jax.rendering",

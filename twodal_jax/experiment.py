@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-import optax.contrib
 
-from twodal_jax import heatmap
+from twodal_jax import heatmap, muon
 from twodal_jax.augmentation import AugmentationSettings
 from twodal_jax.forward import HeatmapSettings
 from twodal_jax.models.critic import EncoderCritic
@@ -101,35 +100,16 @@ def regressor_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTran
     if settings.name == "adam":
         return optax.chain(*parts, optax.adamw(schedule, weight_decay=settings.weight_decay))
     if settings.name == "muon":
-        return optax.chain(*parts, _muon(schedule, settings.weight_decay))
+        return optax.chain(*parts, muon.muon(schedule, settings.weight_decay, _moves_as_a_matrix))
     if settings.weight_decay:
         parts.append(optax.add_decayed_weights(settings.weight_decay))
     sgd = optax.sgd(schedule, momentum=settings.momentum or None, nesterov=settings.nesterov)
     return optax.chain(*parts, sgd)
 
 
-def _muon(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) for the kernels, Adam (Nesterov's) for the head and what is no matrix.
-
-    A convolution's kernel counts as the matrix of its inputs [k * k * in, out]. Updates are as large as
-    Adam's (Liu et al. 2025), so that one learning rate serves both.
-    """
-
-    def as_matrices(params):
-        def one(path, leaf):
-            if path[-1].key != "kernel" or path[0].key == HEAD:
-                return None
-            return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
-
-        return jax.tree_util.tree_map_with_path(one, params)
-
-    return optax.contrib.muon(
-        schedule,
-        weight_decay=weight_decay,
-        adam_weight_decay=weight_decay,
-        muon_weight_dimension_numbers=as_matrices,
-        consistent_rms=0.2,
-    )
+def _moves_as_a_matrix(path: tuple) -> bool:
+    """Whether Muon takes a parameter: kernels but the head's."""
+    return path[-1].key == "kernel" and path[0].key != HEAD
 
 
 class ConfigError(ValueError):
