@@ -39,3 +39,10 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios():
     from benchmarks.timing import ratio
 
     assert np.isclose(ratio([2.0, 9.0, 4.0], [1.0, 3.0, 8.0]), 2.0)
+
+
+def test_a_steps_time_at_two_batch_sizes_tells_what_it_costs_before_the_first_image():
+    from benchmarks.accelerator import limit_rows
+
+    before, each = limit_rows((32, 3.0 + 32 * 0.01), (256, 3.0 + 256 * 0.01))
+    assert np.isclose(before.value, 3.0) and np.isclose(each.value, 10.0)
