@@ -167,8 +167,8 @@ def measure(options) -> list[Row]:
         show(resnet50_rows(dtype, batch, peaks[dtype], bandwidth))
         found[dtype, batch] = next(row.value for row in rows[::-1] if row.name.startswith("ResNet-50"))
     if not options.quick:
-        show([Row("ResNet-50 step, bfloat16", None)])
-        show(limit_rows((32, found["bfloat16", 32]), (256, found["bfloat16", 256])))
+        title = Row("ResNet-50 step, bfloat16", None)
+        show([title, *limit_rows((32, found["bfloat16", 32]), (256, found["bfloat16", 256]))])
     config = two_dal_step.load_config("paper", 32, "bfloat16")
     for stage in (0,) if options.quick else (0, 1):
         show(two_dal_step.stage_rows(config, stage, ROUNDS, peaks["bfloat16"]))
