@@ -13,7 +13,6 @@ known: on a GPU, XLA tries out each convolution's kernels, which takes minutes, 
 
 import dataclasses
 import functools
-import importlib.util
 import statistics
 import sys
 import time
@@ -21,6 +20,7 @@ from collections.abc import Callable
 
 from benchmarks import flops, timing
 from benchmarks.timing import Row
+from benchmarks.train_step import have_torch
 
 BARS = {("bfloat16", 32): 20.0, ("bfloat16", 256): 35.0}  # least share of the measured bfloat16 peak, per cent
 SIZES = (("bfloat16", 32), ("float32", 32), ("bfloat16", 256))
@@ -80,24 +80,16 @@ def torch_step(dtype: str, batch: int, channels_last: bool) -> Callable[[int], N
     import torch
 
     from benchmarks import networks
-    from benchmarks.torch_networks import Regressor, to_torch
+    from benchmarks.torch_networks import Regressor, supervised_step
 
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as XLA does
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    network = Regressor().cuda().to(memory_format=memory_format)
-    inputs, true = (to_torch(array).cuda() for array in networks.network_batch(batch))
-    inputs = inputs.to(memory_format=memory_format)
-    optimizer = torch.optim.SGD(network.parameters(), 1e-4, momentum=0.9)
+    faces = networks.network_batch(batch)
+    step = supervised_step(Regressor(), *faces, dtype, device="cuda", channels_last=channels_last)
 
     def queued(steps: int) -> None:
         for _ in range(steps):
-            with torch.autocast("cuda", torch.bfloat16, enabled=dtype == "bfloat16"):
-                out = network(inputs)
-            loss = ((out.float() - true) ** 2).mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            step()
         torch.cuda.synchronize()
 
     queued(3)
@@ -106,7 +98,7 @@ def torch_step(dtype: str, batch: int, channels_last: bool) -> Callable[[int], N
 
 def torch_sees_a_gpu() -> bool:
     """Whether PyTorch is installed and can use a GPU."""
-    if importlib.util.find_spec("torch") is None:
+    if not have_torch():
         return False
     import torch
 
@@ -162,10 +154,11 @@ def measure(options) -> list[Row]:
     bandwidth = copy_bandwidth()
     show([Row(f"GEMM peak, {dtype}", peak / 1e12, "TFLOP/s") for dtype, peak in peaks.items()])
     show([Row("copy", bandwidth / 1e12, "TB/s")])
-    found = {}
+    found = {}  # milliseconds
     for dtype, batch in SIZES[:1] if options.quick else SIZES:
-        show(resnet50_rows(dtype, batch, peaks[dtype], bandwidth))
-        found[dtype, batch] = next(row.value for row in rows[::-1] if row.name.startswith("ResNet-50"))
+        new = resnet50_rows(dtype, batch, peaks[dtype], bandwidth)
+        show(new)
+        found[dtype, batch] = new[0].value
     if not options.quick:
         title = Row("ResNet-50 step, bfloat16", None)
         show([title, *limit_rows((32, found["bfloat16", 32]), (256, found["bfloat16", 256]))])

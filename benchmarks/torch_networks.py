@@ -117,3 +117,23 @@ def to_torch(array: np.ndarray) -> torch.Tensor:
     """NumPy, images NHWC -> tensor, images NCHW."""
     array = np.array(array)
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2) if array.ndim == 4 else array))
+
+
+def supervised_step(network, inputs, true, dtype: str, *, device: str = "cpu", channels_last: bool = False):
+    """A function that takes one step of `networks.supervised_step` (NumPy batch) and returns its loss, []."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    network = network.to(device, memory_format=memory_format)
+    inputs = to_torch(inputs).to(device, memory_format=memory_format)
+    true = to_torch(true).to(device)
+    optimizer = torch.optim.SGD(network.parameters(), 1e-4, momentum=0.9)
+
+    def step() -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            out = network(inputs)
+        loss = ((out.float() - true) ** 2).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step

@@ -46,27 +46,15 @@ def jax_trainer(batch: int, dtype: str):
 
 def torch_trainer(batch: int, dtype: str, variables, channels_last: bool = False):
     """The same in PyTorch, from the same parameters."""
-    import torch
-
     from benchmarks import networks
-    from benchmarks.torch_networks import Regressor, load, to_torch
+    from benchmarks.torch_networks import Regressor, load, supervised_step
 
     network = Regressor()
     load(network, variables["params"])
-    inputs, true = map(to_torch, networks.network_batch(batch))
-    if channels_last:
-        network = network.to(memory_format=torch.channels_last)
-        inputs = inputs.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(network.parameters(), 1e-4, momentum=0.9)
+    step = supervised_step(network, *networks.network_batch(batch), dtype, channels_last=channels_last)
 
     def job():
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-            out = network(inputs)
-        loss = ((out.float() - true) ** 2).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return float(loss.detach())
+        return float(step())
 
     return job, job()
 
