@@ -61,6 +61,9 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.batch_annotated = 32  # [paper]
     config.batch_wild = 32  # [paper: "the batch size is set as 32"]
+    # [ours] How often a face turned by 0-30, 30-60, 60-90 degrees comes in an epoch.
+    config.repeats_annotated = (1, 1, 1)
+    config.repeats_wild = (1, 1, 1)
     # For devices too small for their part of the batch. `accumulate` = k works on k parts in turn and
     # averages their gradients; BatchNorm sees one part at a time. `regressor.remat` changes no result.
     config.accumulate = 1
@@ -93,6 +96,8 @@ def get_config() -> ml_collections.ConfigDict:
     # [ours] As the mask, for both ears and the chin, which the 18 landmarks leave out of the 21 that AFLW and
     # UMDFaces mark: all that wild faces tell of the jaw. 0: not looked at, as in the paper.
     config.jaw_weight = 0.0
+    # [ours] True: wild faces count alike. As the paper sums, a profile counts half: half its landmarks are visible.
+    config.equal_faces = False
     # Dimensions of the landmarks that weigh L_3d's coefficients. [ours] The text says 2D landmarks, which
     # leaves the third row of the pose untrained in stage 1; 3 is what its reference [69] implements.
     config.loss_3d_dims = 3

@@ -1,7 +1,7 @@
 """Prepared folders -> batches, a pure function of (seed, step).
 
-Batch k holds the faces `sample_indices(seed, k * B + i, count)`, i = 0 ... B - 1, in this order; a
-host gets its contiguous part of it. There is no iterator state: to resume, start at the next step.
+Batch k holds the faces `sample_indices(seed, k * B + i, count)`, i = 0 ... B - 1, in this order (of all
+faces, or of the rows an epoch is said to hold); a host gets its contiguous part of it. There is no iterator state: to resume, start at the next step.
 Both formats give the same faces; "arrays" needs NumPy alone, "array_record" reads through tf.data.
 """
 
@@ -29,7 +29,7 @@ Reader = Callable[[np.ndarray], Batch]
 def batches(
     prepared: PreparedSet, *, batch_size: int, seed: int, start_step: int = 0,
     process_index: int = 0, process_count: int = 1, fields: Sequence[str] | None = None,
-    num_threads: int | None = None, prefetch: int | None = None,
+    rows: np.ndarray | None = None, num_threads: int | None = None, prefetch: int | None = None,
 ) -> Iterator[Batch]:
     """Endless batches of a prepared folder, made ahead in background threads.
 
@@ -39,6 +39,7 @@ def batches(
       seed: of the order. start_step: the first batch's number.
       process_index, process_count: this host and the number of hosts.
       fields: which fields to read; by default all but the names (they are no arrays for a device).
+      rows: int [n], the faces of an epoch, one named twice comes twice; by default all of them once.
       num_threads: threads that read and decode; by default `reading_threads`.
       prefetch: batches made ahead; by default twice the threads and two.
 
@@ -66,8 +67,8 @@ def batches(
 
     def make(step: int) -> Batch:
         positions = step * batch_size + offsets
-        rows = sample_indices(seed, positions, prepared.count)
-        return read(rows) | {POSITION: split_position(positions)}
+        drawn = sample_indices(seed, positions, prepared.count if rows is None else len(rows))
+        return read(drawn if rows is None else rows[drawn]) | {POSITION: split_position(positions)}
 
     threads = num_threads or reading_threads()
     return _ahead(make, start_step, threads, prefetch or 2 * threads + 2)

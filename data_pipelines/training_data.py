@@ -12,7 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from data_pipelines import loader, prepared
+from data_pipelines import loader, prepared, repeats
 from data_pipelines.prepared import PreparedError, PreparedSet
 from twodal_jax import experiment
 from twodal_jax.batch_faces import JAW_FIELDS
@@ -137,7 +137,7 @@ def open_training_data(
       The data, and the morphable model: with the annotated set's whitening if it brought none.
 
     Raises:
-      MissingData: see `check_present`. PreparedError, SourceError: a set is broken, or lacks the jaw points that
+      MissingData: see `check_present`. ConfigError: `config.repeats_...` is not what it should be. PreparedError, SourceError: a set is broken, or lacks the jaw points that
         `config.jaw_weight` asks for.
     """
     check_present(config, workdir)
@@ -152,6 +152,7 @@ def open_training_data(
         trained_on["wild"] += tuple(JAW_FIELDS.values())
 
     limited = {name: found.first(config.data[name].limit) for name, found in sets.items()}
+    rows = {name: _rows(config, name, limited[name]) for name in sets if name in ORDER_SEEDS}
 
     def stream(name: str, start_step: int):
         return loader.batches(
@@ -162,6 +163,7 @@ def open_training_data(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             fields=trained_on[name],
+            rows=rows[name],
         )
 
     data = TrainingData(
@@ -171,6 +173,14 @@ def open_training_data(
         description={name: _describe(found) for name, found in limited.items()},
     )
     return data, model
+
+
+def _rows(config: ml_collections.ConfigDict, name: str, found: PreparedSet) -> np.ndarray | None:
+    """The faces of one epoch of a set that is trained on; None: each of them once."""
+    try:
+        return repeats.rows_by_yaw(found, config[f"repeats_{name}"])
+    except ValueError as error:
+        raise experiment.ConfigError(f"config.repeats_{name}: {error}") from None
 
 
 def _check_jaw(wild: PreparedSet) -> None:

@@ -72,6 +72,6 @@ def wild_rows(count, seed=0):
         "image": random.integers(0, 256, (count, 120, 120, 3)).astype(np.uint8),
         "landmarks": random.uniform(0, 120, (count, 18, 2)).astype(np.float32),
         "visible": np.ones((count, 18), np.float32),
-        "yaw_deg": np.arange(count, dtype=np.float32),
+        "yaw_deg": np.linspace(-90, 90, count, dtype=np.float32),
         "name": np.array([f"face{i}.jpg" for i in range(count)]),
     }

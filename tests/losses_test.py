@@ -98,6 +98,20 @@ def test_landmark_losses_are_weighted_sums_of_distances(loss):
     )
 
 
+def test_equal_weights_add_up_alike_whatever_is_visible_but_for_faces_of_which_little_is():
+    mask = np.random.default_rng(3).uniform(1, 4, 18).astype(np.float32)
+    visible = np.ones((5, 18), np.float32)
+    visible[1, ::2] = visible[2, 4:] = visible[3, 1:] = visible[4] = 0
+    weights = mask * visible
+    equal = np.asarray(losses.equal_face_weights(weights, mask.sum()))
+    np.testing.assert_allclose(equal[:2].sum(-1), mask.sum(), rtol=1e-5)
+    np.testing.assert_allclose(equal[0], mask, rtol=1e-5)
+    for face in (1, 2):  # no landmark gains on another of its face
+        np.testing.assert_allclose(equal[face] / equal[face].sum(), weights[face] / weights[face].sum(), rtol=1e-5)
+    np.testing.assert_allclose(equal[3], losses.MOST_FACE_FACTOR * weights[3], rtol=1e-5)
+    np.testing.assert_array_equal(equal[4], 0)
+
+
 @pytest.mark.parametrize("loss", [losses.loss_2d_con, losses.loss_cyc])
 @pytest.mark.parametrize("hidden", [slice(0, 3), slice(0, 18)])
 def test_hidden_nan_landmarks_do_not_count(loss, hidden):

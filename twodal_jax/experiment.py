@@ -144,6 +144,7 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
         seed=config.seed,
         accumulate=config.get("accumulate", 1),
         learn_landmark_offsets=config.self_supervision and config.get("learn_landmark_offsets", False),
+        equal_faces=config.get("equal_faces", False),
     )
     stages, start = [], 0
     for name, stage in stage_configs(config).items():
@@ -156,7 +157,10 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
 # Fields that may change when a run is continued: how it runs, not what it computes; and where data lies.
 HOW_IT_RUNS = ("run", "distributed")
 # Not kept at these values, for the sake of runs made before there were such fields.
-NEW_FIELDS = {"accumulate": 1, "learn_landmark_offsets": False, "jaw_weight": 0.0}
+NEW_FIELDS = {
+    "accumulate": 1, "learn_landmark_offsets": False, "jaw_weight": 0.0, "equal_faces": False,
+    "repeats_annotated": [1, 1, 1], "repeats_wild": [1, 1, 1],
+}  # fmt: skip
 PLACES = ("morphable_model", "folder", "input", "make", "how_to_get", "remat")
 
 

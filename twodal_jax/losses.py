@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from twodal_jax import coefficients
 from twodal_jax.morphable_model import NUM_DIRECTIONS, MorphableModel, landmarks_model
 
+MOST_FACE_FACTOR = 4.0  # a face of which less is visible than this can make up for says too little
+
 
 def safe_norm(vectors: jax.Array) -> jax.Array:
     """Euclidean norm over the last axis; its gradient at 0 is 0."""
@@ -102,6 +104,16 @@ def loss_2d_con(
     counted = jnp.broadcast_to(weights, landmarks.shape[:-1]) > 0
     difference = jnp.where(counted[..., None], landmarks_predicted - landmarks, 0.0)
     return jnp.sum(weights * safe_norm(difference), axis=-1)
+
+
+def equal_face_weights(weights: jax.Array, total: float) -> jax.Array:
+    """A face's landmark weights, scaled so that they add up to `total` however few of them are visible.
+
+    The sum of L_2d-con lets a profile, of which half the landmarks are visible, count half of a frontal face.
+    Ours. [..., P], 0 for an invisible landmark -> [..., P]; a face's factor is at most `MOST_FACE_FACTOR`.
+    """
+    share = jnp.sum(weights, axis=-1, keepdims=True) / total
+    return weights / jnp.maximum(share, 1 / MOST_FACE_FACTOR)
 
 
 def loss_3d_con(landmarks_forward: jax.Array, landmarks_backward: jax.Array) -> jax.Array:

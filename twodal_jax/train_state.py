@@ -68,6 +68,7 @@ class Method:
       loss_weights: {name of `LOSS_NAMES`: lambda}; a loss of weight 0 is not computed, nor a pass that
         only such losses need.
       landmark_weights: [18] tuple, the mask v of Fig. 4; [21] where the wild faces' jaw points count too.
+      equal_faces: whether wild faces count alike, see `losses.equal_face_weights`.
       weight_dims: 2 or 3, see `losses.coefficient_weights`.
       train_depth_offset: whether L_3d and VDC train t_z.
       augmentation: of annotated and of wild images. heatmap: how the heatmap is drawn.
@@ -89,6 +90,7 @@ class Method:
     train_depth_offset: bool = flax.struct.field(pytree_node=False, default=False)
     accumulate: int = flax.struct.field(pytree_node=False, default=1)
     learn_landmark_offsets: bool = flax.struct.field(pytree_node=False, default=False)
+    equal_faces: bool = flax.struct.field(pytree_node=False, default=False)
 
     def __post_init__(self):
         unknown = set(self.loss_weights) - set(LOSS_NAMES)

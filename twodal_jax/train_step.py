@@ -58,6 +58,8 @@ def _wild_losses(
     count = len(method.landmark_weights)  # 18, or 21 with the jaw points, which are left if nothing weighs them
     given = wild.landmarks[:, :count]
     weights = jnp.asarray(method.landmark_weights) * wild.visible[:, :count]
+    if method.equal_faces:
+        weights = losses.equal_face_weights(weights, sum(method.landmark_weights))
     terms = {}
     if method.uses("loss_2d_con"):
         terms["loss_2d_con"] = losses.loss_2d_con(marked(result), given, weights)
