@@ -101,5 +101,5 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     if canonical(variant) == "plain":  # smaller steps, and as many as fit into the same time
         config.batch_annotated = 16
         config.stage1.steps = 1_800
-        config.stage2.steps = 24_800
+        config.stage2.steps = 27_000
     return apply_variant(config, variant)
