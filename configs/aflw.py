@@ -6,9 +6,9 @@ TWODAL_DATA_DIR holds `aflw2000/` (images with .mat files, annotations.npz with 
 fan_landmarks.csv), `aflw_wild/` (120-pixel crops, landmarks21.csv) and `bfm_3ddfa/`. The sets are made
 ready in the work directory at the first start (about a minute).
 
-Measured (seed 0, half an hour on two cores): NME (mean of yaw bins, 2D, 68 points) 3.34 % with detected landmarks,
-3.55 % with an empty heatmap. The plain variant, 26,600 steps of 16 images in 27 minutes: 3.87 %. Steps have since become
-faster (benchmarks.two_dal_step); 17,000 instead of 15,600 gave 3.38 % and 3.59 %: as good, within the noise of a run.
+Measured (seed 0, 41.5 minutes on two cores of 204 GFLOP/s together): NME (mean of yaw bins, 2D, 68 points) 3.27 % with
+detected landmarks, 3.42 % with an empty heatmap; the plain variant, 28,800 steps of 16 images: 3.87 %. The same number
+of slower steps once took half an hour, on cores of 481 GFLOP/s.
 
 For a GPU: --config.regressor.name=resnet50 --config.regressor.variant=authors --config.regressor.width=1.0
 The plain variant (image alone, annotated images alone): --config=configs/aflw.py:plain
