@@ -1,7 +1,8 @@
 """Prepared folders -> batches, a pure function of (seed, step).
 
 Batch k holds the faces `sample_indices(seed, k * B + i, count)`, i = 0 ... B - 1, in this order (of all
-faces, or of the rows an epoch is said to hold); a host gets its contiguous part of it. There is no iterator state: to resume, start at the next step.
+faces, or of the rows an epoch is said to hold); a host gets its contiguous part of it. There is no
+iterator state: to resume, start at the next step.
 Both formats give the same faces; "arrays" needs NumPy alone, "array_record" reads through tf.data.
 """
 

@@ -39,5 +39,5 @@ def rows_by_yaw(prepared: PreparedSet, repeats: Sequence[int]) -> np.ndarray | N
     rows = np.repeat(np.arange(prepared.count), np.array(repeats)[np.maximum(bins, 0)])
     if not len(rows):
         raise ValueError(f"{prepared.folder}: no face is left of {prepared.count} where those of |yaw|"
-                            f" {', '.join(YAW_BINS)} degrees come {', '.join(map(str, repeats))} times an epoch")
+                         f" {', '.join(YAW_BINS)} degrees come {', '.join(map(str, repeats))} times an epoch")
     return rows

@@ -137,8 +137,8 @@ def open_training_data(
       The data, and the morphable model: with the annotated set's whitening if it brought none.
 
     Raises:
-      MissingData: see `check_present`. ConfigError: `config.repeats_...` is not what it should be. PreparedError, SourceError: a set is broken, or lacks the jaw points that
-        `config.jaw_weight` asks for.
+      MissingData: see `check_present`. ConfigError: `config.repeats_...` is not what it should be.
+      PreparedError, SourceError: a set is broken, or lacks the jaw points that `config.jaw_weight` asks for.
     """
     check_present(config, workdir)
     sets = {name: _open(config, name, workdir) for name in needed_sets(config)}
