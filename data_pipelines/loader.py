@@ -65,11 +65,12 @@ def batches(
     offsets = process_index * local + np.arange(local, dtype=np.int64)
 
     read = _reader(prepared, chosen)
+    epoch = np.arange(prepared.count) if rows is None else rows
 
     def make(step: int) -> Batch:
         positions = step * batch_size + offsets
-        drawn = sample_indices(seed, positions, prepared.count if rows is None else len(rows))
-        return read(drawn if rows is None else rows[drawn]) | {POSITION: split_position(positions)}
+        drawn = sample_indices(seed, positions, len(epoch))
+        return read(epoch[drawn]) | {POSITION: split_position(positions)}
 
     threads = num_threads or reading_threads()
     return _ahead(make, start_step, threads, prefetch or 2 * threads + 2)

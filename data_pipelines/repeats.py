@@ -13,6 +13,10 @@ from twodal_jax.evaluation.metrics import YAW_BINS, yaw_bin_index
 AT_A_TIME = 4096
 
 
+class RepeatsError(ValueError):
+    """Numbers of repeats that cannot be."""
+
+
 def rows_by_yaw(prepared: PreparedSet, repeats: Sequence[int]) -> np.ndarray | None:
     """The rows of an epoch, for `loader.batches`.
 
@@ -25,12 +29,12 @@ def rows_by_yaw(prepared: PreparedSet, repeats: Sequence[int]) -> np.ndarray | N
       int64 [sum of repeats], in order; None where every face comes once.
 
     Raises:
-      ValueError: not three whole numbers from 0 on, or no face is left.
+      RepeatsError: not three whole numbers from 0 on, or no face is left.
     """
     repeats = tuple(repeats)
     if len(repeats) != len(YAW_BINS) or any(not isinstance(n, int) or n < 0 for n in repeats):
-        raise ValueError(f"expected {len(YAW_BINS)} whole numbers from 0 on, for |yaw| {', '.join(YAW_BINS)}"
-                         f" degrees; got {repeats}")
+        raise RepeatsError(f"expected {len(YAW_BINS)} whole numbers from 0 on, for |yaw| {', '.join(YAW_BINS)}"
+                           f" degrees; got {repeats}")
     if all(count == 1 for count in repeats):
         return None
     yaw = [loader.read_rows(prepared, np.arange(start, min(start + AT_A_TIME, prepared.count)), ("yaw_deg",))
@@ -38,6 +42,6 @@ def rows_by_yaw(prepared: PreparedSet, repeats: Sequence[int]) -> np.ndarray | N
     bins = yaw_bin_index(np.concatenate([part["yaw_deg"] for part in yaw]))
     rows = np.repeat(np.arange(prepared.count), np.array(repeats)[np.maximum(bins, 0)])
     if not len(rows):
-        raise ValueError(f"{prepared.folder}: no face is left of {prepared.count} where those of |yaw|"
-                         f" {', '.join(YAW_BINS)} degrees come {', '.join(map(str, repeats))} times an epoch")
+        raise RepeatsError(f"{prepared.folder}: no face is left of {prepared.count} where those of |yaw|"
+                           f" {', '.join(YAW_BINS)} degrees come {', '.join(map(str, repeats))} times an epoch")
     return rows

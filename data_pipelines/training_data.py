@@ -179,7 +179,7 @@ def _rows(config: ml_collections.ConfigDict, name: str, found: PreparedSet) -> n
     """The faces of one epoch of a set that is trained on; None: each of them once."""
     try:
         return repeats.rows_by_yaw(found, config[f"repeats_{name}"])
-    except ValueError as error:
+    except repeats.RepeatsError as error:
         raise experiment.ConfigError(f"config.repeats_{name}: {error}") from None
 
 

@@ -51,7 +51,6 @@ def test_an_unknown_yaw_counts_as_frontal(opened, monkeypatch):  # noqa: F811
      ((1, 0.5, 2), "whole numbers"), ((0, 0, 0), "no face is left of 2")],
 )  # fmt: skip
 def test_repeats_that_cannot_be_are_an_error_that_names_the_field(tmp_path, given, message):
-
     faces = {kind: str(synthetic.generate(tmp_path / kind, kind, 2, seed=0, progress=False))
              for kind in ("annotated", "wild")}  # fmt: skip
     config = tiny_config(**{"data.annotated.folder": faces["annotated"], "data.evaluation.folder": faces["annotated"],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers_model import ALL_LOSSES, STAGE1_LOSSES, STAGE2_LOSSES, assert_identical, identical
 
-from twodal_jax import batch_faces, train_step
+from twodal_jax import batch_faces, heatmap, train_step
 from twodal_jax.augmentation import AugmentationSettings
 from twodal_jax.train_state import LOSS_NAMES, create_train_state
 
@@ -136,6 +136,22 @@ def test_no_visible_landmark_in_the_whole_batch_is_trained_on(full_step, state, 
     new, metrics = full_step(state, blind, model)
     assert int(new.skipped) == 0 and metrics["loss_2d_con"] == 0
     assert np.isfinite(metrics["gradient_norm"])
+
+
+def test_equal_faces_weigh_what_all_their_landmarks_would(state, batch, model):
+    hidden = [0, 1, 2]
+    hidden += heatmap.MIRROR_18[hidden].tolist()
+    visible = np.ones_like(batch["wild"]["visible"])
+    visible[:, hidden] = 0
+    shown = {"annotated": batch["annotated"], "wild": batch["wild"] | {"visible": visible}}
+    losses = STAGE2_LOSSES | {"loss_2d_con": 0.01}
+    method = helpers_model.tiny_method(losses=losses)
+    plain, equal = (
+        jax.jit(functools.partial(train_step.train_step, method=chosen))(state, shown, model)[1]["loss_2d_con"]
+        for chosen in (method, method.replace(equal_faces=True))
+    )
+    mask = np.array(method.landmark_weights)
+    np.testing.assert_allclose(equal / plain, mask.sum() / np.delete(mask, hidden).sum(), rtol=1e-5)
 
 
 def test_second_stage_trains_on_vdc_alone_and_leaves_the_critic(state, batch, model):
