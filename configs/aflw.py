@@ -6,9 +6,8 @@ TWODAL_DATA_DIR holds `aflw2000/` (images with .mat files, annotations.npz with 
 fan_landmarks.csv), `aflw_wild/` (120-pixel crops, landmarks21.csv) and `bfm_3ddfa/`. The sets are made
 ready in the work directory at the first start (about a minute).
 
-Measured (seed 0, 41.5 minutes on two cores of 204 GFLOP/s together): NME (mean of yaw bins, 2D, 68 points) 3.27 % with
-detected landmarks, 3.42 % with an empty heatmap; the plain variant, 28,800 steps of 16 images: 3.87 %. The same number
-of slower steps once took half an hour, on cores of 481 GFLOP/s.
+Measured (seed 0, 33 minutes on two cores of 90 to 190 GFLOP/s together, shared with others): NME (mean of yaw bins, 2D,
+68 points) 3.36 % with detected landmarks, 3.45 % with an empty heatmap.
 
 For a GPU: --config.regressor.name=resnet50 --config.regressor.variant=authors --config.regressor.width=1.0
 The plain variant (image alone, annotated images alone): --config=configs/aflw.py:plain
@@ -58,7 +57,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.optimizer.decay = "linear"
     config.optimizer.clip_norm = 5.0
     config.optimizer.warmup_steps = 50
-    config.optimizer.weight_decay = 0.05  # a face is seen 188 times
+    config.optimizer.weight_decay = 0.05  # a face is seen 108 times
     # The paper's lambdas belong to its learning rate; these give all terms a similar say.
     config.stage1.loss_weights.loss_3d = 5.0
     config.stage1.loss_weights.loss_2d_con = 0.01
