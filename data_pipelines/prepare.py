@@ -104,12 +104,14 @@ class Watch:
         self.job, self.source, self._max_skipped, self._progress = job, source, max_skipped, progress
         self.done: dict[int, dict[str, Any]] = {}
         self._faces = 0
+        self._shown = 0
 
     def seen(self, count: int) -> None:
-        """Faces of unfinished units that are through."""
+        """Faces of unfinished units that are through. Progress never goes back, though a count may lag behind."""
+        total = self.job.request["total"]
+        self._shown = max(self._shown, min(self._faces + count, total))
         if self._progress:
-            total = self.job.request["total"]
-            self._progress(min(self._faces + count, total), total)
+            self._progress(self._shown, total)
 
     def finished(self, unit: int, done: dict[str, Any]) -> None:
         """A unit is finished. Raises TooManySkips."""

@@ -13,7 +13,7 @@ import pytest
 from helpers_run import ROOT
 from helpers_umdfaces import write_umdfaces
 
-from data_pipelines import beam_engine, prepare, prepared
+from data_pipelines import beam_engine, prepare, prepared, units
 from data_pipelines.beam_engine import BeamEngine
 from data_pipelines.manifest import PreparedError
 from data_pipelines.umdfaces import umdfaces
@@ -64,6 +64,17 @@ def test_the_bytes_do_not_depend_on_the_runner_and_beam_counts_exactly(faces, wh
     assert engine.counters == {"read": COUNT, "kept": COUNT - len(BROKEN), **skipped}
     assert [done for done, _ in seen] == sorted(done for done, _ in seen) and seen[-1] == (COUNT, COUNT)
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_progress_never_goes_back_when_a_unit_ends_while_another_is_at_work(faces, tmp_path):
+    source, shown = umdfaces(faces[0]), []
+    job = units.Job(str(tmp_path), json.dumps({"total": COUNT, "units": 6}), lambda: source)
+    watch = prepare.Watch(job, source, 1.0, lambda done, total: shown.append((done, total)))
+    watch.seen(20 + 6)  # two units at work, one of them through
+    watch.finished(0, {"count": 20, "skips": []})
+    watch.seen(5)
+    watch.seen(13)
+    assert shown == [(26, COUNT), (26, COUNT), (26, COUNT), (33, COUNT)]
 
 
 def start(folder, output):
