@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines import npy_files, prepared
 from data_pipelines.faces import FaceSource, Skip, SourceError
-from twodal_jax.printable import printable
+from twodal_jax.printable import as_csv_cell
 
 SKIPPED = "skipped.csv"
 
@@ -95,7 +95,7 @@ def _write_skipped(path: pathlib.Path, skips: Iterable[Skip]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["name", "reason", "detail"])
-        writer.writerows(map(printable, dataclasses.astuple(skip)) for skip in skips)
+        writer.writerows(map(as_csv_cell, dataclasses.astuple(skip)) for skip in skips)
 
 
 def read_skipped(path: pathlib.Path) -> tuple[Skip, ...]:

@@ -8,8 +8,10 @@ import pytest
 from helpers_viewer import grey_photo, head
 from report_test import Page, example_report
 
+from data_pipelines import assemble
+from data_pipelines.faces import Skip
 from twodal_jax.evaluation import benchmark_output, report
-from twodal_jax.printable import as_html, as_markdown_cell, printable
+from twodal_jax.printable import as_csv_cell, as_html, as_markdown_cell, printable
 from twodal_jax.viewer import page as viewer
 
 # Reads as "face_exe.jpg" where bidi controls act; ends a line, a cell, a list and a row; is half a surrogate pair.
@@ -53,6 +55,21 @@ def test_a_label_and_messages_in_the_markdown_tables_stay_in_their_cells(tmp_pat
 
 def test_markdown_marks_in_a_cell_are_text():
     assert as_markdown_cell("a|b_c*<i>`x`[y]\\") == r"a\|b\_c\*&lt;i&gt;\`x\`\[y\]" + "\\\\"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1.jpg", "@SUM(A1)", "  =HYPERLINK(\"http://a\")", "\u3000=1"])
+def test_a_spreadsheet_runs_no_name(text):
+    assert as_csv_cell(text) == f"'{text}"
+    assert as_csv_cell(f"a{text}") == f"a{text}"
+    assert as_csv_cell(f"\t{text}").startswith("\\x09")
+
+
+def test_names_in_the_tables_for_spreadsheets_are_text(tmp_path):
+    benchmark_output.write(results(["=1+1", "b.jpg"], "@me"), tmp_path, "")
+    assemble._write_skipped(tmp_path / "skipped.csv", [Skip("=1+1", "corrupt", "-x: cut short")])
+    with open(tmp_path / "per_image.csv", newline="", encoding="utf-8") as file:
+        assert [row[:2] for row in csv.reader(file)][1:] == [["'@me", "'=1+1"], ["'@me", "b.jpg"]]
+    assert assemble.read_skipped(tmp_path / "skipped.csv") == (Skip("'=1+1", "corrupt", "'-x: cut short"),)
 
 
 def test_a_report_and_a_viewers_page_hold_the_name_as_text_without_what_acts():

@@ -1,10 +1,11 @@
-"""Texts of any origin, such as file names, made fit to be shown: on a terminal, in HTML and in Markdown."""
+"""Texts of any origin, such as file names, made fit to be shown: on a terminal, in HTML, Markdown and CSV."""
 
 from __future__ import annotations
 
 import html
 import unicodedata
 
+_FORMULA = ("=", "+", "-", "@")  # a spreadsheet runs a cell that begins so
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, formats (they turn the direction of writing), lone surrogates
 
 
@@ -24,6 +25,12 @@ def as_markdown_cell(text: object) -> str:
     for sign in "\\`*_[]|~":
         shown = shown.replace(sign, "\\" + sign)
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def as_csv_cell(text: object) -> str:
+    """Printable text for a cell that a spreadsheet takes as text: `=1+1` as `'=1+1` (OWASP, CSV injection)."""
+    shown = printable(text)
+    return f"'{shown}" if shown.lstrip().startswith(_FORMULA) else shown
 
 
 def _spelt(letter: str) -> str:

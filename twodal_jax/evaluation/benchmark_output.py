@@ -16,7 +16,7 @@ import rich.console
 
 from twodal_jax import text_file
 from twodal_jax.evaluation import benchmark, figures, metrics, published, tables
-from twodal_jax.printable import as_markdown_cell, printable
+from twodal_jax.printable import as_csv_cell, as_markdown_cell, printable
 from twodal_jax.run_log import write_json
 
 
@@ -121,7 +121,7 @@ def _write_csv(path: pathlib.Path, results: Results) -> None:
             for i, key in enumerate(results.keys):
                 values = [errors[m][i] if m in errors else np.nan for m in measures]
                 cells = ["" if not np.isfinite(v) else f"{v:.6f}" for v in values]
-                writer.writerow([printable(label), printable(key), f"{results.yaw_deg[i]:.4f}", *cells])
+                writer.writerow([as_csv_cell(label), as_csv_cell(key), f"{results.yaw_deg[i]:.4f}", *cells])
     os.replace(temporary, path)
 
 
