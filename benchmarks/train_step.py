@@ -2,14 +2,17 @@
 
     python -m benchmarks.train_step [--quick]
 
-One process, jobs in turn, the median of the rounds' ratios. Without PyTorch (requirements-benchmarks.txt) the
-comparison is left out.
+Jobs in turn, each in a process of its own as its users run it (JAX's training with `startup.MALLOC`); the median of
+the rounds' ratios. PyTorch is timed with and without that setting, and the faster counts. Without PyTorch
+(requirements-benchmarks.txt) the comparison is left out.
 """
 
+import contextlib
 import importlib.util
 import os
 
 from benchmarks import timing
+from benchmarks.apart import AS_IN_TRAINING, AS_THE_SYSTEM_HAS_IT, Apart
 from benchmarks.timing import Row, in_turn, median_ms, ratio
 from twodal_jax import startup
 
@@ -26,7 +29,7 @@ def have_torch() -> bool:
     return True
 
 
-def jax_trainer(batch: int, dtype: str):
+def jax_training(batch: int, dtype: str):
     """A job that takes one step, and the first step's loss."""
     import jax
 
@@ -35,22 +38,22 @@ def jax_trainer(batch: int, dtype: str):
     start, step = networks.supervised_step(networks.resnet50(dtype))
     inputs, true = map(jax.device_put, networks.network_batch(batch))
     box = [start()]
-    first = jax.tree.map(jax.numpy.copy, box[0])
 
     def job():
         box[0], loss = step(box[0], inputs, true)
         return float(loss)
 
-    return job, job(), first
+    return job, job()
 
 
-def torch_trainer(batch: int, dtype: str, variables, channels_last: bool = False):
+def torch_training(batch: int, dtype: str, channels_last: bool = False):
     """The same in PyTorch, from the same parameters."""
     from benchmarks import networks
     from benchmarks.torch_networks import Regressor, load, supervised_step
 
+    have_torch()
     network = Regressor()
-    load(network, variables["params"])
+    load(network, networks.variables_of(networks.resnet50(dtype))["params"])
     step = supervised_step(network, *networks.network_batch(batch), dtype, channels_last=channels_last)
 
     def job():
@@ -59,34 +62,56 @@ def torch_trainer(batch: int, dtype: str, variables, channels_last: bool = False
     return job, job()
 
 
+def torch_jobs(maker: str, *arguments) -> dict[str, Apart]:
+    """{name: job} of a PyTorch job with the memory of either setting; none without PyTorch."""
+    if not have_torch():
+        return {}
+    return {
+        "torch": Apart(maker, *arguments, environment=AS_THE_SYSTEM_HAS_IT),
+        "torch, memory kept": Apart(maker, *arguments, environment=AS_IN_TRAINING),
+    }
+
+
+def torch_rows(times: dict[str, list[float]], job: str, bar: float | None) -> list[Row]:
+    """A job's time against PyTorch's: the faster of its settings is what the bar is for."""
+    found = {name: ratio(times[job], times[name]) for name in ("torch", "torch, memory kept") if name in times}
+    if not found:
+        return [Row("  time / torch", None, "x", bar)]
+    faster = max(found, key=found.get)
+    others = "; ".join(f"{value:.3g} x {name}" for name, value in found.items() if name != faster)
+    return [Row("  time / torch", found[faster], "x", bar, note=f"the faster of its settings, {faster!r}; {others}")]
+
+
 def train_rows(batch: int, dtype: str, rounds: int, bar: float | None, more: bool) -> list[Row]:
     """A training step at one batch size."""
     from benchmarks import flops
 
     name = f"ResNet-50 step, batch {batch}, {dtype}"
-    job, loss, first = jax_trainer(batch, dtype)
     product, product_flops = timing.gemm(dtype)
-    jobs, notes = {"jax": job, "gemm": product}, []
-    if have_torch():
-        jobs["torch"], torch_loss = torch_trainer(batch, dtype, first[0])
-        notes.append(f"first loss {loss:.4f}, torch {torch_loss:.4f}")
-        if more:
-            jobs["torch NHWC"], _ = torch_trainer(batch, dtype, first[0], channels_last=True)
-    times = in_turn(jobs, rounds)
+    with contextlib.ExitStack() as stack:
+        apart = {"jax": Apart("benchmarks.train_step:jax_training", batch, dtype, environment=AS_IN_TRAINING)}
+        apart |= torch_jobs("benchmarks.train_step:torch_training", batch, dtype)
+        if more and have_torch():
+            maker = "benchmarks.train_step:torch_training"
+            apart["torch NHWC"] = Apart(maker, batch, dtype, True, environment=AS_THE_SYSTEM_HAS_IT)
+        for job in apart.values():
+            stack.enter_context(job)
+        times = in_turn({**apart, "gemm": product}, rounds)
     done = FORWARD_BACKWARD * flops.resnet50_forward() * batch
     share = 100 * done / product_flops / ratio(times["jax"], times["gemm"])
     milliseconds = median_ms(times["jax"])
-    rows = [Row(name, milliseconds, "ms", note=f"{1e3 * batch / milliseconds:.3g} images/s; {'; '.join(notes)}")]
+    losses = ", ".join(f"{name} {apart[name].told:.4f}" for name in ("jax", "torch") if name in apart)
+    rows = [Row(name, milliseconds, "ms", note=f"{1e3 * batch / milliseconds:.3g} images/s; first loss {losses}")]
     if dtype == "float32":
         rows.append(Row("  share of the GEMM peak", share, "%", 65, True, "hand-counted FLOPs; the product runs in turn with the step"))
-    rows.append(Row("  time / torch", ratio(times["jax"], times["torch"]) if "torch" in times else None, "x", bar))
+    rows += torch_rows(times, "jax", bar)
     if "torch NHWC" in times:
         rows.append(Row("  time / torch in channels_last", ratio(times["jax"], times["torch NHWC"]), "x"))
     return rows
 
 
-def inference_jobs(batch: int):
-    """{name: job} of a forward pass with running statistics, JAX with and without folding, and PyTorch."""
+def jax_inference(batch: int, folded: bool):
+    """A forward pass with running statistics, folded into the convolutions or not."""
     import jax
 
     from benchmarks import networks
@@ -94,44 +119,56 @@ def inference_jobs(batch: int):
 
     network = networks.resnet50()
     variables = networks.variables_of(network)
-    inputs = networks.network_batch(batch)[0]
+    if folded:
+        network, variables = fold(network, variables)
+    variables, inputs = jax.device_put((variables, networks.network_batch(batch)[0]))
     apply = jax.jit(network.apply)
-    folded_network, folded = fold(network, variables)
-    apply_folded = jax.jit(folded_network.apply)
-    jobs = {
-        "jax": lambda: apply(variables, inputs).block_until_ready(),
-        "folded": lambda: apply_folded(folded, inputs).block_until_ready(),
-    }
-    variables, folded, inputs = map(jax.device_put, (variables, folded, inputs))
-    if have_torch():
-        import torch
 
-        from benchmarks.torch_networks import Regressor, load, to_torch
+    def job():
+        return apply(variables, inputs).block_until_ready()
 
-        other = Regressor().eval()
-        load(other, variables["params"])
-        tensor = to_torch(inputs)
+    job()
+    return job, None
 
-        @torch.no_grad()
-        def job():
-            return other(tensor)
 
-        jobs["torch"] = job
-    for job in jobs.values():
-        job()
-    return jobs
+def torch_inference(batch: int):
+    """The same in PyTorch."""
+    import torch
+
+    from benchmarks import networks
+    from benchmarks.torch_networks import Regressor, load, to_torch
+
+    have_torch()
+    network = Regressor().eval()
+    load(network, networks.variables_of(networks.resnet50())["params"])
+    inputs = to_torch(networks.network_batch(batch)[0])
+
+    @torch.no_grad()
+    def job():
+        return network(inputs)
+
+    job()
+    return job, None
 
 
 def inference_rows(batch: int, rounds: int, bar: float) -> list[Row]:
     """A forward pass at one batch size."""
-    times = in_turn(inference_jobs(batch), rounds)
-    rows = [
+    maker = "benchmarks.train_step:jax_inference"
+    with contextlib.ExitStack() as stack:
+        jobs = {
+            "jax": Apart(maker, batch, False, environment=AS_THE_SYSTEM_HAS_IT),
+            "folded": Apart(maker, batch, True, environment=AS_THE_SYSTEM_HAS_IT),
+            **torch_jobs("benchmarks.train_step:torch_inference", batch),
+        }
+        for job in jobs.values():
+            stack.enter_context(job)
+        times = in_turn(jobs, rounds)
+    return [
         Row(f"ResNet-50 inference, batch {batch}", median_ms(times["folded"]), "ms",
             note="batch normalisation folded into the convolutions"),
         Row("  time / without folding", ratio(times["folded"], times["jax"]), "x"),
+        *torch_rows(times, "folded", bar),
     ]  # fmt: skip
-    found = ratio(times["folded"], times["torch"]) if "torch" in times else None
-    return [*rows, Row("  time / torch", found, "x", bar)]
 
 
 def measure(options) -> list[Row]:

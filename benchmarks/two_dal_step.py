@@ -4,16 +4,19 @@
 
 The stages are compiled apart and timed in turn with the whole step, so they need not add up to it exactly: the
 whole shares what the stages would compute twice. The PyTorch step (`torch_step.py`) has no augmentation; JAX's is
-timed against it without, and both must find the same losses.
+timed against it without, each in a process of its own (see `train_step`), and both must find the same losses.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib
+import math
 
 from benchmarks import timing
-from benchmarks.timing import Row, in_turn, median_ms, ratio
-from benchmarks.train_step import have_torch
+from benchmarks.apart import AS_IN_TRAINING, Apart
+from benchmarks.timing import Row, in_turn, median_ms
+from benchmarks.train_step import have_torch, torch_jobs, torch_rows
 from twodal_jax import startup
 
 
@@ -145,44 +148,67 @@ def stage_rows(config, stage: int, rounds: int, peak: float) -> list[Row]:
     return [Row(f"{title} ({config.regressor.name}, {config.regressor.dtype})", None), *rows]
 
 
-def against_torch(config, rounds: int) -> list[Row]:
-    """The whole step of stage 1, without augmentation, against the plain PyTorch one."""
-    import jax
-    import numpy as np
-
+def first_stage(name: str, batch: int, dtype: str):
+    """(config, method, state, batch, model) of stage 1, without augmentation."""
     from benchmarks import networks
+
+    config = networks.without_augmentation(load_config(name, batch, dtype))
+    config.optimizer.clip_norm = 0.0
+    return config, *prepared(config, 0)
+
+
+def jax_job(name: str, batch: int, dtype: str):
+    """A job that takes a step, and the first step's losses."""
+    import jax
+
     from twodal_jax import train_step
 
-    config = networks.without_augmentation(config)
-    config.optimizer.clip_norm = 0.0
-    method, state, batch, model = prepared(config, 0)
-    name = f"2DAL step, {config.regressor.dtype}, batch {config.batch_annotated} + {config.batch_wild}"
-    if not have_torch():
-        return [Row(f"{name}: time / torch", None, "x", note="PyTorch is not installed")]
-    from benchmarks.torch_step import Step
-
-    other = Step(
-        jax.device_get(state.regressor.params), jax.device_get(state.critic.params), model, method,
-        config.stage1.learning_rate, config.optimizer.weight_decay, config.regressor.dtype == "bfloat16",
-    )  # fmt: skip
-    host = jax.device_get(batch)
+    _, method, state, batch, model = first_stage(name, batch, dtype)
     step = jax.jit(functools.partial(train_step.train_step, method=method), donate_argnums=0)
     box = list(step(state, batch, model))
-    first = other(host)
-    apart = max(abs(float(box[1][key]) - value) / abs(value) for key, value in first.items())
+    first = {key: float(value) for key, value in box[1].items()}
 
     def job():
         box[:] = step(box[0], batch, model)
         jax.block_until_ready(box[0])
 
-    times = in_turn({"jax": job, "torch": lambda: other(host)}, rounds)
-    note = f"torch {median_ms(times['torch']):,.0f} ms; losses of the first step agree to {apart:.1e}"
-    if not np.isfinite(apart) or apart > (0.1 if config.regressor.dtype == "bfloat16" else 1e-2):
-        raise AssertionError(f"JAX and PyTorch do not compute the same losses: {box[1]} and {first}")
-    return [
-        Row(f"{name}, no augmentation", median_ms(times["jax"]), "ms", note=note),
-        Row("  time / torch", ratio(times["jax"], times["torch"]), "x", 1.10),
-    ]
+    return job, first
+
+
+def torch_job(name: str, batch: int, dtype: str):
+    """The same in PyTorch."""
+    import jax
+
+    from benchmarks.torch_step import Step
+
+    have_torch()
+    config, method, state, batch, model = first_stage(name, batch, dtype)
+    step = Step(
+        jax.device_get(state.regressor.params), jax.device_get(state.critic.params), model, method,
+        config.stage1.learning_rate, config.optimizer.weight_decay, dtype == "bfloat16",
+    )  # fmt: skip
+    host = jax.device_get(batch)
+    return lambda: step(host), {name: float(value) for name, value in step(host).items()}
+
+
+def against_torch(name: str, batch: int, dtype: str, rounds: int) -> list[Row]:
+    """The whole step of stage 1, without augmentation, against the plain PyTorch one."""
+    title = f"2DAL step, {dtype}, batch {batch} + {batch}"
+    if not have_torch():
+        return [Row(f"{title}: time / torch", None, "x", note="PyTorch is not installed")]
+    with contextlib.ExitStack() as stack:
+        jobs = {"jax": Apart("benchmarks.two_dal_step:jax_job", name, batch, dtype, environment=AS_IN_TRAINING)}
+        jobs |= torch_jobs("benchmarks.two_dal_step:torch_job", name, batch, dtype)
+        for job in jobs.values():
+            stack.enter_context(job)
+        found, wanted = jobs["jax"].told, jobs["torch"].told
+        apart = max(abs(found[key] - value) / abs(value) for key, value in wanted.items())
+        if not math.isfinite(apart) or apart > (0.1 if dtype == "bfloat16" else 1e-2):
+            raise AssertionError(f"JAX and PyTorch do not compute the same losses: {found} and {wanted}")
+        times = in_turn(jobs, rounds)
+    torch_ms = min(median_ms(found) for name, found in times.items() if name != "jax")
+    note = f"torch {torch_ms:,.0f} ms; losses of the first step agree to {apart:.1e}"
+    return [Row(f"{title}, no augmentation", median_ms(times["jax"]), "ms", note=note), *torch_rows(times, "jax", 1.10)]
 
 
 def measure(options) -> list[Row]:
@@ -197,9 +223,9 @@ def measure(options) -> list[Row]:
         rows += stage_rows(load_config("aflw", 16), stage, 9, peak)
     if not options.quick:
         rows += stage_rows(load_config("paper", 8), 0, 5, peak)
-    rows += against_torch(load_config("paper", 8), 5)
+    rows += against_torch("paper", 8, "float32", 5)
     if not options.quick:
-        rows += against_torch(load_config("paper", 32), 5)
+        rows += against_torch("paper", 32, "float32", 5)
     return [*rows, Row("peak memory of this process", timing.peak_memory_gb(), "GB")]
 
 

@@ -75,7 +75,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     # 4,500 steps, detected landmarks and empty heatmap: 3.59 and 3.94 % with 0.0015, 3.54 and 3.71 % with 0.003.
     config.stage1.learning_rate = 3e-3
     config.stage1.final_learning_rate = 3e-3
-    config.stage2.steps = 7_700
+    config.stage2.steps = 8_700
     config.stage2.learning_rate = 3e-3
     config.stage2.final_learning_rate = 1e-5
     # What is seldom met in photos is not worth its time here.
@@ -100,6 +100,6 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
 
     if canonical(variant) == "plain":  # smaller steps, and as many as fit into the same time
         config.batch_annotated = 16
-        config.stage1.steps = 1_600
-        config.stage2.steps = 14_400
+        config.stage1.steps = 1_800
+        config.stage2.steps = 16_200
     return apply_variant(config, variant)

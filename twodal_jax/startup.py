@@ -1,4 +1,4 @@
-"""What a program sets before JAX starts: huge pages, fast convolutions on a CPU, compiled programs kept on disk."""
+"""What a program sets before JAX starts: how memory is had, fast convolutions on a CPU, compiled programs kept on disk."""
 
 import os
 import pathlib
@@ -6,9 +6,15 @@ import sys
 
 # 1x1 convolutions as matrix products are only fast on a CPU with this; see `models.layers`.
 CPU_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=individual_dot"
-# XLA asks for its buffers anew at every step; in pages of 2 MB they are there sooner. glibc 2.35 or newer looks at it,
-# and only where the system leaves it to programs (/sys/kernel/mm/transparent_hugepage/enabled: [madvise]).
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# XLA asks for its buffers anew at every step, and the C library has each large one from the system, which fills it with
+# zeros page by page. In pages of 2 MB that is quicker (glibc 2.35 or newer, where the system leaves it to programs:
+# /sys/kernel/mm/transparent_hugepage/enabled says [madvise]), and what is kept between steps need not be had again:
+# for that, large buffers come from the heap, of which there is one, and the heap never shrinks.
+_NEVER = 1 << 40
+MALLOC = {
+    "GLIBC_TUNABLES": f"glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold={_NEVER}"
+    f":glibc.malloc.trim_threshold={_NEVER}"
+}
 
 
 def cache_folder() -> pathlib.Path:
@@ -24,14 +30,14 @@ def set_cpu_flags() -> None:
         os.environ["XLA_FLAGS"] = f"{CPU_FLAGS} {flags}".strip()
 
 
-def use_huge_pages() -> None:
-    """Starts this program anew, in the same process, with HUGE_PAGES in its environment: the C library looks there once.
+def tune_malloc() -> None:
+    """Starts this program anew, in the same process, with MALLOC in its environment: the C library looks there once.
 
     Does nothing off Linux, or where the environment sets the variable already (empty: as the system has it). To be
-    called before anything else is done. `benchmarks.huge_pages` measures what it saves.
+    called before anything else is done. `benchmarks.malloc_settings` measures what it saves.
     """
-    if sys.platform == "linux" and not HUGE_PAGES.keys() & os.environ.keys():
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **HUGE_PAGES})
+    if sys.platform == "linux" and not MALLOC.keys() & os.environ.keys():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **MALLOC})
 
 
 def keep_compiled(folder: os.PathLike | str | None = None) -> None:

@@ -1,0 +1,72 @@
+"""Jobs in processes of their own, so that none has the other's memory, threads or settings of the C library.
+
+A process is asked for one job after the other through its standard input, so that jobs of several processes can be
+timed in turn (`timing.in_turn`).
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from twodal_jax import startup
+
+# How a process has its memory: as programs have it that say nothing, or as `twodal_jax.main` asks.
+AS_THE_SYSTEM_HAS_IT = dict.fromkeys(startup.MALLOC, "")
+AS_IN_TRAINING = startup.MALLOC
+
+
+class Apart:
+    """A job that runs in a process of its own whenever it is called; a context that ends the process.
+
+    Args:
+      maker: "module:function"; `function(*arguments)` returns the job and something JSON can say.
+      arguments: what JSON can say.
+      environment: added to this process's.
+
+    Attributes:
+      told: what the maker returned beside the job.
+    """
+
+    def __init__(self, maker: str, *arguments: Any, environment: dict[str, str]):
+        command = [sys.executable, "-m", "benchmarks.apart", maker, json.dumps(arguments)]
+        self._process = subprocess.Popen(
+            command, env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.told = json.loads(self._answer())
+
+    def __call__(self) -> None:
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        self._answer()
+
+    def __enter__(self) -> "Apart":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._process.communicate()
+
+    def _answer(self) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{' '.join(self._process.args[1:])} ended with status {self._process.wait()}")
+        return line
+
+
+def serve(maker: str, arguments: str) -> None:
+    """The process: makes the job, tells, and runs it once for every line it is sent."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries may print; answers have a way of their own
+    startup.set_cpu_flags()
+    module, _, function = maker.partition(":")
+    job, told = getattr(importlib.import_module(module), function)(*json.loads(arguments))
+    print(json.dumps(told), file=answers, flush=True)
+    for _ in sys.stdin:
+        job()
+        print(file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])

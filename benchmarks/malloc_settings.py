@@ -1,0 +1,72 @@
+"""Training steps on a CPU as the system gives memory, with huge pages, and as `startup.MALLOC` asks; each in processes of
+its own, in turn.
+
+    python -m benchmarks.malloc_settings [--quick]
+
+XLA asks for its buffers anew at every step. Where /sys/kernel/mm/transparent_hugepage/enabled says [madvise], as most
+distributions have it, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (glibc 2.35 or newer) lets them lie in pages of 2 MB;
+`startup.MALLOC` keeps them from step to step as well.
+"""
+
+import contextlib
+import pathlib
+import platform
+
+from benchmarks import timing
+from benchmarks.apart import AS_IN_TRAINING, AS_THE_SYSTEM_HAS_IT, Apart
+from benchmarks.timing import Row, in_turn, median_ms, ratio
+from twodal_jax import startup
+
+SETTING = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def aflw_step(batch: int):
+    """A job that takes a step of configs/aflw.py, stage 2."""
+    import jax
+
+    from benchmarks.devices_speed import pmap_job
+    from benchmarks.two_dal_step import load_config, prepared
+    from twodal_jax import experiment
+
+    config = load_config("aflw", batch)
+    _, *arrays = prepared(config, 1)
+    job = pmap_job(experiment.make_stages(config)[1].method, *jax.device_get(arrays))
+    job()
+    return job, None
+
+
+SETTINGS = {
+    "as the system has it": AS_THE_SYSTEM_HAS_IT,
+    "huge pages": dict.fromkeys(startup.MALLOC, "glibc.malloc.hugetlb=1"),
+    "huge pages, kept": AS_IN_TRAINING,
+}
+
+
+def step_rows(title: str, rounds: int, maker: str, *arguments) -> list[Row]:
+    """A step's time with each setting."""
+    with contextlib.ExitStack() as stack:
+        jobs = {
+            name: stack.enter_context(Apart(maker, *arguments, environment=setting))
+            for name, setting in SETTINGS.items()
+        }
+        times = in_turn(jobs, rounds)
+    first, *others = SETTINGS
+    return [
+        Row(f"{title}, {first}", median_ms(times[first]), "ms"),
+        *(Row(f"  {other}: time / that", ratio(times[other], times[first]), "x") for other in others),
+    ]
+
+
+def measure(options) -> list[Row]:
+    """Two kinds of step."""
+    system = SETTING.read_text().strip() if SETTING.is_file() else "none"
+    rounds = 15 if options.quick else 40
+    return [
+        Row(f"transparent huge pages: {system}; {' '.join(platform.libc_ver())}", None),
+        *step_rows("ResNet-50 step, batch 8, float32", rounds // 2, "benchmarks.train_step:jax_training", 8, "float32"),
+        *step_rows("configs/aflw.py, stage 2, 16 + 16", rounds, "benchmarks.malloc_settings:aflw_step", 16),
+    ]
+
+
+if __name__ == "__main__":
+    timing.run("How memory is had", __doc__, measure)
