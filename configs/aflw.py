@@ -6,8 +6,8 @@ TWODAL_DATA_DIR holds `aflw2000/` (images with .mat files, annotations.npz with 
 fan_landmarks.csv), `aflw_wild/` (120-pixel crops, landmarks21.csv) and `bfm_3ddfa/`. The sets are made
 ready in the work directory at the first start (about a minute).
 
-Measured (seed 0, 31 minutes on two cores of 92 to 205 GFLOP/s together, shared with others): NME (mean of yaw bins, 2D,
-68 points) 3.31 % with detected landmarks, 3.45 % with an empty heatmap; the plain variant, 32 minutes there: 3.92 %.
+Measured (seed 0, 29.5 minutes on two cores of 205 GFLOP/s together, shared with others): NME (mean of yaw bins, 2D,
+68 points) 3.31 % with detected landmarks, 3.45 % with an empty heatmap; the plain variant, 32 minutes: 3.92 %.
 
 For a GPU: --config.regressor.name=resnet50 --config.regressor.variant=authors --config.regressor.width=1.0
 The plain variant (image alone, annotated images alone): --config=configs/aflw.py:plain
