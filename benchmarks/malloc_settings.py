@@ -1,11 +1,10 @@
-"""Training steps on a CPU as the system gives memory, with huge pages, and as `startup.MALLOC` asks; each in processes of
-its own, in turn.
+"""Training steps on a CPU as the system gives memory, with huge pages (`startup.MALLOC`, what training sets), and with
+huge pages on a heap that never shrinks; each in a process of its own, in turn.
 
     python -m benchmarks.malloc_settings [--quick]
 
 XLA asks for its buffers anew at every step. Where /sys/kernel/mm/transparent_hugepage/enabled says [madvise], as most
-distributions have it, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (glibc 2.35 or newer) lets them lie in pages of 2 MB;
-`startup.MALLOC` keeps them from step to step as well.
+distributions have it, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (glibc 2.35 or newer) lets them lie in pages of 2 MB.
 """
 
 import contextlib
@@ -35,10 +34,12 @@ def aflw_step(batch: int):
     return job, None
 
 
+# One heap, from which buffers of any size come and which keeps them: no page is asked for twice.
+KEPT = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold={0}:glibc.malloc.trim_threshold={0}"
 SETTINGS = {
     "as the system has it": AS_THE_SYSTEM_HAS_IT,
-    "huge pages": dict.fromkeys(startup.MALLOC, "glibc.malloc.hugetlb=1"),
-    "huge pages, kept": AS_IN_TRAINING,
+    "huge pages": AS_IN_TRAINING,
+    "huge pages, kept": dict.fromkeys(startup.MALLOC, KEPT.format(1 << 40)),
 }
 
 

@@ -68,13 +68,13 @@ def torch_jobs(maker: str, *arguments) -> dict[str, Apart]:
         return {}
     return {
         "torch": Apart(maker, *arguments, environment=AS_THE_SYSTEM_HAS_IT),
-        "torch, memory kept": Apart(maker, *arguments, environment=AS_IN_TRAINING),
+        "torch, huge pages": Apart(maker, *arguments, environment=AS_IN_TRAINING),
     }
 
 
 def torch_rows(times: dict[str, list[float]], job: str, bar: float | None) -> list[Row]:
     """A job's time against PyTorch's: the faster of its settings is what the bar is for."""
-    found = {name: ratio(times[job], times[name]) for name in ("torch", "torch, memory kept") if name in times}
+    found = {name: ratio(times[job], times[name]) for name in ("torch", "torch, huge pages") if name in times}
     if not found:
         return [Row("  time / torch", None, "x", bar)]
     faster = max(found, key=found.get)

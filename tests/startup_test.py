@@ -1,6 +1,5 @@
 """What a program sets before JAX starts."""
 
-import platform
 import sys
 
 import pytest
@@ -32,21 +31,3 @@ def test_a_setting_of_the_users_own_stays(setting):
     process = run_python("-c", PROGRAM, env={"GLIBC_TUNABLES": setting})
     first, last = process.stdout.splitlines()
     assert last == f"go {first.removeprefix('start ')} {setting!r} []"
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-def test_memory_that_is_given_back_is_there_again_without_the_system():
-    faults = """
-import resource
-from twodal_jax import startup
-startup.tune_malloc()
-import numpy as np
-seen = []
-for _ in range(4):
-    np.full(10_000_000, 1.0)  # 80 MB
-    seen.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-print(*(after - before for before, after in zip(seen, seen[1:])))
-"""
-    kept = [int(count) for count in run_python("-c", faults).stdout.split()]
-    anew = [int(count) for count in run_python("-c", faults, env={"GLIBC_TUNABLES": ""}).stdout.split()]
-    assert max(kept) < 10 and min(anew) > 30  # pages of 2 MB: 40, of 4 kB: 19,531

@@ -1,4 +1,4 @@
-"""What a program sets before JAX starts: how memory is had, fast convolutions on a CPU, compiled programs kept on disk."""
+"""What a program sets before JAX starts: huge pages, fast convolutions on a CPU, compiled programs kept on disk."""
 
 import os
 import pathlib
@@ -6,15 +6,9 @@ import sys
 
 # 1x1 convolutions as matrix products are only fast on a CPU with this; see `models.layers`.
 CPU_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=individual_dot"
-# XLA asks for its buffers anew at every step, and the C library has each large one from the system, which fills it with
-# zeros page by page. In pages of 2 MB that is quicker (glibc 2.35 or newer, where the system leaves it to programs:
-# /sys/kernel/mm/transparent_hugepage/enabled says [madvise]), and what is kept between steps need not be had again:
-# for that, large buffers come from the heap, of which there is one, and the heap never shrinks.
-_NEVER = 1 << 40
-MALLOC = {
-    "GLIBC_TUNABLES": f"glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold={_NEVER}"
-    f":glibc.malloc.trim_threshold={_NEVER}"
-}
+# XLA asks for its buffers anew at every step; in pages of 2 MB they are there sooner. glibc 2.35 or newer looks at it,
+# and only where the system leaves it to programs (/sys/kernel/mm/transparent_hugepage/enabled: [madvise]).
+MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def cache_folder() -> pathlib.Path:
