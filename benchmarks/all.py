@@ -19,7 +19,7 @@ from benchmarks.timing import Row, table
 
 TABLES = (
     "train_step", "two_dal_step", "input_pipeline", "vertex_distance", "dense_faces", "evaluation_speed",
-    "start_up", "malloc_settings", "devices_speed", "paper_run",
+    "start_up", "huge_pages", "devices_speed", "paper_run",
 )  # fmt: skip
 
 PAGE_HEAD = """# Benchmarks

@@ -1,7 +1,7 @@
 """Jobs in processes of their own, so that none has the other's memory, threads or settings of the C library.
 
 A process is asked for one job after the other through its standard input, so that jobs of several processes can be
-timed in turn (`timing.in_turn`).
+timed in turn.
 """
 
 import importlib
@@ -9,17 +9,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from benchmarks import timing
 from twodal_jax import startup
 
 # How a process has its memory: as programs have it that say nothing, or as `twodal_jax.main` asks.
-AS_THE_SYSTEM_HAS_IT = dict.fromkeys(startup.MALLOC, "")
-AS_IN_TRAINING = startup.MALLOC
+AS_THE_SYSTEM_HAS_IT = dict.fromkeys(startup.HUGE_PAGES, "")
+AS_IN_TRAINING = startup.HUGE_PAGES
 
 
 class Apart:
-    """A job that runs in a process of its own whenever it is called; a context that ends the process.
+    """A job that runs in a process of its own whenever it is called, until `end`.
 
     Args:
       maker: "module:function"; `function(*arguments)` returns the job and something JSON can say.
@@ -42,10 +44,8 @@ class Apart:
         self._process.stdin.flush()
         self._answer()
 
-    def __enter__(self) -> "Apart":
-        return self
-
-    def __exit__(self, *exception) -> None:
+    def end(self) -> None:
+        """Ends the process."""
         self._process.communicate()
 
     def _answer(self) -> str:
@@ -53,6 +53,15 @@ class Apart:
         if not line:
             raise RuntimeError(f"{' '.join(self._process.args[1:])} ended with status {self._process.wait()}")
         return line
+
+
+def in_turn(jobs: Mapping[str, Apart], rounds: int, **others: Callable[[], object]) -> dict[str, list[float]]:
+    """`timing.in_turn` of jobs apart, and of others in this process; the jobs' processes end."""
+    try:
+        return timing.in_turn({**jobs, **others}, rounds)
+    finally:
+        for job in jobs.values():
+            job.end()
 
 
 def serve(maker: str, arguments: str) -> None:

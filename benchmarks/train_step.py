@@ -2,18 +2,17 @@
 
     python -m benchmarks.train_step [--quick]
 
-Jobs in turn, each in a process of its own as its users run it (JAX's training with `startup.MALLOC`); the median of
+Jobs in turn, each in a process of its own as its users run it (JAX's training with `startup.HUGE_PAGES`); the median of
 the rounds' ratios. PyTorch is timed with and without that setting, and the faster counts. Without PyTorch
 (requirements-benchmarks.txt) the comparison is left out.
 """
 
-import contextlib
 import importlib.util
 import os
 
 from benchmarks import timing
-from benchmarks.apart import AS_IN_TRAINING, AS_THE_SYSTEM_HAS_IT, Apart
-from benchmarks.timing import Row, in_turn, median_ms, ratio
+from benchmarks.apart import AS_IN_TRAINING, AS_THE_SYSTEM_HAS_IT, Apart, in_turn
+from benchmarks.timing import Row, median_ms, ratio
 from twodal_jax import startup
 
 FORWARD_BACKWARD = 3  # a backward pass costs two forward passes
@@ -88,19 +87,16 @@ def train_rows(batch: int, dtype: str, rounds: int, bar: float | None, more: boo
 
     name = f"ResNet-50 step, batch {batch}, {dtype}"
     product, product_flops = timing.gemm(dtype)
-    with contextlib.ExitStack() as stack:
-        apart = {"jax": Apart("benchmarks.train_step:jax_training", batch, dtype, environment=AS_IN_TRAINING)}
-        apart |= torch_jobs("benchmarks.train_step:torch_training", batch, dtype)
-        if more and have_torch():
-            maker = "benchmarks.train_step:torch_training"
-            apart["torch NHWC"] = Apart(maker, batch, dtype, True, environment=AS_THE_SYSTEM_HAS_IT)
-        for job in apart.values():
-            stack.enter_context(job)
-        times = in_turn({**apart, "gemm": product}, rounds)
+    other = "benchmarks.train_step:torch_training"
+    jobs = {"jax": Apart("benchmarks.train_step:jax_training", batch, dtype, environment=AS_IN_TRAINING)}
+    jobs |= torch_jobs(other, batch, dtype)
+    if more and have_torch():
+        jobs["torch NHWC"] = Apart(other, batch, dtype, True, environment=AS_THE_SYSTEM_HAS_IT)
+    times = in_turn(jobs, rounds, gemm=product)
     done = FORWARD_BACKWARD * flops.resnet50_forward() * batch
     share = 100 * done / product_flops / ratio(times["jax"], times["gemm"])
     milliseconds = median_ms(times["jax"])
-    losses = ", ".join(f"{name} {apart[name].told:.4f}" for name in ("jax", "torch") if name in apart)
+    losses = ", ".join(f"{name} {jobs[name].told:.4f}" for name in ("jax", "torch") if name in jobs)
     rows = [Row(name, milliseconds, "ms", note=f"{1e3 * batch / milliseconds:.3g} images/s; first loss {losses}")]
     if dtype == "float32":
         rows.append(Row("  share of the GEMM peak", share, "%", 65, True, "hand-counted FLOPs; the product runs in turn with the step"))
@@ -154,15 +150,12 @@ def torch_inference(batch: int):
 def inference_rows(batch: int, rounds: int, bar: float) -> list[Row]:
     """A forward pass at one batch size."""
     maker = "benchmarks.train_step:jax_inference"
-    with contextlib.ExitStack() as stack:
-        jobs = {
-            "jax": Apart(maker, batch, False, environment=AS_THE_SYSTEM_HAS_IT),
-            "folded": Apart(maker, batch, True, environment=AS_THE_SYSTEM_HAS_IT),
-            **torch_jobs("benchmarks.train_step:torch_inference", batch),
-        }
-        for job in jobs.values():
-            stack.enter_context(job)
-        times = in_turn(jobs, rounds)
+    jobs = {
+        "jax": Apart(maker, batch, False, environment=AS_THE_SYSTEM_HAS_IT),
+        "folded": Apart(maker, batch, True, environment=AS_THE_SYSTEM_HAS_IT),
+        **torch_jobs("benchmarks.train_step:torch_inference", batch),
+    }
+    times = in_turn(jobs, rounds)
     return [
         Row(f"ResNet-50 inference, batch {batch}", median_ms(times["folded"]), "ms",
             note="batch normalisation folded into the convolutions"),

@@ -8,12 +8,11 @@ timed against it without, each in a process of its own (see `train_step`), and b
 """
 
 import argparse
-import contextlib
 import functools
 import importlib
 import math
 
-from benchmarks import timing
+from benchmarks import apart, timing
 from benchmarks.apart import AS_IN_TRAINING, Apart
 from benchmarks.timing import Row, in_turn, median_ms
 from benchmarks.train_step import have_torch, torch_jobs, torch_rows
@@ -196,18 +195,15 @@ def against_torch(name: str, batch: int, dtype: str, rounds: int) -> list[Row]:
     title = f"2DAL step, {dtype}, batch {batch} + {batch}"
     if not have_torch():
         return [Row(f"{title}: time / torch", None, "x", note="PyTorch is not installed")]
-    with contextlib.ExitStack() as stack:
-        jobs = {"jax": Apart("benchmarks.two_dal_step:jax_job", name, batch, dtype, environment=AS_IN_TRAINING)}
-        jobs |= torch_jobs("benchmarks.two_dal_step:torch_job", name, batch, dtype)
-        for job in jobs.values():
-            stack.enter_context(job)
-        found, wanted = jobs["jax"].told, jobs["torch"].told
-        apart = max(abs(found[key] - value) / abs(value) for key, value in wanted.items())
-        if not math.isfinite(apart) or apart > (0.1 if dtype == "bfloat16" else 1e-2):
-            raise AssertionError(f"JAX and PyTorch do not compute the same losses: {found} and {wanted}")
-        times = in_turn(jobs, rounds)
+    jobs = {"jax": Apart("benchmarks.two_dal_step:jax_job", name, batch, dtype, environment=AS_IN_TRAINING)}
+    jobs |= torch_jobs("benchmarks.two_dal_step:torch_job", name, batch, dtype)
+    found, wanted = jobs["jax"].told, jobs["torch"].told
+    difference = max(abs(found[key] - value) / abs(value) for key, value in wanted.items())
+    if not math.isfinite(difference) or difference > (0.1 if dtype == "bfloat16" else 1e-2):
+        raise AssertionError(f"JAX and PyTorch do not compute the same losses: {found} and {wanted}")
+    times = apart.in_turn(jobs, rounds)
     torch_ms = min(median_ms(found) for name, found in times.items() if name != "jax")
-    note = f"torch {torch_ms:,.0f} ms; losses of the first step agree to {apart:.1e}"
+    note = f"torch {torch_ms:,.0f} ms; losses of the first step agree to {difference:.1e}"
     return [Row(f"{title}, no augmentation", median_ms(times["jax"]), "ms", note=note), *torch_rows(times, "jax", 1.10)]
 
 

@@ -11,19 +11,19 @@ PROGRAM = """
 import os, sys
 print("start", os.getpid(), flush=True)
 from twodal_jax import startup
-startup.tune_malloc()
+startup.use_huge_pages()
 print("go", os.getpid(), repr(os.environ["GLIBC_TUNABLES"]), sys.argv[1:], flush=True)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
-def test_a_program_starts_itself_anew_with_its_setting_once_as_the_same_process(monkeypatch):
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's huge pages")
+def test_a_program_starts_itself_anew_with_huge_pages_once_as_the_same_process(monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     process = run_python("-c", PROGRAM, "--a=b c", "")
     first, again, last = process.stdout.splitlines()
     pid = first.removeprefix("start ")
     assert again == first
-    assert last == f"go {pid} {startup.MALLOC['GLIBC_TUNABLES']!r} ['--a=b c', '']"
+    assert last == f"go {pid} {startup.HUGE_PAGES['GLIBC_TUNABLES']!r} ['--a=b c', '']"
 
 
 @pytest.mark.parametrize("setting", ["", "glibc.malloc.arena_max=2"])

@@ -14,7 +14,7 @@ from twodal_jax import startup
 if __name__ == "__main__":
     # Until training saves on Ctrl-C there is nothing to save: it ends the program at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    startup.tune_malloc()
+    startup.use_huge_pages()
 
 import absl.logging
 from absl import app, flags

@@ -8,7 +8,7 @@ import sys
 CPU_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=individual_dot"
 # XLA asks for its buffers anew at every step; in pages of 2 MB they are there sooner. glibc 2.35 or newer looks at it,
 # and only where the system leaves it to programs (/sys/kernel/mm/transparent_hugepage/enabled: [madvise]).
-MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def cache_folder() -> pathlib.Path:
@@ -24,14 +24,14 @@ def set_cpu_flags() -> None:
         os.environ["XLA_FLAGS"] = f"{CPU_FLAGS} {flags}".strip()
 
 
-def tune_malloc() -> None:
-    """Starts this program anew, in the same process, with MALLOC in its environment: the C library looks there once.
+def use_huge_pages() -> None:
+    """Starts this program anew, in the same process, with HUGE_PAGES in its environment: the C library looks there once.
 
     Does nothing off Linux, or where the environment sets the variable already (empty: as the system has it). To be
-    called before anything else is done. `benchmarks.malloc_settings` measures what it saves.
+    called before anything else is done. `benchmarks.huge_pages` measures what it saves.
     """
-    if sys.platform == "linux" and not MALLOC.keys() & os.environ.keys():
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **MALLOC})
+    if sys.platform == "linux" and not HUGE_PAGES.keys() & os.environ.keys():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **HUGE_PAGES})
 
 
 def keep_compiled(folder: os.PathLike | str | None = None) -> None:

@@ -1,19 +1,18 @@
-"""Training steps on a CPU as the system gives memory, with huge pages (`startup.MALLOC`, what training sets), and with
+"""Training steps on a CPU as the system gives memory, with huge pages (`startup.HUGE_PAGES`, what training sets), and with
 huge pages on a heap that never shrinks; each in a process of its own, in turn.
 
-    python -m benchmarks.malloc_settings [--quick]
+    python -m benchmarks.huge_pages [--quick]
 
 XLA asks for its buffers anew at every step. Where /sys/kernel/mm/transparent_hugepage/enabled says [madvise], as most
 distributions have it, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (glibc 2.35 or newer) lets them lie in pages of 2 MB.
 """
 
-import contextlib
 import pathlib
 import platform
 
 from benchmarks import timing
-from benchmarks.apart import AS_IN_TRAINING, AS_THE_SYSTEM_HAS_IT, Apart
-from benchmarks.timing import Row, in_turn, median_ms, ratio
+from benchmarks.apart import AS_IN_TRAINING, AS_THE_SYSTEM_HAS_IT, Apart, in_turn
+from benchmarks.timing import Row, median_ms, ratio
 from twodal_jax import startup
 
 SETTING = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -39,18 +38,14 @@ KEPT = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_thresh
 SETTINGS = {
     "as the system has it": AS_THE_SYSTEM_HAS_IT,
     "huge pages": AS_IN_TRAINING,
-    "huge pages, kept": dict.fromkeys(startup.MALLOC, KEPT.format(1 << 40)),
+    "huge pages, kept": dict.fromkeys(startup.HUGE_PAGES, KEPT.format(1 << 40)),
 }
 
 
 def step_rows(title: str, rounds: int, maker: str, *arguments) -> list[Row]:
     """A step's time with each setting."""
-    with contextlib.ExitStack() as stack:
-        jobs = {
-            name: stack.enter_context(Apart(maker, *arguments, environment=setting))
-            for name, setting in SETTINGS.items()
-        }
-        times = in_turn(jobs, rounds)
+    jobs = {name: Apart(maker, *arguments, environment=setting) for name, setting in SETTINGS.items()}
+    times = in_turn(jobs, rounds)
     first, *others = SETTINGS
     return [
         Row(f"{title}, {first}", median_ms(times[first]), "ms"),
@@ -65,7 +60,7 @@ def measure(options) -> list[Row]:
     return [
         Row(f"transparent huge pages: {system}; {' '.join(platform.libc_ver())}", None),
         *step_rows("ResNet-50 step, batch 8, float32", rounds // 2, "benchmarks.train_step:jax_training", 8, "float32"),
-        *step_rows("configs/aflw.py, stage 2, 16 + 16", rounds, "benchmarks.malloc_settings:aflw_step", 16),
+        *step_rows("configs/aflw.py, stage 2, 16 + 16", rounds, "benchmarks.huge_pages:aflw_step", 16),
     ]
 
 
