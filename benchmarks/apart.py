@@ -56,9 +56,14 @@ class Apart:
 
 
 def in_turn(jobs: Mapping[str, Apart], rounds: int, **others: Callable[[], object]) -> dict[str, list[float]]:
-    """`timing.in_turn` of jobs apart, and of others in this process; the jobs' processes end."""
+    """`timing.in_turn` of jobs apart, and of others in this process; the jobs' processes end.
+
+    Each is run once before it is timed: in a loop, which they stand for, a step finds the memory that the one before it
+    gave back. Here another process had its turn between them, and a virtual machine may meanwhile have handed that
+    memory to its host, from where it comes back slowly.
+    """
     try:
-        return timing.in_turn({**jobs, **others}, rounds)
+        return timing.in_turn({**jobs, **others}, rounds, warm_ups=1)
     finally:
         for job in jobs.values():
             job.end()

@@ -40,13 +40,20 @@ class Row:
         return "pass" if good else "MISS"
 
 
-def in_turn(jobs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def in_turn(
+    jobs: Mapping[str, Callable[[], object]], rounds: int, warm_ups: int = 0
+) -> dict[str, list[float]]:
     """Seconds of each job, `rounds` of them, measured one after the other so that a busy machine slows
-    all of them; every other round backwards, so that none always follows the same one."""
+    all of them; every other round backwards, so that none always follows the same one.
+
+    warm_ups: how often each is run, untimed, before it is timed in a round.
+    """
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(rounds):
         order = list(jobs.items())
         for name, job in order[:: 1 if turn % 2 == 0 else -1]:
+            for _ in range(warm_ups):
+                job()
             start = time.perf_counter()
             job()
             times[name].append(time.perf_counter() - start)

@@ -22,9 +22,12 @@ def random_variables(network, seed=0):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-@pytest.mark.parametrize("depth, variant", [("resnet18", "keypoints"), ("resnet50", "standard")])
-def test_a_folded_network_gives_the_same_coefficients(depth, variant):
-    network = Regressor(depth, variant, 0.125, heatmap_features=8)
+@pytest.mark.parametrize(
+    "depth, variant, width",
+    [("resnet18", "keypoints", 0.125), ("resnet50", "standard", 0.125), ("resnet18", "authors", 1.0)],
+)
+def test_a_folded_network_gives_the_same_coefficients(depth, variant, width):
+    network = Regressor(depth, variant, width, heatmap_features=8)
     variables = random_variables(network)
     inputs = np.random.default_rng(1).uniform(-1, 1, (2, 120, 120, 4)).astype(np.float32)
     folded_network, folded = fold(network, variables)
@@ -33,13 +36,15 @@ def test_a_folded_network_gives_the_same_coefficients(depth, variant):
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("variant", ["authors", "keypoints"])
-def test_folded_variables_are_those_the_folded_network_wants_and_hold_no_normalisation(variant):
-    network = Regressor("resnet50", variant, 0.125)
+@pytest.mark.parametrize("variant, width", [("authors", 1.0), ("keypoints", 0.125)])
+def test_folded_variables_are_those_the_folded_network_wants_and_hold_no_normalisation(variant, width):
+    network = Regressor("resnet50", variant, width)
     folded_network, folded = fold(network, random_variables(network))
     wanted = jax.eval_shape(folded_network.init, jax.random.key(0), jnp.zeros((1, 120, 120, 4)))
     assert jax.tree.map(np.shape, folded) == jax.tree.map(lambda leaf: leaf.shape, wanted)
-    assert "norm" not in str(jax.tree.structure(folded))
+    structure = str(jax.tree.structure(folded))
+    assert "norm" not in structure
+    assert ("transformed_kernel" in structure) == (width == 1.0 and jax.default_backend() == "cpu")
 
 
 def test_a_folded_network_is_neither_folded_again_nor_trained():

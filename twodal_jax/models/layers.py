@@ -1,9 +1,10 @@
 """Layers that differ from Flax's for a measured reason; parameters and statistics keep Flax's layout.
 
-On a CPU, XLA's filter gradient of a 1x1 convolution is up to 12 times slower than a matrix product,
-automatic differentiation of BatchNorm makes four to five slow column reductions a layer, and a
-two-dimensional max-pool is slower than two one-dimensional ones. Each layer takes the form that is
-fast where it runs (`jax.default_backend()`); the mathematics is the same.
+On a CPU, XLA's filter gradient of a 1x1 convolution is up to 12 times slower than a matrix product, 3x3
+convolutions of many channels need fewer multiplications than a plain sum has (`models.winograd`), automatic
+differentiation of BatchNorm makes four to five slow column reductions a layer, and a two-dimensional max-pool
+is slower than two one-dimensional ones. Each layer takes the form that is fast where it runs
+(`jax.default_backend()`); the mathematics is the same.
 """
 
 import functools
@@ -13,6 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+
+from twodal_jax.models import winograd
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
@@ -42,8 +45,12 @@ def _with_bias(module: nn.Module, x: jax.Array) -> jax.Array:
 class Conv(nn.Module):
     """2D convolution, NHWC, PyTorch's padding (kernel // 2 on every side).
 
-    A 1x1 convolution is a matrix product on a CPU. Parameters: `kernel` [k, k, in, out] and, where asked
-    for, `bias` [out].
+    On a CPU a 1x1 convolution is a matrix product, and a 3x3 one takes Winograd's form where that pays.
+    Parameters: `kernel` [k, k, in, out] and, where asked for, `bias` [out].
+
+    Attributes:
+      transformed: for inference: where Winograd's form is used, the parameter is not `kernel` but
+        `transformed_kernel`, 4 arrays [4, in, out] (`winograd.transform_kernel`).
     """
 
     features: int
@@ -51,6 +58,7 @@ class Conv(nn.Module):
     strides: int = 1
     dtype: jnp.dtype = jnp.float32
     bias: bool = False
+    transformed: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -58,13 +66,21 @@ class Conv(nn.Module):
 
     def convolve(self, x: jax.Array) -> jax.Array:
         """Without a bias."""
-        size = self.kernel_size
-        kernel = self.param("kernel", KERNEL_INIT, (size, size, x.shape[-1], self.features))
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        facts = x.shape, shape, self.strides, self.dtype
+        if self.transformed and on_cpu() and winograd.pays(*facts, transformed=True):
+            kernel = self.param(
+                "transformed_kernel", lambda key: winograd.transform_kernel(KERNEL_INIT(key, shape))
+            )
+            return winograd.convolve_transformed(x, kernel)
+        kernel = self.param("kernel", KERNEL_INIT, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if size == 1 and on_cpu():
+        if self.kernel_size == 1 and on_cpu():
             x = x[:, :: self.strides, :: self.strides]
             return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
-        return _convolve(x, kernel, self.strides, (size // 2,) * 2)
+        if on_cpu() and winograd.pays(*facts):
+            return winograd.convolve(x, kernel)
+        return _convolve(x, kernel, self.strides, (self.kernel_size // 2,) * 2)
 
 
 def _column_means(rows: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from twodal_jax import coefficients
 from twodal_jax.models.keypoints import Keypoints
@@ -46,7 +47,11 @@ class Block(nn.Module):
         y = x
         for index, (features, kernel_size, strides) in enumerate(layers):
             last = index == len(layers) - 1
-            y = Conv(features, kernel_size, strides, self.dtype, self.folded, name=f"conv{index + 1}")(y)
+            conv = Conv(
+                features, kernel_size, strides, self.dtype,
+                bias=self.folded, transformed=self.folded, name=f"conv{index + 1}",
+            )  # fmt: skip
+            y = conv(y)
             # A zero scale makes every block start as the identity, which steadies short schedules.
             init = nn.initializers.zeros if last else nn.initializers.ones
             if not self.folded:
@@ -63,6 +68,15 @@ def _again(block: Block, x: jax.Array, train: bool) -> jax.Array:
     """block(x), of which nothing is kept for the gradient but x and what devices have told one another."""
     policy = jax.checkpoint_policies.save_only_these_names(SHARED_MOMENTS)
     return nn.remat(lambda block, x: block(x, train=train), policy=policy)(block, x)
+
+
+def _top_left_mean(x: jax.Array, side: int = 7) -> jax.Array:
+    """[B, H, W, C] -> means [B, C] over the top left side x side; a product, which CPUs do faster than a sum."""
+    batch, height, width, channels = x.shape
+    share = np.zeros((height, width), x.dtype)
+    share[:side, :side] = 1 / side**2
+    x = x.reshape(batch, height * width, channels)
+    return jnp.einsum("p,bpc->bc", share.ravel(), x, precision=jax.lax.Precision.HIGHEST)
 
 
 class Regressor(nn.Module):
@@ -120,7 +134,7 @@ class Regressor(nn.Module):
                 )
                 x = _again(layer, x, train) if self.remat and train else layer(x, train=train)
             maps.append(x)
-        x = (x[:, :7, :7] if self.variant == "authors" else x).mean(axis=(1, 2)).astype(jnp.float32)
+        x = (_top_left_mean(x) if self.variant == "authors" else x.mean(axis=(1, 2))).astype(jnp.float32)
         if self.variant == "keypoints":
             head = Keypoints(self.axis_name, self.dtype, self.folded, name="keypoints")
             places = head(maps[1:], train=train)
