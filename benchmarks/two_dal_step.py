@@ -3,8 +3,10 @@
     python -m benchmarks.two_dal_step [--quick] [--batch=32] [--config=paper] [--dtype=float32]
 
 The stages are compiled apart and timed in turn with the whole step, so they need not add up to it exactly: the
-whole shares what the stages would compute twice. The PyTorch step (`torch_step.py`) has no augmentation; JAX's is
-timed against it without, each in a process of its own (see `train_step`), and both must find the same losses.
+whole shares what the stages would compute twice. FLOPs are those of the traced program: a convolution that takes
+Winograd's form counts with the products it makes, not with those of its definition. The PyTorch step
+(`torch_step.py`) has no augmentation; JAX's is timed against it without, each in a process of its own (see
+`train_step`), and both must find the same losses.
 """
 
 import argparse
