@@ -16,6 +16,7 @@ import tempfile
 import time
 
 from benchmarks.timing import Row, table
+from twodal_jax import text_file
 
 TABLES = (
     "train_step", "two_dal_step", "input_pipeline", "vertex_distance", "dense_faces", "evaluation_speed",
@@ -67,6 +68,13 @@ def page(results: dict[str, dict], summary: str) -> str:
     return "\n".join(parts)
 
 
+def write(results: dict[str, dict], output: pathlib.Path, page_path: pathlib.Path | None) -> None:
+    """The rows as JSON and, where asked for, as a page."""
+    text_file.write(output, json.dumps(results, indent=1))
+    if page_path:
+        text_file.write(page_path, page(results, table("", bars(results)).strip("\n")))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
@@ -82,9 +90,7 @@ def main() -> None:
         for name in names:
             if (result := run_table(name, options.quick, pathlib.Path(folder))) is not None:
                 results[name] = result
-    options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
-    if options.page:
-        options.page.write_text(page(results, table("", bars(results)).strip("\n")), encoding="utf-8")
+            write(results, options.output, options.page)  # after each: who stops half-way keeps what there is
     print(f"\n{table('Bars', bars(results))}\n{time.perf_counter() - start:.0f} s in all; written to {options.output}")
     sys.exit(len(results) < len(names))
 

@@ -30,6 +30,7 @@ class Apart:
 
     Attributes:
       told: what the maker returned beside the job.
+      peak_memory_gb: the most memory the process has held; known after `end`.
     """
 
     def __init__(self, maker: str, *arguments: Any, environment: dict[str, str]):
@@ -38,6 +39,7 @@ class Apart:
             command, env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.told = json.loads(self._answer())
+        self.peak_memory_gb: float | None = None
 
     def __call__(self) -> None:
         self._process.stdin.write("\n")
@@ -46,7 +48,8 @@ class Apart:
 
     def end(self) -> None:
         """Ends the process."""
-        self._process.communicate()
+        last, _ = self._process.communicate()
+        self.peak_memory_gb = json.loads(last) if last else None
 
     def _answer(self) -> str:
         line = self._process.stdout.readline()
@@ -80,6 +83,7 @@ def serve(maker: str, arguments: str) -> None:
     for _ in sys.stdin:
         job()
         print(file=answers, flush=True)
+    print(json.dumps(timing.peak_memory_gb()), file=answers, flush=True)
 
 
 if __name__ == "__main__":

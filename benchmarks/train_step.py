@@ -94,6 +94,12 @@ def torch_rows(times: dict[str, list[float]], job: str, bar: float | None) -> li
     return [Row("  time / torch", found[faster], "x", bar, note=f"the faster of its settings, {faster!r}; {others}")]
 
 
+def memory_note(jobs: dict[str, Apart]) -> str:
+    """The most memory that JAX's and PyTorch's processes held, after their end."""
+    found = [f"{name} {jobs[name].peak_memory_gb:.1f} GB" for name in ("jax", "torch") if name in jobs]
+    return f"peak memory {', '.join(found)}"
+
+
 def train_rows(batch: int, dtype: str, rounds: int, bar: float | None, more: bool) -> list[Row]:
     """A training step at one batch size."""
     from benchmarks import flops
@@ -112,7 +118,8 @@ def train_rows(batch: int, dtype: str, rounds: int, bar: float | None, more: boo
     share_of_one = 100 / product_flops / ratio(times["jax"], times["gemm"])
     milliseconds = median_ms(times["jax"])
     losses = ", ".join(f"{name} {jobs[name].told:.4f}" for name in ("jax", "torch") if name in jobs)
-    rows = [Row(name, milliseconds, "ms", note=f"{1e3 * batch / milliseconds:.3g} images/s; first loss {losses}")]
+    note = f"{1e3 * batch / milliseconds:.3g} images/s; first loss {losses}; {memory_note(jobs)}"
+    rows = [Row(name, milliseconds, "ms", note=note)]
     if dtype == "float32":
         rows += [
             Row("  share of the GEMM peak", done * share_of_one, "%", 65, True, "FLOPs of the definition, by formula"),
@@ -194,6 +201,7 @@ def measure(options) -> list[Row]:
         rows += train_rows(32, "float32", 5, 1.10, more=False)
         rows.append(Row("GEMM peak, bfloat16", timing.measured_peak("bfloat16") / 1e9, "GFLOP/s"))
         rows += train_rows(8, "bfloat16", 5, None, more=False)
+        rows += train_rows(32, "bfloat16", 3, None, more=False)
     rows += inference_rows(8, 9 if options.quick else 15, 0.95)
     rows += inference_rows(1, 15 if options.quick else 31, 0.75)
     if not have_torch():

@@ -17,7 +17,7 @@ import math
 from benchmarks import apart, timing
 from benchmarks.apart import AS_IN_TRAINING, Apart
 from benchmarks.timing import Row, in_turn, median_ms
-from benchmarks.train_step import have_torch, torch_jobs, torch_rows
+from benchmarks.train_step import have_torch, memory_note, torch_jobs, torch_rows
 from twodal_jax import startup
 
 
@@ -205,7 +205,7 @@ def against_torch(name: str, batch: int, dtype: str, rounds: int) -> list[Row]:
         raise AssertionError(f"JAX and PyTorch do not compute the same losses: {found} and {wanted}")
     times = apart.in_turn(jobs, rounds)
     torch_ms = min(median_ms(found) for name, found in times.items() if name != "jax")
-    note = f"torch {torch_ms:,.0f} ms; losses of the first step agree to {difference:.1e}"
+    note = f"torch {torch_ms:,.0f} ms; losses of the first step agree to {difference:.1e}; {memory_note(jobs)}"
     return [Row(f"{title}, no augmentation", median_ms(times["jax"]), "ms", note=note), *torch_rows(times, "jax", 1.10)]
 
 
