@@ -47,9 +47,10 @@ class MadeFaces:
             rng = np.random.default_rng(index)
             image = cv2.resize(rng.uniform(0, 255, (9, 9, 3)).astype(np.float32), (SIZE, SIZE), None, 0, 0, 2)
             image = np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
-            points = rng.uniform(20, 100, (18, 2)).astype(np.float32)
+            points = rng.uniform(20, 100, (18 + 3, 2)).astype(np.float32)
             yield {"image": image, "name": f"{index:05d}", "yaw_deg": np.float32(0),
-                   "landmarks": points, "visible": np.ones(18, np.float32)}  # fmt: skip
+                   "landmarks": points[:18], "visible": np.ones(18, np.float32),
+                   "jaw": points[18:], "jaw_visible": np.ones(3, np.float32)}  # fmt: skip
 
 
 def make_sets(folder: pathlib.Path, count: int) -> tuple[list[bytes], dict]:
@@ -70,6 +71,14 @@ def make_sets(folder: pathlib.Path, count: int) -> tuple[list[bytes], dict]:
         prepare.prepare(source, folder / kind, format=kind, shards=2)
         sets[kind] = prepared.open_prepared(folder / kind)
     return encoded, sets
+
+
+def wild_batches(prepared, batch_size: int):
+    """Endless batches with the fields that `configs/aflw.py` trains on."""
+    from data_pipelines import loader
+
+    fields = ("image", "landmarks", "visible", "jaw", "jaw_visible")
+    return loader.batches(prepared, batch_size=batch_size, seed=0, fields=fields)
 
 
 def rate_of(batches, seconds: float) -> float:
@@ -141,17 +150,15 @@ def waiting_rows(sets, steps: int) -> list[Row]:
     import jax
 
     from benchmarks.two_dal_step import load_config, prepared
-    from data_pipelines import loader
     from twodal_jax import devices, experiment
 
     config = load_config("aflw", 16)
     _, state, batch, model = prepared(config, 1)
     step = devices.mapped_train_step(experiment.make_stages(config)[1].method)
     annotated = {name: np.asarray(value) for name, value in batch["annotated"].items()}
-    fields = ("image", "landmarks", "visible")
     rows = []
     for kind in sets:
-        wild = loader.batches(sets[kind], batch_size=16, seed=0, fields=fields)
+        wild = wild_batches(sets[kind], 16)
         own = _resized(annotated)
         batches = devices.prefetched(devices.paired(itertools.repeat(own), wild))
         waited, start = 0.0, 0.0

@@ -1,12 +1,17 @@
 """The benchmarks follow the code they time: each can be imported, and the pieces of a step fit the step."""
 
+import functools
 import importlib
 import pkgutil
+import subprocess
+import sys
 
 import benchmarks
 import jax
 import numpy as np
 import pytest
+from benchmarks import timing
+from helpers_run import ROOT
 
 NAMES = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
 
@@ -46,3 +51,35 @@ def test_a_steps_time_at_two_batch_sizes_tells_what_it_costs_before_the_first_im
 
     before, each = limit_rows((32, 3.0 + 32 * 0.01), (256, 3.0 + 256 * 0.01))
     assert np.isclose(before.value, 3.0) and np.isclose(each.value, 10.0)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "array_record"])
+def test_the_input_pipelines_batches_fit_the_step_that_waits_for_them(tmp_path, kind):
+    from benchmarks import input_pipeline, two_dal_step
+    from data_pipelines import prepare, prepared
+    from twodal_jax import train_step
+
+    config = two_dal_step.load_config("aflw", 2)
+    method, state, batch, model = two_dal_step.prepared(config, 1)
+    prepare.prepare(input_pipeline.MadeFaces(4), tmp_path / kind, format=kind, shards=2)
+    batches = input_pipeline.wild_batches(prepared.open_prepared(tmp_path / kind), 2)
+    batch["wild"] = next(batches)
+    batches.close()
+    step = functools.partial(train_step.train_step, method=method)
+    assert jax.eval_shape(step, state, batch, model)
+
+
+def test_a_process_tells_its_own_peak_memory_not_that_of_the_one_that_started_it():
+    held = np.ones(50_000_000)  # 0.4 GB
+    code = "from benchmarks import timing; print(timing.peak_memory_gb())"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 0 < float(told.stdout) < 0.2
+    assert timing.peak_memory_gb() > held.nbytes / 2**30
+
+
+def test_jobs_in_turn_are_run_before_they_are_timed_and_alternate():
+    calls = []
+    jobs = {name: functools.partial(calls.append, name) for name in "ab"}
+    times = timing.in_turn(jobs, rounds=2, warm_ups=1)
+    assert "".join(calls) == "aabb" + "bbaa"
+    assert [len(found) for found in times.values()] == [2, 2]

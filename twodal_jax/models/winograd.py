@@ -37,7 +37,8 @@ def pays(
 ) -> bool:
     """Whether a convolution of [B, H, W, C] by [k, k, C, F] is one of these, and faster so on a CPU.
 
-    transformed: whether the kernel can be kept transformed. If not, not in a program for any batch size.
+    transformed: whether the kernel is kept transformed. Otherwise a program for any batch size, to be exported, keeps
+    the plain sum.
     """
     if tuple(kernel_shape[:2]) != (3, 3) or strides != 1 or dtype != jnp.float32:
         return False
@@ -80,7 +81,7 @@ def _entries(x: jax.Array, before: int, size: int) -> Grid:
 
 
 def _joined(grid: Grid, shape: tuple[int, ...]) -> jax.Array:
-    """The inverse for 2x2 arrays [tiles, C]: [B, H, W, C] with `shape`'s B, H and W."""
+    """The reverse for the 2x2 arrays of disjoint tiles: [B, H, W, C] with `shape`'s B, H and W."""
     batch, height, width = shape[:3]
     tiles = (batch, -(-height // TILE), -(-width // TILE), grid[0][0].shape[-1])
     rows = [jnp.stack([entry.reshape(tiles) for entry in row], axis=3) for row in grid]
