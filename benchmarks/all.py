@@ -3,7 +3,7 @@
     python -m benchmarks.all [--quick] [--only=train_step,vertex_distance] [--output=benchmarks.json]
                              [--page=docs/benchmarks.md]
 
-About half an hour on two quiet cores, most of it compiling; `--quick` takes fewer rounds and sizes. Exit status 1
+Up to an hour on two cores, most of it compiling; `--quick` takes fewer rounds and sizes. Exit status 1
 where a table failed; a missed bar is told, not an error: a busy machine misses some.
 """
 
