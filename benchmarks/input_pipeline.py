@@ -73,12 +73,13 @@ def make_sets(folder: pathlib.Path, count: int) -> tuple[list[bytes], dict]:
     return encoded, sets
 
 
-def wild_batches(prepared, batch_size: int):
-    """Endless batches with the fields that `configs/aflw.py` trains on."""
+def wild_batches(prepared, config):
+    """Endless batches of the wild faces that a config trains on."""
     from data_pipelines import loader
+    from data_pipelines.training_data import fields_trained_on
 
-    fields = ("image", "landmarks", "visible", "jaw", "jaw_visible")
-    return loader.batches(prepared, batch_size=batch_size, seed=0, fields=fields)
+    fields = fields_trained_on(config)["wild"]
+    return loader.batches(prepared, batch_size=config.batch_wild, seed=0, fields=fields)
 
 
 def rate_of(batches, seconds: float) -> float:
@@ -158,7 +159,7 @@ def waiting_rows(sets, steps: int) -> list[Row]:
     annotated = {name: np.asarray(value) for name, value in batch["annotated"].items()}
     rows = []
     for kind in sets:
-        wild = wild_batches(sets[kind], 16)
+        wild = wild_batches(sets[kind], config)
         own = _resized(annotated)
         batches = devices.prefetched(devices.paired(itertools.repeat(own), wild))
         waited, start = 0.0, 0.0

@@ -146,10 +146,9 @@ def open_training_data(
     if not model.has_whitening:
         model = model.with_whitening(manifest["alpha_mean"], manifest["alpha_std"])
 
-    trained_on = dict(TRAINED_ON)
+    trained_on = fields_trained_on(config)
     if experiment.uses_jaw(config):
         _check_jaw(sets["wild"])
-        trained_on["wild"] += tuple(JAW_FIELDS.values())
 
     limited = {name: found.first(config.data[name].limit) for name, found in sets.items()}
     rows = {name: _rows(config, name, limited[name]) for name in sets if name in ORDER_SEEDS}
@@ -181,6 +180,12 @@ def _rows(config: ml_collections.ConfigDict, name: str, found: PreparedSet) -> n
         return repeats.rows_by_yaw(found, config[f"repeats_{name}"])
     except repeats.RepeatsError as error:
         raise experiment.ConfigError(f"config.repeats_{name}: {error}") from None
+
+
+def fields_trained_on(config) -> dict[str, tuple[str, ...]]:
+    """{"annotated", "wild": the fields of a set (`manifest.py`) that a step of this config takes}."""
+    jaw = tuple(JAW_FIELDS.values()) if experiment.uses_jaw(config) else ()
+    return TRAINED_ON | {"wild": TRAINED_ON["wild"] + jaw}
 
 
 def _check_jaw(wild: PreparedSet) -> None:

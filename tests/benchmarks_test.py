@@ -62,7 +62,7 @@ def test_the_input_pipelines_batches_fit_the_step_that_waits_for_them(tmp_path, 
     config = two_dal_step.load_config("aflw", 2)
     method, state, batch, model = two_dal_step.prepared(config, 1)
     prepare.prepare(input_pipeline.MadeFaces(4), tmp_path / kind, format=kind, shards=2)
-    batches = input_pipeline.wild_batches(prepared.open_prepared(tmp_path / kind), 2)
+    batches = input_pipeline.wild_batches(prepared.open_prepared(tmp_path / kind), config)
     batch["wild"] = next(batches)
     batches.close()
     step = functools.partial(train_step.train_step, method=method)

@@ -80,6 +80,11 @@ def _entries(x: jax.Array, before: int, size: int) -> Grid:
     return [[entry(i, j) for j in range(size)] for i in range(size)]
 
 
+def _input_tiles(x: jax.Array) -> Grid:
+    """[B, H, W, C] -> 4 x 4 arrays [tiles, C]: the transformed tiles of a convolution's input."""
+    return _transformed(INPUT, _entries(x, before=1, size=TILE + 2))
+
+
 def _joined(grid: Grid, shape: tuple[int, ...]) -> jax.Array:
     """The reverse for the 2x2 arrays of disjoint tiles: [B, H, W, C] with `shape`'s B, H and W."""
     batch, height, width = shape[:3]
@@ -106,8 +111,8 @@ def transform_kernel(kernel: jax.Array) -> Rows:
 
 def convolve_transformed(x: jax.Array, kernel: Rows) -> jax.Array:
     """`convolve` with a kernel that is transformed already, for inference: [B, H, W, C] -> [B, H, W, F]."""
-    tiles = _transformed(INPUT, _entries(x, before=1, size=TILE + 2))
-    return _joined(_transformed(OUTPUT, _products(_rows(tiles), kernel, (1, 0))), x.shape)
+    products = _products(_rows(_input_tiles(x)), kernel, (1, 0))
+    return _joined(_transformed(OUTPUT, products), x.shape)
 
 
 @jax.custom_vjp
@@ -126,13 +131,12 @@ def _forward(x, kernel):
 def _backward(residuals, cotangent):
     x, kernel = residuals
     # The gradient of the input: a convolution with the kernel flipped, and its channels changed about.
-    tiles = _flipped(_transformed(INPUT, _entries(cotangent, before=1, size=TILE + 2)))
-    products = _flipped(_products(_rows(tiles), transform_kernel(kernel), (1, 1)))
+    tiles = _rows(_flipped(_input_tiles(cotangent)))
+    products = _flipped(_products(tiles, transform_kernel(kernel), (1, 1)))
     x_gradient = _joined(_transformed(OUTPUT, products), x.shape)
     # The gradient of the kernel: every step of the forward pass backwards.
-    x_tiles = _transformed(INPUT, _entries(x, before=1, size=TILE + 2))
-    tiles = _transformed(OUTPUT.T, _entries(cotangent, before=0, size=TILE))
-    products = _products(_rows(x_tiles), _rows(tiles), (0, 0))
+    tiles = _rows(_transformed(OUTPUT.T, _entries(cotangent, before=0, size=TILE)))
+    products = _products(_rows(_input_tiles(x)), tiles, (0, 0))
     return x_gradient, jnp.stack(_rows(_transformed(KERNEL.T, products)))
 
 
