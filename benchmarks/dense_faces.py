@@ -3,10 +3,12 @@
     python -m benchmarks.dense_faces [--quick]
 
 A batch is measured in turn with as many single calls. The rasteriser has 105,840 triangles, as the 40 + 10 BFM
-has; without it (TWODAL_DATA_DIR) the built-in face's triangles are split until they are as many.
+has; without it (TWODAL_DATA_DIR) the built-in face's triangles are split until they are as many. Sim3DR, which
+the bar of the rasteriser names, is timed in turn with it where it can be imported (`sim3dr_jobs` says how).
 """
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -73,29 +75,71 @@ def split_triangles(model, wanted: int):
 
 
 # Milliseconds a face that Sim3DR's C++ took on a core of another server (AVX2), where this rasteriser took 1.3, 2.4
-# and 5.5. Sim3DR is not part of this project: the bar compares with these figures as they are.
+# and 5.5: what the bar compares with where Sim3DR cannot be imported.
 SIM3DR = {105: 2.4, 200: 4.8, 450: 13.1}
+
+
+def sim3dr_jobs(faces: np.ndarray, triangles: np.ndarray, size: int) -> dict[str, Callable[[], object]]:
+    """Sim3DR's two rasterisers as jobs over all faces, with the arrays it wants made as it makes them itself.
+
+    Empty where its extension `Sim3DR_Cython` cannot be imported. It is not part of this project: built from the
+    folder Sim3DR of 3DDFA_V2 by its own setup.py, it is found through PYTHONPATH.
+    """
+    try:
+        import Sim3DR_Cython
+    except ImportError:
+        return {}
+    colours = np.random.default_rng(0).random((faces.shape[1], 3), dtype=np.float32)
+    count = len(triangles)
+
+    def far():
+        return np.zeros((size, size), np.float32) - 1e8
+
+    def indices_and_weights():
+        for face in faces:
+            index, weights = np.zeros((size, size), np.int32), np.zeros((size, 3 * size), np.float32)
+            Sim3DR_Cython.rasterize_triangles(face, triangles, far(), index, weights, count, size, size)
+
+    def interpolated_colours():
+        for face in faces:
+            image = np.zeros((size, size, 3), np.uint8)
+            Sim3DR_Cython.rasterize(image, face, triangles, colours, far(), count, size, size, 3)
+
+    return {"triangles": indices_and_weights, "colours": interpolated_colours}
 
 
 def raster_rows(model, sizes: tuple[int, ...], rounds: int) -> list[Row]:
     """The rasteriser by face size, one at a time and in a batch."""
     from twodal_jax.rendering import rasterizer
 
-    triangles, rows = np.asarray(model.triangles), []
+    triangles, rows = np.ascontiguousarray(model.triangles, np.int32), []
     for size in sizes:
-        faces = models.made_faces(model, BATCH, size)
+        faces = np.ascontiguousarray(models.made_faces(model, BATCH, size), np.float32)
         rasterizer.rasterize_batch(faces[:2], triangles, size, size)  # compiles
+
+        def one_by_one(faces=faces, size=size):
+            for face in faces:
+                rasterizer.rasterize(face, triangles, size, size)
+
         times = in_turn(
             {
-                "single": lambda: [rasterizer.rasterize(face, triangles, size, size) for face in faces],
+                "single": one_by_one,
                 "batch": lambda: rasterizer.rasterize_batch(faces, triangles, size, size),
+                **sim3dr_jobs(faces, triangles, size),
             },
             rounds,
         )
-        single = median_ms(times["single"]) / BATCH
-        note = f"{len(triangles):,} triangles; {median_ms(times['batch']) / BATCH:.2f} ms in a batch of {BATCH}"
+        milliseconds = {name: median_ms(seconds) / BATCH for name, seconds in times.items()}
+        single, batch = milliseconds["single"], milliseconds["batch"]
+        note = f"{len(triangles):,} triangles; {batch:.2f} ms in a batch of {BATCH}"
         rows.append(Row(f"rasteriser, face of {size} pixels", single, "ms", note=note))
-        rows.append(Row("  time / Sim3DR on another server", single / SIM3DR[size], "x", 0.6))
+        if "triangles" in times:
+            share, note = ratio(times["single"], times["triangles"]), f"Sim3DR {milliseconds['triangles']:.2f} ms"
+            rows.append(Row("  time / Sim3DR's rasterize_triangles", share, "x", 0.6, note=note))
+            share, note = ratio(times["single"], times["colours"]), f"Sim3DR {milliseconds['colours']:.2f} ms"
+            rows.append(Row("  time / Sim3DR's rasterize", share, "x", note=note))
+        else:
+            rows.append(Row("  time / Sim3DR on another server", single / SIM3DR[size], "x", 0.6))
     return rows
 
 

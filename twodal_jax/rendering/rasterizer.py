@@ -4,8 +4,8 @@ Notation: vertices [N, 3] are (x, y, z) in pixels, x right, y DOWN, pixel centre
 coordinates, LARGER z NEARER to the viewer. Triangles of any orientation are drawn: a face mesh
 is open, and what is hidden is decided by depth alone.
 
-A face mesh has about 1e5 triangles whose median covers 0.07 pixel, so the loop rejects a triangle
-by the integer bounds of its box before it computes anything else.
+A face mesh has about 1e5 triangles whose median covers 0.07 pixel, so those whose box has no pixel
+centre are left out first, by the integer bounds of the box alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from numba import njit
 
 _FAR = np.float32(-np.inf)
+_INDEX = np.uint32  # of a sign, numba would ask at each look-up whether it counts from the end
 
 
 class Fragments(NamedTuple):
@@ -35,40 +36,53 @@ class Fragments(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def _fill(vertices, triangles, triangle_index, barycentric, depth):
-    height, width = depth.shape
+def _boxes(vertices, triangles, height, width, boxes):
+    """Write [t, top, bottom, left, right] of the triangles whose box has a pixel centre; return their number.
+
+    Without a branch, since nothing foretells which they are: each triangle is written, and the next one
+    writes over it if it has none. `boxes` has a row more than there are triangles.
+    """
     zero, last_row, last_column = np.float32(0), np.float32(height - 1), np.float32(width - 1)
+    count = 0
     for t in range(triangles.shape[0]):
-        i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+        i, j, k = _INDEX(triangles[t, 0]), _INDEX(triangles[t, 1]), _INDEX(triangles[t, 2])
+        x0, x1, x2 = vertices[i, 0], vertices[j, 0], vertices[k, 0]
         y0, y1, y2 = vertices[i, 1], vertices[j, 1], vertices[k, 1]
         top, bottom = np.ceil(max(min(y0, y1, y2), zero)), min(max(y0, y1, y2), last_row)
-        # Written so that a NaN fails the test; one that slips through makes the area NaN.
-        if not top <= bottom:
-            continue
-        x0, x1, x2 = vertices[i, 0], vertices[j, 0], vertices[k, 0]
         left, right = np.ceil(max(min(x0, x1, x2), zero)), min(max(x0, x1, x2), last_column)
-        if not left <= right:
-            continue
+        boxes[count, 0] = t
+        boxes[count, 1], boxes[count, 2] = np.int32(top), np.int32(bottom)
+        boxes[count, 3], boxes[count, 4] = np.int32(left), np.int32(right)
+        # A NaN fails the test; one that slips through makes the area NaN.
+        count += np.int64((top <= bottom) & (left <= right))
+    return count
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fill(vertices, triangles, triangle_index, barycentric, depth):
+    boxes = np.empty((triangles.shape[0] + 1, 5), np.int32)
+    for box in boxes[: _boxes(vertices, triangles, depth.shape[0], depth.shape[1], boxes)]:
+        t, top, bottom = _INDEX(box[0]), _INDEX(box[1]), _INDEX(box[2])
+        left, right = _INDEX(box[3]), _INDEX(box[4])
+        i, j, k = _INDEX(triangles[t, 0]), _INDEX(triangles[t, 1]), _INDEX(triangles[t, 2])
         # Relative to corner 0, in double: far-away corners cost no precision near the pixel.
-        ax, ay = np.float64(x1) - x0, np.float64(y1) - y0
-        bx, by = np.float64(x2) - x0, np.float64(y2) - y0
+        x0, y0, z0 = np.float64(vertices[i, 0]), np.float64(vertices[i, 1]), np.float64(vertices[i, 2])
+        ax, ay, az = vertices[j, 0] - x0, vertices[j, 1] - y0, vertices[j, 2] - z0
+        bx, by, bz = vertices[k, 0] - x0, vertices[k, 1] - y0, vertices[k, 2] - z0
         area = ax * by - ay * bx
-        z0 = np.float64(vertices[i, 2])
-        za, zb = vertices[j, 2] - z0, vertices[k, 2] - z0
-        if not (np.isfinite(area) and np.isfinite(za) and np.isfinite(zb)) or area == 0.0:
+        if area == 0.0 or not np.isfinite(area + az + bz):
             continue
         inverse = 1.0 / area
-        for row in range(int(top), int(bottom) + 1):
-            py = row - np.float64(y0)
-            for column in range(int(left), int(right) + 1):
-                px = column - np.float64(x0)
+        for row in range(top, bottom + 1):
+            py = row - y0
+            for column in range(left, right + 1):
+                px = column - x0
                 w1 = (px * by - py * bx) * inverse
                 w2 = (ax * py - ay * px) * inverse
                 w0 = 1.0 - w1 - w2
-                if w0 < 0.0 or w1 < 0.0 or w2 < 0.0:
-                    continue
-                z = np.float32(z0 + w1 * za + w2 * zb)
-                if z > depth[row, column]:
+                z = np.float32(z0 + w1 * az + w2 * bz)
+                # One branch, not four: each would be as hard to foretell.
+                if (w0 >= 0.0) & (w1 >= 0.0) & (w2 >= 0.0) & (z > depth[row, column]):
                     depth[row, column] = z
                     triangle_index[row, column] = t
                     barycentric[row, column, 0] = w0
