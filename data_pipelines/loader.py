@@ -3,26 +3,29 @@
 Batch k holds the faces `sample_indices(seed, k * B + i, count)`, i = 0 ... B - 1, in this order (of all
 faces, or of the rows an epoch is said to hold); a host gets its contiguous part of it. There is no
 iterator state: to resume, start at the next step.
-Both formats give the same faces; "arrays" needs NumPy alone, "array_record" reads through tf.data.
+Both formats give the same faces; "arrays" needs NumPy alone, "array_record" is parsed and decoded by tf.data.
 """
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
+import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
-from data_pipelines import records
+from data_pipelines import parsed_stream, records
 from data_pipelines.order import sample_indices
 from data_pipelines.prepared import PreparedSet
 
 POSITION = "position"
+_ORDER_BLOCK = 64  # steps whose order is computed at once, in hardly more time than one step's
 Batch = dict[str, np.ndarray]
 Reader = Callable[[np.ndarray], Batch]
 
@@ -64,16 +67,27 @@ def batches(
     local = batch_size // process_count
     offsets = process_index * local + np.arange(local, dtype=np.int64)
 
-    read = _reader(prepared, chosen)
     epoch = np.arange(prepared.count) if rows is None else rows
-
-    def make(step: int) -> Batch:
-        positions = step * batch_size + offsets
-        drawn = sample_indices(seed, positions, len(epoch))
-        return read(epoch[drawn]) | {POSITION: split_position(positions)}
-
     threads = num_threads or reading_threads()
-    return _ahead(make, start_step, threads, prefetch or 2 * threads + 2)
+    ahead = prefetch or 2 * threads + 2
+
+    def positions(step: int | np.ndarray) -> np.ndarray:
+        return step * batch_size + offsets
+
+    @functools.lru_cache(maxsize=4)
+    def rows_of_block(block: int) -> np.ndarray:
+        steps = block * _ORDER_BLOCK + np.arange(_ORDER_BLOCK, dtype=np.int64)
+        return epoch[sample_indices(seed, positions(steps[:, None]), len(epoch))]
+
+    def rows_of(step: int) -> np.ndarray:
+        return rows_of_block(step // _ORDER_BLOCK)[step % _ORDER_BLOCK]
+
+    if prepared.format == "arrays":
+        read = _array_reader(prepared, chosen)
+        stream = _ahead(lambda step: read(rows_of(step)), start_step, threads, ahead)
+    else:
+        stream = _shard_stream(prepared, chosen, rows_of, local, start_step, threads, ahead)
+    return _with_positions(stream, positions, start_step)
 
 
 def reading_threads() -> int:
@@ -87,7 +101,8 @@ def read_rows(prepared: PreparedSet, indices: np.ndarray,
     `name`, unless some are named. For evaluation, which goes through a set once."""
     indices = np.asarray(indices, np.int64)
     chosen = _chosen_fields(prepared, tuple(fields or prepared.fields))
-    return _reader(prepared, chosen)(indices)
+    reader = _array_reader if prepared.format == "arrays" else _shard_reader
+    return reader(prepared, chosen)(indices)
 
 
 def split_position(positions: np.ndarray) -> np.ndarray:
@@ -107,41 +122,54 @@ def _chosen_fields(prepared: PreparedSet, fields: Sequence[str] | None) -> dict[
     return {name: prepared.fields[name] for name in fields}
 
 
-def _reader(prepared: PreparedSet, chosen: dict[str, Any]) -> Reader:
-    """rows [b] -> their fields, from either format."""
-    if prepared.format == "arrays":
-        return _array_reader(prepared, chosen)
-    return _shard_reader(prepared, chosen)
-
-
 def _array_reader(prepared: PreparedSet, chosen: dict[str, Any]) -> Reader:
     return lambda rows: {name: prepared.arrays[name][rows] for name in chosen}
 
 
 def _shard_reader(prepared: PreparedSet, chosen: dict[str, Any]) -> Reader:
-    """Random-access read, then one traced TensorFlow function that parses and decodes.
-
-    Threads of Python call TensorFlow, never the reverse: a tf.data iterator that waits for a Python
-    function while Python drops the iterator blocks for ever (its destructor holds the interpreter's
-    lock), and ArrayRecord has no reader of TensorFlow's own.
-    """
+    """One batch at a time, here and now."""
     tf = records.tensorflow_on_cpu()
+    serialized = _record_reader(prepared)
+    parse = tf.function(lambda batch: records.parse_batch(tf, batch, chosen),
+                        input_signature=[tf.TensorSpec([None], tf.string)])
+    return lambda rows: _as_stored(parse(tf.constant(serialized(rows))))
+
+
+def _shard_stream(prepared: PreparedSet, chosen: dict[str, Any], rows_of: Callable[[int], np.ndarray],
+                  size: int, start_step: int, threads: int, ahead: int) -> Iterator[Batch]:
+    """Batches of rows_of(start_step), rows_of(start_step + 1), ..., `size` each, made ahead by tf.data."""
+    tf = records.tensorflow_on_cpu()
+    read = _record_reader(prepared)
+    parsed = parsed_stream.parsed(
+        tf, _ahead(lambda step: read(rows_of(step)), start_step, threads, threads),
+        lambda batch: records.parse_batch(tf, batch, chosen),
+        batch_size=size, num_threads=threads, ahead=ahead,
+    )
+    return _mapped(_as_stored, parsed)
+
+
+def _mapped(function: Callable[[Any], Batch], stream: Generator[Any, None, None]) -> Iterator[Batch]:
+    with contextlib.closing(stream):
+        yield from map(function, stream)
+
+
+def _record_reader(prepared: PreparedSet) -> Callable[[np.ndarray], list[bytes]]:
+    """rows -> their serialized examples."""
     source = records.open_shards(prepared.shards)
     # Not `prepared.count`, which is smaller in a set cut by `PreparedSet.first`.
     listed = prepared.manifest["count"]
     if len(source) != listed:
         raise ValueError(f"{prepared.folder}: its shards hold {len(source)} faces, the manifest"
                          f" says {listed}; prepare it again")
-    parse = tf.function(lambda serialized: records.parse_batch(tf, serialized, chosen),
-                        input_signature=[tf.TensorSpec([None], tf.string)])
+    # One by one: `__getitems__` starts a thread for each shard at every call, 7 times slower.
+    return lambda rows: [source[row] for row in rows.tolist()]
 
-    def read(rows: np.ndarray) -> Batch:
-        # One by one: `__getitems__` starts a thread for each shard at every call, 7 times slower.
-        serialized = [source[row] for row in rows.tolist()]
-        parsed = parse(tf.constant(serialized))
-        return {name: _as_stored(name, value) for name, value in parsed.items()}
 
-    return read
+def _with_positions(stream: Iterator[Batch], positions: Callable[[int], np.ndarray],
+                    start_step: int) -> Iterator[Batch]:
+    with contextlib.closing(stream):
+        for step, batch in enumerate(stream, start_step):
+            yield batch | {POSITION: split_position(positions(step))}
 
 
 def _ahead(make: Callable[[int], Batch], start_step: int, num_threads: int,
@@ -163,11 +191,18 @@ class _Pool(concurrent.futures.ThreadPoolExecutor):
         self.shutdown(wait=True, cancel_futures=True)
 
 
-def _as_stored(name: str, tensor: Any) -> np.ndarray:
-    """A TensorFlow tensor -> what the folder holds: strings as str, images BGR."""
+def _as_stored(parsed: dict[str, Any]) -> Batch:
+    """TensorFlow's tensors -> what the folder holds: strings as str, images BGR."""
+    return {name: _stored_field(name, tensor) for name, tensor in parsed.items()}
+
+
+def _stored_field(name: str, tensor: Any) -> np.ndarray:
     if name == "image":
         rgb = np.asarray(memoryview(tensor))  # `tensor.numpy()` copies
-        return cv2.cvtColor(rgb.reshape(-1, rgb.shape[2], 3), cv2.COLOR_RGB2BGR).reshape(rgb.shape)
+        bgr = np.empty_like(rgb)
+        for source, target in zip(rgb, bgr):  # one by one: a large array wakes all of OpenCV's threads
+            cv2.cvtColor(source, cv2.COLOR_RGB2BGR, target)
+        return bgr
     array = tensor.numpy()
     if array.dtype == object:
         return np.array([value.decode("utf-8") for value in array])

@@ -20,8 +20,8 @@ from data_pipelines.example_bytes import example_bytes
 from data_pipelines.faces import Face
 
 JPEG_QUALITY = 95
-# One record a chunk: any record is read without its neighbours.
-WRITER_OPTIONS = "group_size:1"
+# One record a chunk: any record is read without its neighbours. A JPEG does not get smaller by compression.
+WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 def tensorflow_on_cpu() -> Any:
