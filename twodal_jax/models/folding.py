@@ -3,7 +3,7 @@
     norm(x * W) = x * (W factor) + (bias - mean factor),   factor = scale / sqrt(variance + epsilon)
 
 The folded network gives the same coefficients (up to rounding) with one pass less over every map. Where it runs
-on a CPU, kernels that `models.winograd` is faster with are transformed here, once instead of at every call.
+on a CPU, kernels of wide blocks are put here into the form that `models.channels_first` wants.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from twodal_jax.models import winograd
+from twodal_jax.models import channels_first
 from twodal_jax.models.layers import BATCH_NORM_EPSILON
 from twodal_jax.models.regressor import Regressor
 from twodal_jax.projection import CROP_SIZE
@@ -52,9 +52,10 @@ def _fold_one(
 ) -> dict[str, Any]:
     factor = norm["scale"] / jnp.sqrt(stats["var"] + BATCH_NORM_EPSILON)
     kernel, bias = kernel * factor, norm["bias"] - stats["mean"] * factor
-    if "transformed_kernel" in wanted:
-        return {"transformed_kernel": _transform_kernel(kernel), "bias": bias}
+    for name, form in _FORMS.items():
+        if name in wanted:
+            return {name: form(kernel), "bias": bias}
     return {"kernel": kernel, "bias": bias}
 
 
-_transform_kernel = jax.jit(winograd.transform_kernel)
+_FORMS = {"matrix": jax.jit(channels_first.matrix_of), "tiles": jax.jit(channels_first.tiles_of)}

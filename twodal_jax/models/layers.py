@@ -47,10 +47,6 @@ class Conv(nn.Module):
 
     On a CPU a 1x1 convolution is a matrix product, and a 3x3 one takes Winograd's form where that pays.
     Parameters: `kernel` [k, k, in, out] and, where asked for, `bias` [out].
-
-    Attributes:
-      transformed: for inference: where Winograd's form is used, the parameter is not `kernel` but
-        `transformed_kernel`, 4 arrays [4, in, out] (`winograd.transform_kernel`).
     """
 
     features: int
@@ -58,7 +54,6 @@ class Conv(nn.Module):
     strides: int = 1
     dtype: jnp.dtype = jnp.float32
     bias: bool = False
-    transformed: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -67,18 +62,12 @@ class Conv(nn.Module):
     def convolve(self, x: jax.Array) -> jax.Array:
         """Without a bias."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        facts = x.shape, shape, self.strides, self.dtype
-        if self.transformed and on_cpu() and winograd.pays(*facts, transformed=True):
-            kernel = self.param(
-                "transformed_kernel", lambda key: winograd.transform_kernel(KERNEL_INIT(key, shape))
-            )
-            return winograd.convolve_transformed(x, kernel)
         kernel = self.param("kernel", KERNEL_INIT, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.kernel_size == 1 and on_cpu():
             x = x[:, :: self.strides, :: self.strides]
             return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
-        if on_cpu() and winograd.pays(*facts):
+        if on_cpu() and winograd.pays(x.shape, shape, self.strides, self.dtype):
             return winograd.convolve(x, kernel)
         return _convolve(x, kernel, self.strides, (self.kernel_size // 2,) * 2)
 

@@ -16,10 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from twodal_jax import coefficients
+from twodal_jax.models import channels_first
 from twodal_jax.models.keypoints import Keypoints
 from twodal_jax.models.layers import SHARED_MOMENTS, BatchNorm, Conv, StemConv, check_choice, max_pool, scaled
 
 STAGE_SIZES = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
+LAST = 3  # the last stage's number
 VARIANTS = ("authors", "standard", "keypoints")
 HEAD = "head"  # the last layer, among the parameters
 HIDDEN_FEATURES = 256  # of the keypoints' head
@@ -48,8 +50,7 @@ class Block(nn.Module):
         for index, (features, kernel_size, strides) in enumerate(layers):
             last = index == len(layers) - 1
             conv = Conv(
-                features, kernel_size, strides, self.dtype,
-                bias=self.folded, transformed=self.folded, name=f"conv{index + 1}",
+                features, kernel_size, strides, self.dtype, bias=self.folded, name=f"conv{index + 1}"
             )  # fmt: skip
             y = conv(y)
             # A zero scale makes every block start as the identity, which steadies short schedules.
@@ -70,13 +71,19 @@ def _again(block: Block, x: jax.Array, train: bool) -> jax.Array:
     return nn.remat(lambda block, x: block(x, train=train), policy=policy)(block, x)
 
 
-def _top_left_mean(x: jax.Array, side: int = 7) -> jax.Array:
-    """[B, H, W, C] -> means [B, C] over the top left side x side; a product, which CPUs do faster than a sum."""
-    batch, height, width, channels = x.shape
-    share = np.zeros((height, width), x.dtype)
+def _top_left_share(height: int, width: int, side: int = 7) -> np.ndarray:
+    """[H, W] float32: the weight of each position in the mean over the top left side x side."""
+    share = np.zeros((height, width), np.float32)
     share[:side, :side] = 1 / side**2
+    return share
+
+
+def _top_left_mean(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> means [B, C] over the top left 7 x 7; a product, which CPUs do faster than a sum."""
+    batch, height, width, channels = x.shape
+    share = _top_left_share(height, width).astype(x.dtype).ravel()
     x = x.reshape(batch, height * width, channels)
-    return jnp.einsum("p,bpc->bc", share.ravel(), x, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("p,bpc->bc", share, x, precision=jax.lax.Precision.HIGHEST)
 
 
 class Regressor(nn.Module):
@@ -121,20 +128,14 @@ class Regressor(nn.Module):
             x = BatchNorm(self.axis_name, name="norm_stem")(x, train=train)
         x = max_pool(nn.relu(x), window=3, stride=2, padding=1)
         maps = []
-        for stage, (blocks, strides) in enumerate(zip(STAGE_SIZES[self.depth], self.stage_strides())):
-            for block in range(blocks):
-                layer = Block(
-                    features=scaled(64 * 2**stage, self.width),
-                    strides=strides if block == 0 else 1,
-                    bottleneck=self.depth == "resnet50",
-                    axis_name=self.axis_name,
-                    dtype=self.dtype,
-                    folded=self.folded,
-                    name=f"stage{stage + 1}_block{block + 1}",
-                )
-                x = _again(layer, x, train) if self.remat and train else layer(x, train=train)
-            maps.append(x)
-        x = (_top_left_mean(x) if self.variant == "authors" else x.mean(axis=(1, 2))).astype(jnp.float32)
+        for stage in range(LAST):
+            maps.append(x := self._stage(x, stage, train))
+        if self._last_has_channels_first(x.shape):
+            x = self._last_stage_channels_first(x)
+        else:
+            maps.append(x := self._stage(x, LAST, train))
+            x = _top_left_mean(x) if self.variant == "authors" else x.mean(axis=(1, 2))
+        x = x.astype(jnp.float32)
         if self.variant == "keypoints":
             head = Keypoints(self.axis_name, self.dtype, self.folded, name="keypoints")
             places = head(maps[1:], train=train)
@@ -144,6 +145,41 @@ class Regressor(nn.Module):
         # A zero kernel starts every face as the mean face.
         head = nn.Dense(coefficients.NUM_COEFFICIENTS, kernel_init=nn.initializers.zeros, name=HEAD)
         return head(x)
+
+    def _features(self, stage: int) -> int:
+        return scaled(64 * 2**stage, self.width)
+
+    def _block_names(self, stage: int) -> list[str]:
+        return [f"stage{stage + 1}_block{block + 1}" for block in range(STAGE_SIZES[self.depth][stage])]
+
+    def _stage(self, x: jax.Array, stage: int, train: bool) -> jax.Array:
+        """[B, H, W, C] -> [B, H', W', C'] through the blocks of one stage."""
+        for index, name in enumerate(self._block_names(stage)):
+            block = Block(
+                features=self._features(stage),
+                strides=self.stage_strides()[stage] if index == 0 else 1,
+                bottleneck=self.depth == "resnet50",
+                axis_name=self.axis_name,
+                dtype=self.dtype,
+                folded=self.folded,
+                name=name,
+            )
+            x = _again(block, x, train) if self.remat and train else block(x, train=train)
+        return x
+
+    def _last_has_channels_first(self, x_shape: Sequence[int]) -> bool:
+        """Whether the last stage takes the form of `models.channels_first` after maps of this shape."""
+        foldable = self.folded and self.depth == "resnet50" and self.variant == "authors"
+        return foldable and channels_first.pays(
+            x_shape, self._features(LAST), self.stage_strides()[LAST], self.dtype
+        )
+
+    def _last_stage_channels_first(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, C'], the last stage and its mean."""
+        shape, x = x.shape, channels_first.enter(x)
+        for name in self._block_names(LAST):
+            x = channels_first.Block(self._features(LAST), shape, name=name)(x)
+        return channels_first.pooled(x, _top_left_share(*shape[1:3]))
 
     def _look_at_heatmap(self, heatmap: jax.Array) -> jax.Array:
         """[B, 120, 120] in [-1, 1] -> [B, heatmap_features], 0 in where it is empty."""

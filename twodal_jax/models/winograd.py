@@ -21,33 +21,21 @@ FLIPPED = (3, 1, 2, 0)  # row i of KERNEL applied to a reversed kernel is its ro
 
 # Measured on two cores with AVX-512: with less than this the transforms cost what the products save.
 LEAST_CHANNELS, LEAST_SIDE, LEAST_IMAGES = 256, 7, 4
-LEAST_CHANNELS_TRANSFORMED = 512  # of a kernel kept transformed, which pays for one image too
 
 Grid = Sequence[Sequence[jax.Array]]  # entry (i, j) of every tile, [tiles, C]
 Rows = tuple[jax.Array, ...]  # 4 arrays [4, C, F]: a transformed kernel, row by row
 
 
-def pays(
-    x_shape: Sequence[int],
-    kernel_shape: Sequence[int],
-    strides: int,
-    dtype: jnp.dtype,
-    *,
-    transformed: bool = False,
-) -> bool:
+def pays(x_shape: Sequence[int], kernel_shape: Sequence[int], strides: int, dtype: jnp.dtype) -> bool:
     """Whether a convolution of [B, H, W, C] by [k, k, C, F] is one of these, and faster so on a CPU.
 
-    transformed: whether the kernel is kept transformed. Otherwise a program for any batch size, to be exported, keeps
-    the plain sum.
+    A program for any batch size, to be exported, keeps the plain sum.
     """
     if tuple(kernel_shape[:2]) != (3, 3) or strides != 1 or dtype != jnp.float32:
         return False
     images, height, width, _ = x_shape
-    if min(height, width) < LEAST_SIDE:
-        return False
-    if transformed:
-        return min(kernel_shape[2:]) >= LEAST_CHANNELS_TRANSFORMED
-    return isinstance(images, int) and images >= LEAST_IMAGES and min(kernel_shape[2:]) >= LEAST_CHANNELS
+    few = not isinstance(images, int) or images < LEAST_IMAGES
+    return not few and min(height, width) >= LEAST_SIDE and min(kernel_shape[2:]) >= LEAST_CHANNELS
 
 
 def _combined(row: np.ndarray, arrays: Sequence[jax.Array]) -> jax.Array:
@@ -56,7 +44,7 @@ def _combined(row: np.ndarray, arrays: Sequence[jax.Array]) -> jax.Array:
     return sum(terms[1:], terms[0])
 
 
-def _transformed(matrix: np.ndarray, grid: Grid) -> Grid:
+def transformed(matrix: np.ndarray, grid: Grid) -> Grid:
     """matrix @ grid @ matrix.T, where the grid's entries are arrays of one shape."""
     columns = [[_combined(row, column) for row in matrix] for column in zip(*grid)]
     return [[_combined(row, rows) for row in matrix] for rows in zip(*columns)]
@@ -82,7 +70,7 @@ def _entries(x: jax.Array, before: int, size: int) -> Grid:
 
 def _input_tiles(x: jax.Array) -> Grid:
     """[B, H, W, C] -> 4 x 4 arrays [tiles, C]: the transformed tiles of a convolution's input."""
-    return _transformed(INPUT, _entries(x, before=1, size=TILE + 2))
+    return transformed(INPUT, _entries(x, before=1, size=TILE + 2))
 
 
 def _joined(grid: Grid, shape: tuple[int, ...]) -> jax.Array:
@@ -105,14 +93,8 @@ def _rows(grid: Grid) -> Rows:
 
 
 def transform_kernel(kernel: jax.Array) -> Rows:
-    """[3, 3, C, F] -> 4 arrays [4, C, F], for `convolve_transformed`."""
-    return _rows(_transformed(KERNEL, [[kernel[i, j] for j in range(3)] for i in range(3)]))
-
-
-def convolve_transformed(x: jax.Array, kernel: Rows) -> jax.Array:
-    """`convolve` with a kernel that is transformed already, for inference: [B, H, W, C] -> [B, H, W, F]."""
-    products = _products(_rows(_input_tiles(x)), kernel, (1, 0))
-    return _joined(_transformed(OUTPUT, products), x.shape)
+    """[3, 3, C, F] -> 4 arrays [4, C, F]: the rows of the 4x4."""
+    return _rows(transformed(KERNEL, [[kernel[i, j] for j in range(3)] for i in range(3)]))
 
 
 @jax.custom_vjp
@@ -121,7 +103,8 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     Agrees with the plain sum to about 1e-6 of the largest value in float32.
     """
-    return convolve_transformed(x, transform_kernel(kernel))
+    products = _products(_rows(_input_tiles(x)), transform_kernel(kernel), (1, 0))
+    return _joined(transformed(OUTPUT, products), x.shape)
 
 
 def _forward(x, kernel):
@@ -133,11 +116,11 @@ def _backward(residuals, cotangent):
     # The gradient of the input: a convolution with the kernel flipped, and its channels changed about.
     tiles = _rows(_flipped(_input_tiles(cotangent)))
     products = _flipped(_products(tiles, transform_kernel(kernel), (1, 1)))
-    x_gradient = _joined(_transformed(OUTPUT, products), x.shape)
+    x_gradient = _joined(transformed(OUTPUT, products), x.shape)
     # The gradient of the kernel: every step of the forward pass backwards.
-    tiles = _rows(_transformed(OUTPUT.T, _entries(cotangent, before=0, size=TILE)))
+    tiles = _rows(transformed(OUTPUT.T, _entries(cotangent, before=0, size=TILE)))
     products = _products(_rows(_input_tiles(x)), tiles, (0, 0))
-    return x_gradient, jnp.stack(_rows(_transformed(KERNEL.T, products)))
+    return x_gradient, jnp.stack(_rows(transformed(KERNEL.T, products)))
 
 
 def _flipped(grid: Grid) -> Grid:
