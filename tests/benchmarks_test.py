@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+import types
 
 import benchmarks
 import jax
@@ -67,6 +68,24 @@ def test_the_input_pipelines_batches_fit_the_step_that_waits_for_them(tmp_path, 
     batches.close()
     step = functools.partial(train_step.train_step, method=method)
     assert jax.eval_shape(step, state, batch, model)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_rasterisers_bar_is_against_sim3dr_itself_where_it_can_be_imported(monkeypatch, installed):
+    from benchmarks import dense_faces, models
+
+    calls = []
+    stand_in = types.SimpleNamespace(
+        rasterize_triangles=lambda *arguments: calls.append(arguments), rasterize=lambda *arguments: None
+    )
+    monkeypatch.setitem(sys.modules, "Sim3DR_Cython", stand_in if installed else None)
+    rows = dense_faces.raster_rows(models.repeated(2000), (105,), rounds=1)
+    (bar,) = [row for row in rows if row.bar]
+    assert ("another server" in bar.name) is not installed
+    assert len(calls) == (dense_faces.BATCH if installed else 0)
+    for vertices, triangles, depth, index, weights, *_ in calls:
+        assert (vertices.dtype, triangles.dtype, index.dtype) == (np.float32, np.int32, np.int32)
+        assert depth.shape == index.shape == (105, 105) and weights.shape == (105, 3 * 105)
 
 
 def test_a_process_tells_its_own_peak_memory_not_that_of_the_one_that_started_it():
