@@ -72,14 +72,15 @@ def test_the_input_pipelines_batches_fit_the_step_that_waits_for_them(tmp_path, 
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_the_rasterisers_bar_is_against_sim3dr_itself_where_it_can_be_imported(monkeypatch, installed):
-    from benchmarks import dense_faces, models
+    from benchmarks import dense_faces
+    from twodal_jax.assets import load_morphable_model
 
     calls = []
     stand_in = types.SimpleNamespace(
         rasterize_triangles=lambda *arguments: calls.append(arguments), rasterize=lambda *arguments: None
     )
     monkeypatch.setitem(sys.modules, "Sim3DR_Cython", stand_in if installed else None)
-    rows = dense_faces.raster_rows(models.repeated(2000), (105,), rounds=1)
+    rows = dense_faces.raster_rows(load_morphable_model("builtin"), (105,), rounds=1)
     (bar,) = [row for row in rows if row.bar]
     assert ("another server" in bar.name) is not installed
     assert len(calls) == (dense_faces.BATCH if installed else 0)
