@@ -199,10 +199,7 @@ def _as_stored(parsed: dict[str, Any]) -> Batch:
 def _stored_field(name: str, tensor: Any) -> np.ndarray:
     if name == "image":
         rgb = np.asarray(memoryview(tensor))  # `tensor.numpy()` copies
-        bgr = np.empty_like(rgb)
-        for source, target in zip(rgb, bgr):  # one by one: a large array wakes all of OpenCV's threads
-            cv2.cvtColor(source, cv2.COLOR_RGB2BGR, target)
-        return bgr
+        return cv2.cvtColor(rgb.reshape(-1, rgb.shape[2], 3), cv2.COLOR_RGB2BGR).reshape(rgb.shape)
     array = tensor.numpy()
     if array.dtype == object:
         return np.array([value.decode("utf-8") for value in array])

@@ -24,7 +24,12 @@ def random_variables(network, seed=0):
 
 @pytest.mark.parametrize(
     "depth, variant, width",
-    [("resnet18", "keypoints", 0.125), ("resnet50", "standard", 0.125), ("resnet50", "authors", 1.0)],
+    [
+        ("resnet18", "keypoints", 0.125),
+        ("resnet50", "standard", 0.125),
+        ("resnet18", "authors", 1.0),
+        ("resnet50", "authors", 1.0),
+    ],
 )
 def test_a_folded_network_gives_the_same_coefficients(depth, variant, width):
     network = Regressor(depth, variant, width, heatmap_features=8)

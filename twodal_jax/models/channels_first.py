@@ -18,13 +18,13 @@ from twodal_jax.models import winograd
 from twodal_jax.models.layers import KERNEL_INIT, on_cpu
 
 # Measured on two cores with AVX-512: narrower blocks are faster with channels last.
-LEAST_CHANNELS, LEAST_SIDE = 512, 7
+LEAST_CHANNELS = 512
 
 
 def pays(x_shape: Sequence[int], features: int, strides: int, dtype: jnp.dtype) -> bool:
     """Whether a bottleneck block of so many features, and those after it, take this form for [B, H, W, C] here."""
     _, height, width, channels = x_shape
-    wide = min(channels, features) >= LEAST_CHANNELS and min(height, width) >= LEAST_SIDE
+    wide = min(channels, features) >= LEAST_CHANNELS and min(height, width) >= winograd.LEAST_SIDE
     whole_tiles = height % winograd.TILE == 0 and width % winograd.TILE == 0
     return on_cpu() and wide and whole_tiles and strides == 1 and dtype == jnp.float32
 

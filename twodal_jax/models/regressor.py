@@ -49,9 +49,7 @@ class Block(nn.Module):
         y = x
         for index, (features, kernel_size, strides) in enumerate(layers):
             last = index == len(layers) - 1
-            conv = Conv(
-                features, kernel_size, strides, self.dtype, bias=self.folded, name=f"conv{index + 1}"
-            )  # fmt: skip
+            conv = Conv(features, kernel_size, strides, self.dtype, self.folded, name=f"conv{index + 1}")
             y = conv(y)
             # A zero scale makes every block start as the identity, which steadies short schedules.
             init = nn.initializers.zeros if last else nn.initializers.ones
