@@ -18,7 +18,7 @@ import numpy as np
 from twodal_jax import coefficients
 from twodal_jax.models import channels_first
 from twodal_jax.models.keypoints import Keypoints
-from twodal_jax.models.layers import SHARED_MOMENTS, BatchNorm, Conv, StemConv, check_choice, max_pool, scaled
+from twodal_jax.models.layers import SHARED_MOMENTS, BatchNorm, Conv, StemConv, add_relu, check_choice, max_pool, scaled
 
 STAGE_SIZES = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
 LAST = 3  # the last stage's number
@@ -60,7 +60,7 @@ class Block(nn.Module):
             x = Conv(out_features, 1, self.strides, self.dtype, self.folded, name="conv_shortcut")(x)
             if not self.folded:
                 x = BatchNorm(self.axis_name, name="norm_shortcut")(x, train=train)
-        return nn.relu(x + y)
+        return add_relu(x, y)
 
 
 def _again(block: Block, x: jax.Array, train: bool) -> jax.Array:
