@@ -2,7 +2,8 @@
 
 As a program, `python helpers_run.py WORKDIR '{"events": {"3": "SIGTERM"}, "config": {...}}'` trains a
 tiny model and prints {"hash": ..., "tensorflow": ...}; `events` sends the process a signal, spoils the
-annotated batch ("nan"), or lets happen what `helpers_disk.happen` knows, at the batch of a step.
+annotated batch ("nan"), or lets happen what `helpers_disk.happen` knows, at the batch of a step; "slow",
+{"3": SECONDS}, makes steps take longer.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -161,6 +163,24 @@ def tiny_data(model, events, yaw_deg=(0.0, 45.0, 75.0), faces=2):
     )
 
 
+def slowed(make_step, seconds):
+    """`devices.mapped_train_step` whose steps with a number in `seconds` take so much longer."""
+    from twodal_jax import devices
+
+    def make(method):
+        step_fn = make_step(method)
+
+        def step(state, batch, model):
+            number = int(devices.host_copy(state.step)) + 1
+            result = step_fn(state, batch, model)
+            time.sleep(seconds.get(str(number), 0.0))
+            return result
+
+        return step
+
+    return make
+
+
 def main() -> None:
     workdir, settings = sys.argv[1], json.loads(sys.argv[2])
     import helpers_disk
@@ -169,7 +189,7 @@ def main() -> None:
         helpers_disk.obey_permissions()
     import helpers_model
 
-    from twodal_jax import checkpoint, hosts, run_log, train
+    from twodal_jax import checkpoint, devices, hosts, run_log, train
 
     try:
         hosts.start(settings.get("distributed", hosts.AUTO), heartbeat_seconds=10)
@@ -177,6 +197,8 @@ def main() -> None:
         sys.exit(str(error))
     model = helpers_model.tiny_model()
     config = tiny_config(**settings.get("config", {}))
+    if settings.get("slow"):
+        devices.mapped_train_step = slowed(devices.mapped_train_step, settings["slow"])
     data = tiny_data(model, settings.get("events", {}), faces=config.batch_annotated)
     try:
         state = train.train_and_evaluate(config, workdir, data, model)

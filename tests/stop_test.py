@@ -48,8 +48,8 @@ def env(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(env):
-    def start(workdir, events=(), env=env, **config):
-        settings = json.dumps({"events": dict(events), "config": config})
+    def start(workdir, events=(), env=env, slow=(), **config):
+        settings = json.dumps({"events": dict(events), "slow": dict(slow), "config": config})
         return start_python("tests/helpers_run.py", workdir, settings, env=env)
 
     return start
@@ -72,6 +72,16 @@ def test_a_training_run_saves_the_current_step(start, tmp_path, number):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_waits_for_data_saves_what_it_has(start, tmp_path, number):
     process = start(tmp_path, {5: "stall"}, **LONG)
+    seconds, said = signalled(process, number, seen=r"step 3/", delay=1)
+    assert process.returncode == 128 + number, said[-3000:]
+    assert seconds < SECONDS and "Traceback" not in said
+    assert "Stopped at step 3; saved" in said
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_in_a_step_of_a_minute_saves_the_step_before(start, tmp_path, number):
+    process = start(tmp_path, slow={3: 5.0, 4: 60.0}, **LONG)
     seconds, said = signalled(process, number, seen=r"step 3/", delay=1)
     assert process.returncode == 128 + number, said[-3000:]
     assert seconds < SECONDS and "Traceback" not in said

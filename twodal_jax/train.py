@@ -32,6 +32,7 @@ from twodal_jax.train_state import TrainState, create_train_state, num_parameter
 
 CHECKPOINTS, BEST = "checkpoints", "best"
 _STOPPED = "Stopped at step {step}; saved. The same command continues from here."
+SLOW_STEP = 4.0  # seconds: a signal during a longer step does not wait for its end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,7 @@ class _Run:
 
     Attributes:
       state: after `step` steps; not to be looked at `in_step`, when its buffers are given away.
+      spare: the number of steps and a copy of the state after them, during steps that take long.
       best_error: the lowest so far. stopping: whether the loop ends, by itself or for a signal it has heard.
     """
 
@@ -82,7 +84,12 @@ class _Run:
     best_error: float = float("inf")
     step: int = 0
     in_step: bool = False
+    spare: tuple[int, TrainState] | None = None
     stopping: bool = False
+
+    def at_hand(self) -> tuple[int, TrainState] | None:
+        """How many steps are done and the state after them; None during a step that is not slow."""
+        return self.spare or (None if self.in_step else (self.step, self.state))
 
     def evaluate(self, stage: experiment.Stage, step: int) -> None:
         """Measures the held-out error, logs it, and keeps the state if it is the best so far."""
@@ -187,13 +194,14 @@ def _leaving_in_time(run: _Run) -> Iterator[None]:
     processes must stop at the same step."""
 
     def leave(number: int) -> None:
-        while run.in_step and not run.saves.holds(run.step) and not run.stopping:
-            time.sleep(0.02)  # its buffers are given away
+        while not (found := run.at_hand()) and not run.saves.holds(run.step) and not run.stopping:
+            time.sleep(0.02)
         if run.stopping:
             return
-        message, code = _STOPPED.format(step=run.step), 128 + number
+        step, state = found or (run.step, None)
+        message, code = _STOPPED.format(step=step), 128 + number
         try:
-            run.saves.finish(run.step) if run.in_step else run.saves.save_now(run.state, run.step)
+            run.saves.finish(step) if state is None else run.saves.save_now(state, step)
         except SaveError as error:
             message, code = str(error), 1
         try:
@@ -227,16 +235,19 @@ def _train(run: _Run, requests: hosts.StopRequests) -> None:
         run.evaluate(run.stages[0], 0)
     wild = None if run.data.wild is None else run.data.wild(start)
     batches = devices.prefetched(devices.paired(run.data.annotated(start), wild))
+    seconds = 0.0  # of the step before
     for stage in run.stages:
         step_fn = devices.mapped_train_step(stage.method)
         window: list[dict[str, jax.Array]] = []
         for step in range(max(start, stage.start) + 1, stage.end + 1):
             batch = next(batches)
-            run.in_step = True
+            run.spare = (run.step, devices.host_copy(run.state)) if seconds > SLOW_STEP else None
+            run.in_step, began = True, time.monotonic()
             run.state, metrics = step_fn(run.state, batch, run.model)
             if not devices.runs_ahead():
                 jax.block_until_ready(run.state)
-            run.step, run.in_step = step, False
+            run.step, run.in_step, run.spare = step, False, None
+            seconds = time.monotonic() - began
             window.append(metrics)
             run.log.advance(stage.name, step)
             run.saves.check()
