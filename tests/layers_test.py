@@ -189,6 +189,35 @@ def test_max_pool_of_equal_entries_has_a_gradient_that_sums_to_one():
     np.testing.assert_allclose(gradient, 0.25)
 
 
+def test_add_relu_has_the_values_and_gradients_of_a_rectified_sum():
+    """Also where the sum is zero, or not finite in its first part."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 40)).astype(np.float32)
+    x[:5], x[5] = -y[:5], np.inf
+    cotangent = rng.normal(size=40).astype(np.float32)
+    values, pull = jax.vjp(layers.add_relu, x, y)
+    expected, pull_expected = jax.vjp(lambda x, y: jax.nn.relu(x + y), x, y)
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(pull(cotangent), pull_expected(cotangent))
+    assert jnp.isnan(layers.add_relu(jnp.nan, 1.0)) and jnp.isnan(layers.add_relu(1.0, jnp.nan))
+
+
+def test_a_chain_of_residual_blocks_costs_as_much_memory_traffic_for_each():
+    """XLA would compute a block's output anew in each block after it, from the products of all before."""
+
+    def bytes_accessed(blocks):
+        def chain(x, kernels):
+            for kernel in kernels:
+                x = layers.add_relu(x, x @ kernel)
+            return x
+
+        kernels = [jnp.ones((128, 128))] * blocks
+        return jax.jit(chain).lower(jnp.ones((64, 128)), kernels).compile().cost_analysis()["bytes accessed"]
+
+    costs = np.diff([bytes_accessed(blocks) for blocks in range(2, 7)])
+    np.testing.assert_array_equal(costs, costs[0])
+
+
 def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     x = jnp.asarray(rows(64)).reshape(1, 8, 8, 6)
 

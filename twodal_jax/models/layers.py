@@ -205,10 +205,11 @@ class StemConv(nn.Module):
 
 @jax.custom_jvp
 def add_relu(x: jax.Array, y: jax.Array) -> jax.Array:
-    """relu(x + y), the end of a residual block.
+    """relu(x + y), the end of a residual block; NaN where y is minus infinity.
 
-    On a CPU it is written as a sum of two arrays: XLA computes what ends in an operation on one array anew for
-    each of its uses, and a residual block's output so anew in all blocks after it, from the outputs of all before.
+    On a CPU it is written as a sum of two arrays, with the same result. XLA repeats an operation on one array in
+    every loop that uses its result: it would compute a block's output anew in each block after it, from the
+    products of all before.
     """
     return jnp.maximum(x, -y) + y if on_cpu() else jax.nn.relu(x + y)
 
