@@ -144,7 +144,7 @@ def jax_inference(batch: int, folded: bool):
     network = networks.resnet50()
     variables = networks.variables_of(network)
     if folded:
-        network, variables = fold(network, variables)
+        network, variables = fold(network, variables, batch)
     variables, inputs = jax.device_put((variables, networks.network_batch(batch)[0]))
     apply = jax.jit(network.apply)
 

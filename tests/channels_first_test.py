@@ -34,42 +34,69 @@ def test_the_constant_gives_winograds_input_tiles(height, width):
     np.testing.assert_allclose(found.reshape(4, 4, -1), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("batch, height, width", [(1, 8, 8), (3, 4, 6)])
-@pytest.mark.parametrize("channels", [16, 6])
-def test_a_block_gives_what_one_with_channels_last_gives(batch, height, width, channels):
-    """With a shortcut (6 channels in) and without."""
-    x = images(batch, height, width, channels)
-    plain = Block(4, 1, True, None, jnp.float32, folded=True)
+@pytest.mark.parametrize("batch, height, width", [(1, 8, 8), (3, 5, 2)])
+def test_neighbours_are_those_of_the_padded_map(batch, height, width):
+    x = images(batch, height, width, 3)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    expected = [padded[:, i : i + height, j : j + width, c] for i in range(3) for j in range(3) for c in range(3)]
+    found = channels_first.neighbours(channels_first.enter(x), height, width)
+    np.testing.assert_array_equal(found, np.stack(expected).reshape(27, -1))
+
+
+def formed(params, own, inputs):
+    """Parameters of a block with channels last, in the form that `own` wants them."""
+
+    def form(layer, wanted):
+        kernel, bias = layer["kernel"], layer["bias"]
+        forms = {"matrix": channels_first.matrix_of, "tiles": channels_first.tiles_of, "kernel": lambda kernel: kernel}
+        return {"bias": bias} | {name: make(kernel) for name, make in forms.items() if name in wanted}
+
+    wanted = jax.eval_shape(own.init, jax.random.key(0), inputs)["params"]
+    found = {name: form(layer, wanted[name]) for name, layer in params.items()}
+    assert jax.tree.map(np.shape, found) == jax.tree.map(lambda leaf: leaf.shape, wanted)
+    return {"params": found}
+
+
+def plain_block(x, strides):
+    """(random parameters, expected output with channels first) of a folded block with channels last."""
+    plain = Block(4, strides, True, None, jnp.float32, folded=True)
     params = plain.init(jax.random.key(0), x, train=False)["params"]
     params = jax.tree.map(lambda leaf: images(1, 1, 1, leaf.size, seed=leaf.size).reshape(leaf.shape) / 2, params)
-    expected = channels_first.enter(plain.apply({"params": params}, x, train=False))
+    return params, channels_first.enter(plain.apply({"params": params}, x, train=False))
 
-    def form(layer):
-        kernel, bias = layer["kernel"], layer["bias"]
-        if len(kernel) == 1:
-            return {"matrix": channels_first.matrix_of(kernel), "bias": bias}
-        return {"tiles": channels_first.tiles_of(kernel), "bias": bias}
 
-    own = channels_first.Block(4, x.shape)
-    formed = {name: form(layer) for name, layer in params.items()}
-    entered = channels_first.enter(x)
-    wanted = own.init(jax.random.key(0), entered)["params"]
-    assert jax.tree.map(np.shape, formed) == jax.tree.map(np.shape, wanted)
-    found = jax.jit(own.apply)({"params": formed}, entered)
+@pytest.mark.parametrize("least", [4, 8], ids=["tiled", "neighbours"])
+@pytest.mark.parametrize("batch, height, width", [(1, 8, 8), (3, 4, 6), (2, 5, 4)])
+@pytest.mark.parametrize("channels", [16, 6])
+def test_a_block_gives_what_one_with_channels_last_gives(monkeypatch, least, batch, height, width, channels):
+    """With a shortcut (6 channels in) and without."""
+    monkeypatch.setattr(channels_first, "LEAST_CHANNELS_TILED", least)
+    x = images(batch, height, width, channels)
+    params, expected = plain_block(x, 1)
+    own, entered = channels_first.Block(4, height, width), channels_first.enter(x)
+    found = jax.jit(own.apply)(formed(params, own, entered), entered)
     np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
 
 
-WIDE = channels_first.LEAST_CHANNELS
+@pytest.mark.parametrize("batch, height, width", [(1, 8, 8), (3, 5, 7)])
+def test_an_entering_block_gives_what_one_with_channels_last_gives(batch, height, width):
+    x = images(batch, height, width, 6)
+    params, expected = plain_block(x, 2)
+    own = channels_first.EnteringBlock(4, 2)
+    np.testing.assert_allclose(
+        jax.jit(own.apply)(formed(params, own, x), x), expected, atol=2e-6 * np.abs(expected).max()
+    )
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends keep channels last")
-@pytest.mark.parametrize("shape, features, strides, dtype, expected", [
-    ((1, 8, 8, 2 * WIDE), WIDE, 1, jnp.float32, True),
-    ((1, 8, 8, 2 * WIDE), WIDE // 2, 1, jnp.float32, False),
-    ((1, 8, 8, 2 * WIDE), WIDE, 2, jnp.float32, False),
-    ((1, 8, 8, 2 * WIDE), WIDE, 1, jnp.bfloat16, False),
-    ((1, 4, 4, 2 * WIDE), WIDE, 1, jnp.float32, False),
-    ((1, 8, 7, 2 * WIDE), WIDE, 1, jnp.float32, False),
+@pytest.mark.parametrize("images, features, dtype, expected", [
+    (1, 256, jnp.float32, True),
+    (4, 512, jnp.float32, True),
+    (5, 256, jnp.float32, False),
+    (5, 512, jnp.float32, True),
+    (64, 512, jnp.float32, False),
+    (1, 255, jnp.float32, False),
+    (1, 512, jnp.bfloat16, False),
 ])  # fmt: skip
-def test_it_pays_for_wide_float32_blocks_of_even_maps(shape, features, strides, dtype, expected):
-    assert channels_first.pays(shape, features, strides, dtype) is expected
+def test_it_pays_for_wide_float32_blocks_and_few_images(images, features, dtype, expected):
+    assert channels_first.pays(images, features, dtype) is expected

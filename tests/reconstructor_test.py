@@ -1,5 +1,7 @@
 """Frames of turned crops, looks at a face, and the two verbs of a model."""
 
+import dataclasses
+
 import helpers_model
 import numpy as np
 import pytest
@@ -9,25 +11,27 @@ import twodal_jax
 from twodal_jax import assets, images, projection
 from twodal_jax.reconstruction import face_frames
 from twodal_jax.reconstruction.face import FaceBox
-from twodal_jax.reconstruction.reconstructor import BATCH_SIZES
+from twodal_jax.reconstruction.reconstructor import BATCH_SIZES, Reconstructor
 
 BOX = np.array([40.0, 30.0, 200.0, 190.0], np.float32)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def untrained(folder, **config):
     """A network that has learnt nothing but is not constant, on a tiny morphable model."""
-    folder = tmp_path_factory.mktemp("run")
     tiny = helpers_model.tiny_model()
     assets.save_morphable_model(folder / "model.npz", tiny.replace(has_whitening=False))
-    save_untrained_run(folder, tiny, tiny_config(**{"morphable_model": str(folder / "model.npz")}))
-    found = twodal_jax.load(folder)
+    save_untrained_run(folder, tiny, tiny_config(**config, morphable_model=str(folder / "model.npz")))
+    trained = twodal_jax.load(folder).trained
     rng = np.random.default_rng(5)
-    head = found.trained.regressor.params["head"]["kernel"]
-    params = dict(found._regressor.params)
-    params["head"] = {**params["head"], "kernel": rng.normal(0, 0.05, head.shape).astype(np.float32)}
-    found._regressor = found._regressor.replace(params=params)
-    return found
+    params = dict(trained.regressor.params)
+    kernel = rng.normal(0, 0.05, params["head"]["kernel"].shape).astype(np.float32)
+    params["head"] = {**params["head"], "kernel": kernel}
+    return Reconstructor(dataclasses.replace(trained, regressor=trained.regressor.replace(params=params)))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return untrained(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +116,17 @@ def test_many_faces_are_what_each_is_alone(model, picture):
         (alone,) = model.reconstruct(picture, [boxes[i]])
         np.testing.assert_allclose(together[i][0].vertices, alone.vertices, atol=0.05)
         assert together[i][0].pose.yaw == pytest.approx(alone.pose.yaw, abs=0.1)
+
+
+@pytest.mark.slow
+def test_a_face_is_the_same_in_each_form_of_the_papers_network(tmp_path, picture):
+    """A CPU has one for few faces and one for more (`models.folding`)."""
+    paper = {"regressor.name": "resnet50", "regressor.variant": "authors", "regressor.width": 1.0}
+    model = untrained(tmp_path, **paper)
+    box = FaceBox(BOX, 0.0)
+    alone, several = (model.reconstruct(picture, [box] * count, passes=1)[0] for count in (1, 8))
+    np.testing.assert_allclose(several.vertices, alone.vertices, atol=0.05)
+    assert several.alpha.std() > 0 and several.pose.yaw == pytest.approx(alone.pose.yaw, abs=0.1)
 
 
 def test_vertices_are_those_of_the_projection(model):

@@ -37,10 +37,11 @@ class TrainedModel:
     regressor: NetState
     step: int
 
-    def folded(self) -> "TrainedModel":
-        """The same for inference alone: batch normalisation is part of the convolutions (`models.folding`)."""
+    def folded(self, images: int) -> "TrainedModel":
+        """The same for inference alone, of so many images at a time: batch normalisation is part of the convolutions
+        (`models.folding`)."""
         variables = {"params": self.regressor.params, "batch_stats": self.regressor.batch_stats}
-        network, variables = folding.fold(self.method.regressor, variables)
+        network, variables = folding.fold(self.method.regressor, variables, images)
         method = self.method.replace(regressor=network)
         return dataclasses.replace(self, method=method, regressor=NetState(variables["params"], {}, ()))
 

@@ -123,7 +123,7 @@ def predict_alpha(
     batch_size: int = 64,
 ) -> np.ndarray:
     """alpha [n, 62] (raw, crop) that a trained network gives faces; fields as in `predict_batch`."""
-    alphas, trained = [], trained.folded()
+    alphas, trained = [], trained.folded(batch_size)
     faces, model = (images, landmarks, visible), without_mesh(trained.model)
     for alpha, _ in _predict_in_batches(
         trained.regressor, faces, model, trained.method, batch_size, passes

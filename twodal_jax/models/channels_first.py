@@ -1,12 +1,10 @@
 """Wide residual blocks of a folded network on a CPU, computed as [channels, positions].
 
 With few images a map has few positions: kernel times map, in this order, is a product whose long side is the
-kernel's, and each of its rows is read once and in order. That needs channels first. The 3x3 convolution is Winograd's
-(`models.winograd`), with its input transformed by one product with a constant. `pays` says which blocks take this
-form.
+kernel's, and each of its rows is read once and in order. That needs channels first. Of the 3x3 convolutions the
+widest are Winograd's (`models.winograd`), with their input transformed by one product with a constant; the others
+are one product with the nine neighbours of every position. `pays` says for how many images this form is the faster.
 """
-
-from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -14,18 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from twodal_jax.models import winograd
-from twodal_jax.models.layers import KERNEL_INIT, add_relu, on_cpu
+from twodal_jax.models.layers import KERNEL_INIT, Conv, add_relu, on_cpu
 
-# Measured on two cores with AVX-512: narrower blocks are faster with channels last.
-LEAST_CHANNELS = 512
+# Measured on two cores with AVX-512: blocks of so many channels or more are the faster for so many images or fewer.
+MOST_IMAGES = {256: 4, 512: 32}
+LEAST_CHANNELS_TILED = 512  # of a 3x3 convolution that gains by Winograd's form
 
 
-def pays(x_shape: Sequence[int], features: int, strides: int, dtype: jnp.dtype) -> bool:
-    """Whether a bottleneck block of so many features, and those after it, take this form for [B, H, W, C] here."""
-    _, height, width, channels = x_shape
-    wide = min(channels, features) >= LEAST_CHANNELS and min(height, width) >= winograd.LEAST_SIDE
-    whole_tiles = height % winograd.TILE == 0 and width % winograd.TILE == 0
-    return on_cpu() and wide and whole_tiles and strides == 1 and dtype == jnp.float32
+def pays(images: int, features: int, dtype: jnp.dtype) -> bool:
+    """Whether bottleneck blocks of so many features are faster in this form, here, for so many images at a time."""
+    gains = any(features >= channels and images <= most for channels, most in MOST_IMAGES.items())
+    return on_cpu() and dtype == jnp.float32 and gains
+
+
+def tiled(features: int, height: int, width: int) -> bool:
+    """Whether a block's 3x3 convolution is Winograd's."""
+    return features >= LEAST_CHANNELS_TILED and height % winograd.TILE == 0 and width % winograd.TILE == 0
 
 
 def enter(x: jax.Array) -> jax.Array:
@@ -37,6 +39,19 @@ def pooled(x: jax.Array, share: np.ndarray) -> jax.Array:
     """[C, B * H * W] -> [B, C], sums over positions; share: float32 [H, W], the weight of each."""
     x = x.reshape(len(x), -1, share.size)
     return jnp.einsum("p,cbp->bc", share.ravel(), x, precision=jax.lax.Precision.HIGHEST)
+
+
+def neighbours(x: jax.Array, height: int, width: int) -> jax.Array:
+    """[C, B * H * W] -> [9 * C, B * H * W]: what a 3x3 kernel sees at each position, zeros outside the map.
+
+    Row (3 i + j) * C + c is channel c of the neighbour i - 1 rows down and j - 1 columns right.
+    """
+    x = jnp.pad(x.reshape(len(x), -1, height, width), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    columns = jnp.stack([x[..., j : j + width] for j in range(3)])
+    rows = columns.reshape(-1, x.shape[1], (height + 2) * width)
+    size = height * width
+    seen = jnp.concatenate([rows[..., i * width : i * width + size] for i in range(3)])
+    return seen.reshape(len(seen), -1)
 
 
 def input_tiles(height: int, width: int) -> np.ndarray:
@@ -54,7 +69,10 @@ def input_tiles(height: int, width: int) -> np.ndarray:
 
 
 class Product(nn.Module):
-    """A 1x1 convolution with a bias: [C, M] -> [features, M]. Parameters: `matrix` [features, C], `bias`."""
+    """A product with a bias, [C, M] -> [features, M]: a 1x1 convolution, or, of neighbours, a 3x3 one.
+
+    Parameters: `matrix` [features, C], `bias`.
+    """
 
     features: int
 
@@ -66,52 +84,71 @@ class Product(nn.Module):
 
 
 class TiledConv(nn.Module):
-    """A 3x3 convolution with a bias: [C, B * H * W] -> [features, B * H * W].
+    """A 3x3 convolution with a bias: [C, B * H * W] -> [features, B * H * W]; H and W even.
 
-    Parameters: `tiles` [16, features, C], the transformed kernel, and `bias`. `shape` begins with B, H, W.
+    Parameters: `tiles` [16, features, C], the transformed kernel, and `bias`.
     """
 
     features: int
-    shape: Sequence[int]
+    height: int
+    width: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        batch, height, width = self.shape[:3]
         kernel = self.param("tiles", lambda key: tiles_of(KERNEL_INIT(key, (3, 3, len(x), self.features))))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        constant = input_tiles(height, width)
-        tiles = x.reshape(len(x) * batch, height * width) @ constant.reshape(height * width, -1)
-        tiles = tiles.reshape(len(x), batch, *constant.shape[1:])
+        constant = input_tiles(self.height, self.width)
+        tiles = x.reshape(-1, len(constant)) @ constant.reshape(len(constant), -1)
+        tiles = tiles.reshape(len(x), -1, *constant.shape[1:])
         products = jnp.einsum("efc,cbet->efbt", kernel, tiles)
         side = len(winograd.INPUT)
         grid = [[products[side * i + j] for j in range(side)] for i in range(side)]
         outputs = [jnp.stack(row, axis=-1) for row in winograd.transformed(winograd.OUTPUT, grid)]
-        rows = jnp.stack([row.reshape(-1, width) for row in outputs], axis=1)
+        rows = jnp.stack([row.reshape(-1, self.width) for row in outputs], axis=1)
         return rows.reshape(self.features, -1) + bias[:, None]
 
 
 class Block(nn.Module):
-    """A bottleneck block (`models.regressor.Block`) with stride 1: [C, M] -> [4 * features, M].
-
-    shape: begins with B, H, W, whose product is M.
-    """
+    """A bottleneck block (`models.regressor.Block`) with stride 1: [C, B * H * W] -> [4 * features, B * H * W]."""
 
     features: int
-    shape: Sequence[int]
+    height: int
+    width: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = nn.relu(Product(self.features, name="conv1")(x))
-        y = nn.relu(TiledConv(self.features, self.shape, name="conv2")(y))
-        y = Product(4 * self.features, name="conv3")(y)
+        if tiled(self.features, self.height, self.width):
+            y = TiledConv(self.features, self.height, self.width, name="conv2")(y)
+        else:
+            y = Product(self.features, name="conv2")(neighbours(y, self.height, self.width))
+        y = Product(4 * self.features, name="conv3")(nn.relu(y))
         if x.shape != y.shape:
             x = Product(4 * self.features, name="conv_shortcut")(x)
         return add_relu(x, y)
 
 
+class EnteringBlock(nn.Module):
+    """The same with a stride and a shortcut, from channels last: [B, H, W, C] -> [4 * features, B * H' * W'].
+
+    The transposes are before the widest maps.
+    """
+
+    features: int
+    strides: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = nn.relu(Conv(self.features, 1, bias=True, name="conv1")(x))
+        y = nn.relu(Conv(self.features, 3, self.strides, bias=True, name="conv2")(y))
+        y = Product(4 * self.features, name="conv3")(enter(y))
+        x = enter(x[:, :: self.strides, :: self.strides])
+        return add_relu(Product(4 * self.features, name="conv_shortcut")(x), y)
+
+
 def matrix_of(kernel: jax.Array) -> jax.Array:
-    """A 1x1 convolution's kernel [1, 1, C, F] as `Product` holds it."""
-    return kernel[0, 0].T
+    """A kernel [k, k, C, F] as `Product` holds it."""
+    return kernel.reshape(-1, kernel.shape[-1]).T
 
 
 def tiles_of(kernel: jax.Array) -> jax.Array:

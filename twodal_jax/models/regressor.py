@@ -21,7 +21,7 @@ from twodal_jax.models.keypoints import Keypoints
 from twodal_jax.models.layers import SHARED_MOMENTS, BatchNorm, Conv, StemConv, add_relu, check_choice, max_pool, scaled
 
 STAGE_SIZES = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
-LAST = 3  # the last stage's number
+STAGES = 4
 VARIANTS = ("authors", "standard", "keypoints")
 HEAD = "head"  # the last layer, among the parameters
 HIDDEN_FEATURES = 256  # of the keypoints' head
@@ -97,6 +97,8 @@ class Regressor(nn.Module):
         has none. Where landmarks lie is a linear function of their heatmap, and strided convolutions
         with few channels blur it.
       folded: whether BatchNorm is part of the convolutions, for inference: see `models.folding`.
+      channels_first_from: the first stage, from 0, of those that have the form of `models.channels_first` (of a
+        folded ResNet-50 of the authors' variant); 4: none.
       remat: whether the gradient computes residual blocks again from their inputs, which alone are kept.
     """
 
@@ -107,6 +109,7 @@ class Regressor(nn.Module):
     axis_name: str | None = None
     heatmap_features: int = 0
     folded: bool = False
+    channels_first_from: int = STAGES
     remat: bool = False
 
     def stage_strides(self) -> Sequence[int]:
@@ -126,12 +129,11 @@ class Regressor(nn.Module):
             x = BatchNorm(self.axis_name, name="norm_stem")(x, train=train)
         x = max_pool(nn.relu(x), window=3, stride=2, padding=1)
         maps = []
-        for stage in range(LAST):
+        for stage in range(self.channels_first_from):
             maps.append(x := self._stage(x, stage, train))
-        if self._last_has_channels_first(x.shape):
-            x = self._last_stage_channels_first(x)
+        if self.channels_first_from < STAGES:
+            x = self._stages_channels_first(x)
         else:
-            maps.append(x := self._stage(x, LAST, train))
             x = _top_left_mean(x) if self.variant == "authors" else x.mean(axis=(1, 2))
         x = x.astype(jnp.float32)
         if self.variant == "keypoints":
@@ -144,7 +146,8 @@ class Regressor(nn.Module):
         head = nn.Dense(coefficients.NUM_COEFFICIENTS, kernel_init=nn.initializers.zeros, name=HEAD)
         return head(x)
 
-    def _features(self, stage: int) -> int:
+    def features(self, stage: int) -> int:
+        """Of the 3x3 convolutions of one stage, from 0."""
         return scaled(64 * 2**stage, self.width)
 
     def _block_names(self, stage: int) -> list[str]:
@@ -154,7 +157,7 @@ class Regressor(nn.Module):
         """[B, H, W, C] -> [B, H', W', C'] through the blocks of one stage."""
         for index, name in enumerate(self._block_names(stage)):
             block = Block(
-                features=self._features(stage),
+                features=self.features(stage),
                 strides=self.stage_strides()[stage] if index == 0 else 1,
                 bottleneck=self.depth == "resnet50",
                 axis_name=self.axis_name,
@@ -165,19 +168,20 @@ class Regressor(nn.Module):
             x = _again(block, x, train) if self.remat and train else block(x, train=train)
         return x
 
-    def _last_has_channels_first(self, x_shape: Sequence[int]) -> bool:
-        """Whether the last stage takes the form of `models.channels_first` after maps of this shape."""
-        foldable = self.folded and self.depth == "resnet50" and self.variant == "authors"
-        return foldable and channels_first.pays(
-            x_shape, self._features(LAST), self.stage_strides()[LAST], self.dtype
-        )
-
-    def _last_stage_channels_first(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, C'], the last stage and its mean."""
-        shape, x = x.shape, channels_first.enter(x)
-        for name in self._block_names(LAST):
-            x = channels_first.Block(self._features(LAST), shape, name=name)(x)
-        return channels_first.pooled(x, _top_left_share(*shape[1:3]))
+    def _stages_channels_first(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, C'], the last stages and their mean."""
+        first = self.channels_first_from
+        strides = self.stage_strides()[first]
+        blocks = [(name, self.features(stage)) for stage in range(first, STAGES) for name in self._block_names(stage)]
+        height, width = (-(-side // strides) for side in x.shape[1:3])
+        if strides > 1:
+            (name, features), *blocks = blocks
+            x = channels_first.EnteringBlock(features, strides, name=name)(x)
+        else:
+            x = channels_first.enter(x)
+        for name, features in blocks:
+            x = channels_first.Block(features, height, width, name=name)(x)
+        return channels_first.pooled(x, _top_left_share(height, width))
 
     def _look_at_heatmap(self, heatmap: jax.Array) -> jax.Array:
         """[B, 120, 120] in [-1, 1] -> [B, heatmap_features], 0 in where it is empty."""

@@ -18,10 +18,13 @@ import numpy as np
 
 from twodal_jax import coefficients, heatmap, images, projection
 from twodal_jax.evaluation import held_out
+from twodal_jax.models import folding
+from twodal_jax.models.regressor import Regressor
 from twodal_jax.morphable_model import MorphableModel, without_mesh
 from twodal_jax.reconstruction import face_frames
 from twodal_jax.reconstruction.boxes import without_nested
 from twodal_jax.reconstruction.face import Face, FaceBox, Pose
+from twodal_jax.train_state import NetState
 from twodal_jax.trained_model import TrainedModel
 
 # Programs are compiled for these numbers of faces only; a batch is filled up to the next one.
@@ -45,8 +48,7 @@ class Reconstructor:
         self._landmark_model = jax.device_put(without_mesh(trained.model))
         self._model = jax.device_put(trained.model)
         self._looseness = float(trained.config.get("crop_looseness", 1.0))
-        folded = trained.folded()
-        self._network, self._regressor = folded.method.regressor, jax.device_put(folded.regressor)
+        self._networks: dict[int, tuple[Regressor, NetState]] = {}
 
     @property
     def morphable_model(self) -> MorphableModel:
@@ -170,13 +172,23 @@ class Reconstructor:
         rows = zip(alphas, roi_boxes, history[-1], self.vertices(alphas, roi_boxes), poses, confidence.tolist())
         return [Face(*row) if good else None for row, good in zip(rows, usable)]
 
+    def _network_for(self, faces: int) -> tuple[Regressor, NetState]:
+        """The folded network that is fast for so many faces at a time; a CPU has one for few and one for more."""
+        form = folding.channels_first_from(self.trained.method.regressor, faces)
+        if form not in self._networks:
+            folded = self.trained.folded(faces)
+            self._networks[form] = folded.method.regressor, jax.device_put(folded.regressor)
+        return self._networks[form]
+
     def _alphas(self, crops: np.ndarray, landmarks: np.ndarray, visible: np.ndarray) -> np.ndarray:
         """alpha [B, 62] (raw, in each crop's own frame) of crops [B, 120, 120, 3] uint8."""
+        filled = _filled(crops, landmarks, visible)
+        network, regressor = self._network_for(len(filled[0]))
         result = held_out.predict_batch(
-            self._regressor,
-            *_filled(crops, landmarks, visible),
+            regressor,
+            *filled,
             self._landmark_model,
-            network=self._network,
+            network=network,
             settings=self.trained.method.heatmap,
         )
         return np.asarray(result.alpha)[: len(crops)]
