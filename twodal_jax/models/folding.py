@@ -24,8 +24,8 @@ def channels_first_from(network: Regressor, images: int) -> int:
     """From which stage on the network is faster with channels first, for so many images at a time; 4: from none."""
     if network.depth != "resnet50" or network.variant != "authors":
         return STAGES
-    gains = (channels_first.pays(images, network.features(stage), network.dtype) for stage in (2, 3))
-    return next((stage for stage, gain in zip((2, 3), gains) if gain), STAGES)
+    gaining = (stage for stage in (2, 3) if channels_first.pays(images, network.features(stage), network.dtype))
+    return next(gaining, STAGES)
 
 
 def fold(network: Regressor, variables: Mapping[str, Any], images: int) -> tuple[Regressor, dict[str, Any]]:
