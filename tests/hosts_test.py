@@ -28,12 +28,14 @@ def env(tmp_path_factory):
     }
 
 
-def commands(workdir, events=({}, {}), **config):
-    """Both processes' command lines; events: of each, see helpers_run."""
+def commands(workdir, events=({}, {}), slow=(), **config):
+    """Both processes' command lines; events: of each, slow: of both, see helpers_run."""
     port = free_port()
     return [
-        ["tests/helpers_run.py", workdir, json.dumps(
-            {"distributed": place(index, port), "events": events[index], "config": CONFIG | config})]
+        ["tests/helpers_run.py", workdir, json.dumps({
+            "distributed": place(index, port), "events": events[index], "slow": dict(slow),
+            "config": CONFIG | config,
+        })]
         for index in range(2)
     ]  # fmt: skip
 
@@ -88,7 +90,8 @@ def wait_for_step(process, least, seconds=300):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(
+ENDLESS = {"stage1.steps": 100_000, "run.checkpoint_every": 100_000, "run.log_every": 1}
+SIGNALS = pytest.mark.parametrize(
     "number, whom, codes",
     [
         (signal.SIGTERM, [1], [143, 143]),
@@ -96,20 +99,46 @@ def wait_for_step(process, least, seconds=300):
         (signal.SIGINT, [0, 1], [130, 130]),
     ],
 )
-def test_a_signal_to_one_or_all_stops_every_process_at_the_same_saved_step(
-    env, tmp_path, number, whom, codes
-):
-    endless = {"stage1.steps": 100_000, "run.checkpoint_every": 100_000}
-    with started(commands(tmp_path, **endless), env) as both:
-        wait_for_step(both[0], 10)
-        for index in whom:
-            os.kill(both[index].pid, number)
-        ended = finish(both, timeout=10)  # 10 s: what is promised
+
+
+def stop(both, number, whom, codes):
+    """Sends a signal to some of two processes -> the step both say they stopped at, in time."""
+    for index in whom:
+        os.kill(both[index].pid, number)
+    ended = finish(both, timeout=10)  # 10 s: what is promised
+    print("left after", *(f"{process.seconds:.1f}" for process in ended), "s")
     assert [process.returncode for process in ended] == codes, ended[0].stderr[-3000:]
     said = [re.search(r"Stopped at step (\d+); saved", process.stderr) for process in ended]
     assert said[0] and said[1] and said[0][1] == said[1][1]
-    assert steps_saved(tmp_path) == [int(said[0][1])]
     assert "Traceback" not in ended[0].stderr + ended[1].stderr
+    return int(said[0][1])
+
+
+@SIGNALS
+def test_a_signal_to_one_or_all_stops_every_process_at_the_same_saved_step(
+    env, tmp_path, number, whom, codes
+):
+    with started(commands(tmp_path, **ENDLESS), env) as both:
+        wait_for_step(both[0], 10)
+        step = stop(both, number, whom, codes)
+    assert steps_saved(tmp_path) == [step]
+
+
+@SIGNALS
+def test_in_a_step_of_a_minute_too_where_the_step_before_is_saved(env, tmp_path, number, whom, codes):
+    with started(commands(tmp_path, slow={3: 5.0, 4: 60.0}, **ENDLESS), env) as both:
+        wait_for_step(both[0], 3)
+        time.sleep(1)
+        assert stop(both, number, whom, codes) == 3
+    assert steps_saved(tmp_path) == [3]
+
+
+def test_where_the_first_process_waits_for_data_what_there_is_is_saved(env, tmp_path):
+    with started(commands(tmp_path, [{"7": "stall"}, {}], **ENDLESS), env) as both:
+        wait_for_step(both[0], 5)
+        time.sleep(1)
+        assert stop(both, signal.SIGTERM, [1], [143, 143]) == 5
+    assert steps_saved(tmp_path) == [5]
 
 
 def test_broken_batches_on_one_process_only_are_skipped_by_both_and_too_many_stop_both(env, tmp_path):

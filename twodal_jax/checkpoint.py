@@ -73,24 +73,26 @@ class Checkpoints:
         """Waits for a save in the background."""
         self._thread.shutdown()
 
-    def save(self, state: TrainState, description: Mapping[str, Any], *, wait: bool = False) -> None:
+    def save(
+        self, state: TrainState, description: Mapping[str, Any], *, wait: bool = False, together: bool = True
+    ) -> None:
         """Saves `state` under its step, in the background; `wait` returns when it is on disk.
 
         Later steps in the folder, of a history that was given up, are deleted; what is there under the
-        same step stays if it is the same and whole.
+        same step stays if it is the same and whole. `together`: see `wait`.
 
         Raises:
           SaveError: this save, with `wait`, or an earlier one in the background failed; then nothing is
             saved now.
         """
-        self.wait()
+        self.wait(together=together)
         # A copy: the step that follows donates the device's buffers.
         host = devices.host_copy(state)
         self.saved_step = int(host.step)
         if self._writes:
             self._pending = self._thread.submit(self._write, host, dict(description))
         if wait:
-            self.wait()
+            self.wait(together=together)
 
     def check(self) -> None:
         """Raises SaveError if a save in the background has failed since; waits for nothing."""
@@ -98,13 +100,15 @@ class Checkpoints:
         if alone and self._pending is not None and self._pending.done():
             self.wait()
 
-    def wait(self) -> None:
+    def wait(self, *, together: bool = True) -> None:
         """Returns when everything is on disk; raises SaveError, once, if it could not be written.
 
-        In a group every process must call it, and `save`, at the same step; all raise.
+        In a group every process must call it, and `save`, at the same step; all raise. Without `together`
+        the first process does alone, to leave after it.
         """
         error = self._outcome()
-        message = agreement.text_from_first("" if error is None else str(error))
+        message = "" if error is None else str(error)
+        message = agreement.text_from_first(message) if together else message
         if message:
             self.saved_step = None
             raise error or SaveError(message)

@@ -175,7 +175,7 @@ def stop_requests() -> Iterator[StopRequests]:
     """Collects SIGTERM and SIGINT instead of dying of them; a second Ctrl-C interrupts at once.
 
     In a group SIGTERM belongs to JAX's preemption service, which tells the others and finds a step that all
-    of them reach; a Ctrl-C is passed on to it as a SIGTERM.
+    of them reach; a Ctrl-C is to be passed on to it as a SIGTERM (`leaving`).
     """
     requests = StopRequests()
 
@@ -183,8 +183,6 @@ def stop_requests() -> Iterator[StopRequests]:
         if requests.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         requests.received.append(number)
-        if is_group():
-            os.kill(os.getpid(), signal.SIGTERM)
 
     caught = (signal.SIGINT,) if is_group() else (signal.SIGTERM, signal.SIGINT)
     old = {number: signal.signal(number, note) for number in caught}

@@ -57,27 +57,33 @@ class RunSaves:
         """Whether this step need not be saved: it is (or is being), or it is what a run starts from."""
         return step in (0, self._latest.saved_step)
 
-    def save_now(self, state: TrainState, step: int) -> None:
+    def save_now(self, state: TrainState, step: int, *, together: bool = True) -> None:
         """Returns when the state of `step` is on disk. Any thread may call it.
+
+        Args:
+          together: whether all processes of a group do; else the first one does.
 
         Raises:
           SaveError: it cannot be written, whatever `on_failed` is.
         """
         with self._lock:
-            self._say_failed()
+            self._say_failed(together)
             if not self.holds(step):
-                self._latest.save(state, self._description, wait=True)
+                self._latest.save(state, self._description, wait=True, together=together)
 
     def finish(self, step: int) -> None:
-        """Returns when no save runs any more; raises SaveError if that of `step` has failed."""
+        """Returns when no save runs any more; raises SaveError if that of `step` has failed.
+
+        Any thread may call it; in a group the first process does.
+        """
         with self._lock:
-            self._say_failed()
+            self._say_failed(together=False)
             if not self.holds(step):
                 raise SaveError(f"Step {step} is not saved; the same command continues from the step before.")
 
-    def _say_failed(self) -> None:
+    def _say_failed(self, together: bool) -> None:
         for checkpoints in (self._latest, self._best):
             try:
-                checkpoints.wait()
+                checkpoints.wait(together=together)
             except SaveError as error:
                 self.say(f"WARNING: {error}")

@@ -6,9 +6,7 @@ same folder continues where the last one stopped, with the same result as if it 
 
 import contextlib
 import dataclasses
-import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,21 +16,20 @@ import ml_collections
 import numpy as np
 
 from twodal_jax import (
-    agreement, devices, experiment, hosts, run_log, run_saves, stopping, symmetry, trained_model,
+    agreement, devices, experiment, hosts, leaving, run_log, run_saves, symmetry, trained_model,
 )  # fmt: skip
-from twodal_jax.checkpoint import Checkpoints, SaveError
+from twodal_jax.checkpoint import Checkpoints
 from twodal_jax.evaluation import held_out as held_out_module
 from twodal_jax.evaluation import training_report
 from twodal_jax.evaluation.held_out import HeldOut
 from twodal_jax.models.layers import check_choice
 from twodal_jax.morphable_model import MorphableModel, digest, without_mesh
+from twodal_jax.progress import Progress
 from twodal_jax.run_lock import only_run
 from twodal_jax.run_saves import RunSaves
 from twodal_jax.train_state import TrainState, create_train_state, num_parameters
 
 CHECKPOINTS, BEST = "checkpoints", "best"
-_STOPPED = "Stopped at step {step}; saved. The same command continues from here."
-SLOW_STEP = 4.0  # seconds: a signal during a longer step does not wait for its end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,30 +63,20 @@ class NotFinite(Exception):
 
 @dataclasses.dataclass
 class _Run:
-    """What the loop carries along.
-
-    Attributes:
-      state: after `step` steps; not to be looked at `in_step`, when its buffers are given away.
-      spare: the number of steps and a copy of the state after them, during steps that take long.
-      best_error: the lowest so far. stopping: whether the loop ends, by itself or for a signal it has heard.
-    """
+    """What the loop carries along. best_error: the lowest so far."""
 
     config: ml_collections.ConfigDict
     model: MorphableModel
     data: TrainingData
     stages: list[experiment.Stage]
-    state: TrainState
+    progress: Progress
     saves: RunSaves
     log: run_log.RunLog
     best_error: float = float("inf")
-    step: int = 0
-    in_step: bool = False
-    spare: tuple[int, TrainState] | None = None
-    stopping: bool = False
 
-    def at_hand(self) -> tuple[int, TrainState] | None:
-        """How many steps are done and the state after them; None during a step that is not slow."""
-        return self.spare or (None if self.in_step else (self.step, self.state))
+    @property
+    def state(self) -> TrainState:
+        return self.progress.state
 
     def evaluate(self, stage: experiment.Stage, step: int) -> None:
         """Measures the held-out error, logs it, and keeps the state if it is the best so far."""
@@ -168,11 +155,11 @@ def train_and_evaluate(
                 f"{config.name}: {config.regressor.name} with {parameters / 1e6:.2f} M parameters, steps"
                 f" {int(state.step)} to {stages[-1].end} on {jax.device_count()} {jax.default_backend()} device(s)"
             )
-            run = _Run(config, small_model, data, stages, state, saves, log, step=int(state.step))
+            run = _Run(config, small_model, data, stages, Progress(state), saves, log)
             run.best_error = _best_error_so_far(workdir, data.held_out.protocols[0])
-            with hosts.stop_requests() as requests, _leaving_in_time(run):
+            with hosts.stop_requests() as requests, leaving.in_time(run.progress, saves, log):
                 _train(run, requests)
-                saves.save_now(run.state, run.step)
+                _save_last(run)
     final = devices.host_copy(run.state)
     if active:
         with run_log.writing(workdir):
@@ -186,36 +173,6 @@ def _open_log(config, workdir: pathlib.Path, start: int, total: int, data: Train
     images = config.batch_annotated + config.batch_wild * (data.wild is not None)
     must_write = config.run.on_failed_save == run_saves.STOP
     return run_log.RunLog(workdir, start, total, images, active, must_write=must_write)
-
-
-@contextlib.contextmanager
-def _leaving_in_time(run: _Run) -> Iterator[None]:
-    """Saves and leaves from a thread where the loop is too busy to hear a signal; not in a group, whose
-    processes must stop at the same step."""
-
-    def leave(number: int) -> None:
-        while not (found := run.at_hand()) and not run.saves.holds(run.step) and not run.stopping:
-            time.sleep(0.02)
-        if run.stopping:
-            return
-        step, state = found or (run.step, None)
-        message, code = _STOPPED.format(step=step), 128 + number
-        try:
-            run.saves.finish(step) if state is None else run.saves.save_now(state, step)
-        except SaveError as error:
-            message, code = str(error), 1
-        try:
-            run.log.stop_display()
-            print(message, file=sys.stderr, flush=True)
-        finally:
-            os._exit(code)  # also where nobody reads what it says any more
-
-    alone = jax.process_count() == 1
-    with stopping.in_time(leave) if alone else contextlib.nullcontext():
-        try:
-            yield
-        finally:
-            run.stopping = True
 
 
 def _best_error_so_far(workdir: pathlib.Path, protocol: str) -> float:
@@ -235,25 +192,18 @@ def _train(run: _Run, requests: hosts.StopRequests) -> None:
         run.evaluate(run.stages[0], 0)
     wild = None if run.data.wild is None else run.data.wild(start)
     batches = devices.prefetched(devices.paired(run.data.annotated(start), wild))
-    seconds = 0.0  # of the step before
     for stage in run.stages:
         step_fn = devices.mapped_train_step(stage.method)
         window: list[dict[str, jax.Array]] = []
         for step in range(max(start, stage.start) + 1, stage.end + 1):
             batch = next(batches)
-            run.spare = (run.step, devices.host_copy(run.state)) if seconds > SLOW_STEP else None
-            run.in_step, began = True, time.monotonic()
-            run.state, metrics = step_fn(run.state, batch, run.model)
-            if not devices.runs_ahead():
-                jax.block_until_ready(run.state)
-            run.step, run.in_step, run.spare = step, False, None
-            seconds = time.monotonic() - began
-            window.append(metrics)
+            window.append(run.progress.advance(step_fn, batch, run.model))
             run.log.advance(stage.name, step)
             run.saves.check()
             _after_step(run, stage, step, window)
             if (asked := requests.due(step)) or step == run.config.run.stop_after:
-                _stop(run, step, requests.code if asked else 0)
+                _save_last(run)
+                raise Stopped(leaving.STOPPED.format(step=step), requests.code if asked else 0)
 
 
 def _after_step(run: _Run, stage: experiment.Stage, step: int, window: list) -> None:
@@ -286,7 +236,7 @@ def _check_finite(run: _Run, step: int) -> None:
     skipped = int(devices.host_copy(run.state.skipped_in_a_row))
     limit = run.config.run.max_skipped_in_a_row
     if skipped >= limit:
-        run.saves.save_now(run.state, step)
+        _save_last(run)
         raise NotFinite(
             f"Stopped at step {step}: the loss or a gradient was not finite in {skipped} steps in a row"
             f" (config.run.max_skipped_in_a_row = {limit}). The weights of the last good step are saved."
@@ -294,7 +244,7 @@ def _check_finite(run: _Run, step: int) -> None:
         )
 
 
-def _stop(run: _Run, step: int, code: int) -> None:
-    run.stopping = True
-    run.saves.save_now(run.state, step)
-    raise Stopped(_STOPPED.format(step=step), code)
+def _save_last(run: _Run) -> None:
+    """The loop ends here, the state saved."""
+    run.progress.end()
+    run.saves.save_now(run.state, run.progress.step)

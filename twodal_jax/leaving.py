@@ -1,0 +1,85 @@
+"""Saving and leaving for a signal that the loop is too busy to hear: in a long step, compiling, waiting for data.
+
+A thread does it. In a group the first process saves and tells the others, each of which leaves as well.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import jax
+
+from twodal_jax import hosts, notices, stopping
+from twodal_jax.progress import Progress
+from twodal_jax.run_log import RunLog
+from twodal_jax.run_saves import RunSaves
+
+STOPPED = "Stopped at step {step}; saved. The same command continues from here."
+LOOK_SECONDS = 0.05
+
+
+@contextlib.contextmanager
+def in_time(progress: Progress, saves: RunSaves, log: RunLog) -> Iterator[None]:
+    """Ends the process, the state saved, where the block has not ended soon after SIGTERM or Ctrl-C.
+
+    To be entered inside of `hosts.stop_requests`, by the main thread. The exit status is 128 + the signal, or
+    1 where the state cannot be saved.
+    """
+    over = threading.Event()
+
+    def leave(number: int) -> None:
+        first = jax.process_index() == 0
+        found = _save(progress, saves) if first else _word_of_first(progress, over)
+        if found is None:
+            return  # the loop has heard, after all
+        message, saved = found
+        try:
+            if first and hosts.is_group():
+                notices.tell_leaving(message, saved)
+            log.stop_display()
+            print(message, file=sys.stderr, flush=True)
+            if hosts.is_group():
+                notices.wait_until_all_heard()
+        finally:
+            os._exit(128 + number if saved else 1)  # also where nobody reads what it says any more
+
+    asked = notices.sigterm_received if hosts.is_group() else None
+    with stopping.in_time(leave, at_once=_pass_on, asked=asked):
+        try:
+            yield
+        finally:
+            progress.end()
+            over.set()
+
+
+def _pass_on(number: int) -> None:
+    """A Ctrl-C becomes a SIGTERM in a group: of that JAX tells the other processes."""
+    if hosts.is_group() and number == signal.SIGINT:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _save(progress: Progress, saves: RunSaves) -> tuple[str, bool] | None:
+    """(what to say, whether the state is saved), of a run it ends; None where the loop ends it."""
+    while not (found := progress.take(saves.holds)):
+        if progress.ended:
+            return None
+        time.sleep(LOOK_SECONDS)
+    step, state = found
+    try:
+        saves.finish(step) if state is None else saves.save_now(state, step, together=False)
+    except Exception as error:  # a SaveError, or what nobody else would hear of: the loop waits
+        return str(error) or repr(error), False
+    return STOPPED.format(step=step), True
+
+
+def _word_of_first(progress: Progress, over: threading.Event) -> tuple[str, bool] | None:
+    """What the first process says when it leaves; None where the loop ends the run."""
+    while not (found := notices.leaving()):
+        if over.wait(LOOK_SECONDS):
+            return None
+    progress.seize()
+    return found
