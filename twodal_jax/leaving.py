@@ -5,6 +5,7 @@ A thread does it. In a group the first process saves and tells the others, each 
 
 import contextlib
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ from twodal_jax.run_saves import RunSaves
 
 STOPPED = "Stopped at step {step}; saved. The same command continues from here."
 LOOK_SECONDS = 0.05
+XLA_THREADS, LEAST = "tf_XLA", 19  # how their names begin, and what "nice" calls the lowest priority
 
 
 @contextlib.contextmanager
@@ -68,8 +70,11 @@ def _save(progress: Progress, saves: RunSaves) -> tuple[str, bool] | None:
         if progress.ended:
             return None
         time.sleep(LOOK_SECONDS)
+    _give_way()
     step, state = found
     try:
+        if hosts.is_group():
+            notices.tell_saving()
         saves.finish(step) if state is None else saves.save_now(state, step, together=False)
     except Exception as error:  # a SaveError, or what nobody else would hear of: the loop waits
         return str(error) or repr(error), False
@@ -78,8 +83,23 @@ def _save(progress: Progress, saves: RunSaves) -> tuple[str, bool] | None:
 
 def _word_of_first(progress: Progress, over: threading.Event) -> tuple[str, bool] | None:
     """What the first process says when it leaves; None where the loop ends the run."""
-    while not (found := notices.leaving()):
+    while not notices.saving():
         if over.wait(LOOK_SECONDS):
             return None
     progress.seize()
+    _give_way()
+    while not (found := notices.leaving()):
+        time.sleep(LOOK_SECONDS)
     return found
+
+
+def _give_way() -> None:
+    """A step that still goes on is given up: on Linux the threads that compute it leave the cores to the save.
+
+    Otherwise a save, two seconds of work for the paper's networks, would have a small share of them.
+    """
+    main = threading.main_thread().native_id
+    for task in pathlib.Path("/proc/self/task").glob("*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            if int(task.name) == main or (task / "comm").read_text().startswith(XLA_THREADS):
+                os.setpriority(os.PRIO_PROCESS, int(task.name), LEAST)

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 
 # Where JAX's preemption service keeps the time of the first SIGTERM that any process of the group got.
 _SIGTERM = "RECEIVED_PREEMPTION_NOTICE"
-_LEAVING, _HEARD = "twodal_jax/leaving", "twodal_jax/heard"
+_SAVING, _LEAVING, _HEARD = "twodal_jax/saving", "twodal_jax/leaving", "twodal_jax/heard"
 # The first process is left last: the service is in it.
 _LAST = 0.5  # seconds
 
@@ -25,15 +25,28 @@ def _value(key: str) -> str | None:
         return None
 
 
+def _tell(key: str, value: str) -> None:
+    ocp.multihost.get_jax_distributed_client().key_value_set(key, value, allow_overwrite=True)
+
+
 def sigterm_received() -> bool:
     """Whether a process of the group got a SIGTERM."""
     return _value(_SIGTERM) is not None
 
 
+def tell_saving() -> None:
+    """The first process tells the others that it saves, alone, and that all will leave then."""
+    _tell(_SAVING, "")
+
+
+def saving() -> bool:
+    """Whether the first process has said so."""
+    return _value(_SAVING) is not None
+
+
 def tell_leaving(message: str, saved: bool) -> None:
     """The first process tells the others to leave, why, and whether the state is saved."""
-    client = ocp.multihost.get_jax_distributed_client()
-    client.key_value_set(_LEAVING, json.dumps([message, saved]), allow_overwrite=True)
+    _tell(_LEAVING, json.dumps([message, saved]))
 
 
 def leaving() -> tuple[str, bool] | None:

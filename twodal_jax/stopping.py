@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 # The loop looks after every step; so long it may take to do so.
-GRACE = 3.0  # seconds
+GRACE = 2.0  # seconds
 ASK_SECONDS = 0.5
 
 
@@ -33,22 +33,23 @@ def in_time(
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
 
-    def received() -> int | None:
-        """The next signal; None if the block has ended, or if it is to be asked whether it should."""
-        if select.select([reading], [], [], ASK_SECONDS if asked else None)[0]:
-            return next(iter(os.read(reading, 1)), None)
-        return None
+    def received(seconds: float | None) -> int | None:
+        """The next signal, if it comes within so long; None if not, or if the block has ended."""
+        if not select.select([reading], [], [], seconds)[0]:
+            return None
+        number = next(iter(os.read(reading, 1)), None)
+        return number if number in (signal.SIGTERM, signal.SIGINT) else None
 
     def watch() -> None:
         number = None
         while not ended.is_set() and number is None:
-            number = received()
-            if number in (signal.SIGTERM, signal.SIGINT):
+            number = received(ASK_SECONDS if asked else None)
+            if number is not None:
                 at_once(number)
-            else:
-                number = signal.SIGTERM if asked and asked() else None
+            elif asked and asked():
+                number = signal.SIGTERM
         if not ended.wait(grace):
-            leave(number)
+            leave(received(0) or number)
 
     thread = threading.Thread(target=watch, name="stopping", daemon=True)
     thread.start()
