@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import jax
 
-from twodal_jax import hosts, notices, stopping
+from twodal_jax import devices, hosts, notices, stopping
 from twodal_jax.progress import Progress
 from twodal_jax.run_log import RunLog
 from twodal_jax.run_saves import RunSaves
@@ -70,9 +70,11 @@ def _save(progress: Progress, saves: RunSaves) -> tuple[str, bool] | None:
         if progress.ended:
             return None
         time.sleep(LOOK_SECONDS)
-    _give_way()
     step, state = found
+    _give_way()
     try:
+        # Before the others stop: queued steps, whose result this may be, want all of them at work.
+        state = devices.host_copy(state)
         if hosts.is_group():
             notices.tell_saving()
         saves.finish(step) if state is None else saves.save_now(state, step, together=False)

@@ -40,13 +40,14 @@ def tell_saving() -> None:
 
 
 def saving() -> bool:
-    """Whether the first process has said so."""
+    """Whether the first process has said so, or that it leaves."""
     return _value(_SAVING) is not None
 
 
 def tell_leaving(message: str, saved: bool) -> None:
     """The first process tells the others to leave, why, and whether the state is saved."""
     _tell(_LEAVING, json.dumps([message, saved]))
+    tell_saving()
 
 
 def leaving() -> tuple[str, bool] | None:
