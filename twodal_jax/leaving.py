@@ -98,10 +98,10 @@ def _word_of_first(progress: Progress, over: threading.Event) -> tuple[str, bool
 def _give_way() -> None:
     """A step that still goes on is given up: on Linux the threads that compute it leave the cores to the save.
 
-    Otherwise a save, two seconds of work for the paper's networks, would have a small share of them.
+    Otherwise a save, two seconds of work for the paper's networks, would have a small share of them. Threads
+    that may hold the interpreter's lock keep their priority: the save needs it.
     """
-    main = threading.main_thread().native_id
     for task in pathlib.Path("/proc/self/task").glob("*"):
         with contextlib.suppress(OSError):  # it has just ended
-            if int(task.name) == main or (task / "comm").read_text().startswith(XLA_THREADS):
+            if (task / "comm").read_text().startswith(XLA_THREADS):
                 os.setpriority(os.PRIO_PROCESS, int(task.name), LEAST)
