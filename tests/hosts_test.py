@@ -82,10 +82,10 @@ def test_when_one_process_is_killed_the_other_leaves_and_the_group_continues_bit
     assert hashes(together(commands(tmp_path), env)) == [never_killed[1]] * 2
 
 
-def wait_for_step(process, least, seconds=300):
-    """Returns when the first process's log has reached step `least`."""
+def wait_for(process, seen, seconds=300):
+    """Returns when a process's log matches a pattern."""
     deadline = time.monotonic() + seconds
-    while not any(int(step) >= least for step in re.findall(r"step (\d+)/", process.err.read_text())):
+    while not re.search(seen, process.err.read_text()):
         assert time.monotonic() < deadline and process.poll() is None, process.err.read_text()[-3000:]
         time.sleep(0.05)
 
@@ -119,7 +119,7 @@ def test_a_signal_to_one_or_all_stops_every_process_at_the_same_saved_step(
     env, tmp_path, number, whom, codes
 ):
     with started(commands(tmp_path, **ENDLESS), env) as both:
-        wait_for_step(both[0], 10)
+        wait_for(both[0], r"step \d\d+/")
         step = stop(both, number, whom, codes)
     assert steps_saved(tmp_path) == [step]
 
@@ -127,15 +127,47 @@ def test_a_signal_to_one_or_all_stops_every_process_at_the_same_saved_step(
 @SIGNALS
 def test_in_a_step_of_a_minute_too_where_the_step_before_is_saved(env, tmp_path, number, whom, codes):
     with started(commands(tmp_path, slow={3: 5.0, 4: 60.0}, **ENDLESS), env) as both:
-        wait_for_step(both[0], 3)
+        wait_for(both[0], r"step 3/")
         time.sleep(1)
         assert stop(both, number, whom, codes) == 3
     assert steps_saved(tmp_path) == [3]
 
 
+WAITS = """
+import sys, time
+from twodal_jax import hosts, leaving
+hosts.start(sys.argv[1])
+with leaving.before_training():
+    print("ready", file=sys.stderr, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("whom", [0, 1])
+def test_before_training_a_sigterm_to_one_ends_both(tmp_path, whom):
+    port = free_port()
+    with started([["-c", WAITS, place(index, port)] for index in range(2)]) as both:
+        for process in both:
+            wait_for(process, "ready")
+        os.kill(both[whom].pid, signal.SIGTERM)
+        ended = finish(both, timeout=10)
+    assert [process.returncode for process in ended] == [143, 143], ended
+    assert all("Stopped before training began." in process.stderr for process in ended)
+    assert "Traceback" not in ended[0].stderr + ended[1].stderr
+
+
+def test_while_they_compile_or_evaluate_they_leave_as_soon(env, tmp_path):
+    cold = env | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    with started(commands(tmp_path, **ENDLESS), cold) as both:
+        wait_for(both[0], "parameters, steps 0 to")
+        time.sleep(1)
+        assert stop(both, signal.SIGTERM, [1], [143, 143]) == 0
+    assert steps_saved(tmp_path) == []
+
+
 def test_where_the_first_process_waits_for_data_what_there_is_is_saved(env, tmp_path):
     with started(commands(tmp_path, [{"7": "stall"}, {}], **ENDLESS), env) as both:
-        wait_for_step(both[0], 5)
+        wait_for(both[0], r"step 5/")
         time.sleep(1)
         assert stop(both, signal.SIGTERM, [1], [143, 143]) == 5
     assert steps_saved(tmp_path) == [5]

@@ -20,6 +20,7 @@ from twodal_jax.run_log import RunLog
 from twodal_jax.run_saves import RunSaves
 
 STOPPED = "Stopped at step {step}; saved. The same command continues from here."
+EARLY = "Stopped before training began."
 LOOK_SECONDS = 0.05
 XLA_THREADS, LEAST = "tf_XLA", 19  # how their names begin, and what "nice" calls the lowest priority
 
@@ -56,6 +57,27 @@ def in_time(progress: Progress, saves: RunSaves, log: RunLog) -> Iterator[None]:
         finally:
             progress.end()
             over.set()
+
+
+@contextlib.contextmanager
+def before_training() -> Iterator[None]:
+    """Ends the process soon after a SIGTERM to any of a group; there is nothing to save yet.
+
+    A process alone just dies of one; in a group JAX has taken it for its own. To be entered by the main thread.
+    """
+
+    def leave(number: int) -> None:
+        try:
+            if jax.process_index() == 0:
+                notices.tell_leaving(EARLY, True)
+            print(EARLY, file=sys.stderr, flush=True)
+            notices.wait_until_all_heard()
+        finally:
+            os._exit(128 + number)
+
+    group = hosts.is_group()
+    with stopping.in_time(leave, grace=0.0, asked=notices.sigterm_received) if group else contextlib.nullcontext():
+        yield
 
 
 def _pass_on(number: int) -> None:

@@ -48,7 +48,7 @@ def run(config, workdir: pathlib.Path) -> None:
 
     from data_pipelines.faces import SourceError
     from data_pipelines.prepared import PreparedError
-    from twodal_jax import assets, hosts, run_log, train
+    from twodal_jax import assets, hosts, leaving, run_log, train
     from twodal_jax.checkpoint import CheckpointError
     from twodal_jax.experiment import ConfigError
 
@@ -65,8 +65,9 @@ def run(config, workdir: pathlib.Path) -> None:
             start_seconds=settings.start_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
-        model = assets.load_morphable_model(config.morphable_model)
-        data, model = training_data.open_training_data(config, workdir, model)
+        with leaving.before_training():
+            model = assets.load_morphable_model(config.morphable_model)
+            data, model = training_data.open_training_data(config, workdir, model)
         train.train_and_evaluate(config, workdir, data, model)
         hosts.wait_for_all("finished")  # the first process may still be writing the report
     except train.Stopped as stopped:
