@@ -27,7 +27,7 @@ class Progress:
         self.state = state
         self.step = int(state.step)
         self._lock = threading.Lock()
-        self._ended_by: int | None = None  # a thread's number
+        self._ended_by: threading.Thread | None = None  # not its number, which a later one may get
         self._in_step = False
         self._seconds = 0.0  # of the step before
         self._spare: tuple[int, TrainState] | None = None
@@ -55,12 +55,12 @@ class Progress:
     def end(self) -> None:
         """The loop ends the run; does not return where a thread is ending it already."""
         with self._lock:
-            self._ended_by = self._ended_by or threading.get_ident()
+            self._ended_by = self._ended_by or threading.current_thread()
         self._go_on()
 
     def _go_on(self) -> None:
         """Returns to the loop unless a thread is ending the run."""
-        if self._ended_by not in (None, threading.get_ident()):
+        if self._ended_by not in (None, threading.current_thread()):
             threading.Event().wait()
 
     @property
@@ -84,10 +84,10 @@ class Progress:
             found = self._spare or (self.step, None if self._in_step else self.state)
             if found[1] is None and not saved(found[0]):
                 return None
-            self._ended_by = threading.get_ident()
+            self._ended_by = threading.current_thread()
             return found
 
     def seize(self) -> None:
         """A thread ends the run, even if the loop has begun to."""
         with self._lock:
-            self._ended_by = threading.get_ident()
+            self._ended_by = threading.current_thread()
