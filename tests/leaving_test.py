@@ -17,9 +17,8 @@ from twodal_jax import leaving
 step = jax.jit(lambda a: jax.lax.fori_loop(0, 10**6, lambda _, a: a @ a / 1e3, a))
 threading.Thread(target=lambda: jax.block_until_ready(step(jnp.eye(600))), daemon=True).start()
 def threads():
-    tasks = [task for task in pathlib.Path("/proc/self/task").iterdir()]
-    names = {int(task.name): (task / "comm").read_text().strip() for task in tasks}
-    return {number: name for number, name in names.items() if name.startswith("tf_XLA")}
+    tasks = pathlib.Path("/proc/self/task").iterdir()
+    return [int(task.name) for task in tasks if (task / "comm").read_text().startswith("tf_XLA")]
 while not threads():
     time.sleep(0.05)
 def leave():

@@ -10,11 +10,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 
-from twodal_jax import devices, hosts, notices, stopping
+from twodal_jax import hosts, notices, stopping
 from twodal_jax.progress import Progress
 from twodal_jax.run_log import RunLog
 from twodal_jax.run_saves import RunSaves
@@ -40,18 +40,8 @@ def in_time(progress: Progress, saves: RunSaves, log: RunLog) -> Iterator[None]:
     def leave(number: int) -> None:
         first = jax.process_index() == 0
         found = _save(progress, saves) if first else _word_of_first(progress, over)
-        if found is None:
-            return  # the loop has heard, after all
-        message, saved = found
-        try:
-            if first and hosts.is_group():
-                notices.tell_leaving(message, saved)
-            log.stop_display()
-            print(message, file=sys.stderr, flush=True)
-            if hosts.is_group():
-                notices.wait_until_all_heard()
-        finally:
-            os._exit(128 + number if saved else 1)  # also where nobody reads what it says any more
+        if found is not None:  # else the loop has heard, after all
+            _say_and_leave(number, *found, log.stop_display)
 
     asked = notices.sigterm_received if hosts.is_group() else None
     with stopping.in_time(leave, at_once=_pass_on, asked=asked):
@@ -70,17 +60,26 @@ def before_training() -> Iterator[None]:
     """
 
     def leave(number: int) -> None:
-        try:
-            if jax.process_index() == 0:
-                notices.tell_leaving(EARLY, True)
-            print(EARLY, file=sys.stderr, flush=True)
-            notices.wait_until_all_heard()
-        finally:
-            os._exit(128 + number)
+        _say_and_leave(number, EARLY, True)
 
     group = hosts.is_group()
     with stopping.in_time(leave, grace=0.0, asked=notices.sigterm_received) if group else contextlib.nullcontext():
         yield
+
+
+def _say_and_leave(
+    number: int, message: str, saved: bool, end_display: Callable[[], None] = lambda: None
+) -> None:
+    """Ends this process, in a group when all have heard."""
+    try:
+        if hosts.is_group() and jax.process_index() == 0:
+            notices.tell_leaving(message, saved)
+        end_display()
+        print(message, file=sys.stderr, flush=True)
+        if hosts.is_group():
+            notices.wait_until_all_heard()
+    finally:
+        os._exit(128 + number if saved else 1)  # also where nobody reads what it says any more
 
 
 def _pass_on(number: int) -> None:
@@ -99,7 +98,7 @@ def _save(progress: Progress, saves: RunSaves) -> tuple[str, bool] | None:
     _give_way()
     try:
         # Before the others stop: queued steps, whose result this may be, want all of them at work.
-        state = devices.host_copy(state)
+        jax.block_until_ready(state)
         if hosts.is_group():
             notices.tell_saving()
         saves.finish(step) if state is None else saves.save_now(state, step, together=False)
