@@ -26,7 +26,11 @@ from twodal_jax.evaluation.predictions import listed
 from twodal_jax.images import crop_face, read_image
 from twodal_jax.outside_files import BrokenFileError
 
-_COLUMNS = ("split", "roi_box", "yaw_deg", "pts68", "pts68_reannotated")
+_TEXT, _NUMBER = "US", "fiu"  # NumPy's kinds
+# Of annotations.npz: the shape of an entry (None: any side), and its kind.
+_COLUMNS: dict[str, tuple[tuple[int | None, ...], str]] = {
+    "split": ((), _TEXT), "roi_box": ((4,), _NUMBER), "yaw_deg": ((), _NUMBER), "pts68": ((3, 68), _NUMBER),
+    "pts68_reannotated": ((None, 68), _NUMBER)}  # fmt: skip
 
 
 def read_ground_truth(
@@ -82,9 +86,13 @@ def _read_annotations(path: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
     except (BrokenFileError, KeyError) as error:
         raise SourceError(f"{path}: not readable ({error}); it needs name and any of"
                           f" {', '.join(_COLUMNS)}") from None
-    short = [key for key, column in columns.items() if len(column) != len(names)]
-    if short:
-        raise SourceError(f"{path}: {', '.join(short)}: not one entry for each of {len(names)} names")
+    for key, column in columns.items():
+        shape, kinds = (len(names), *_COLUMNS[key][0]), _COLUMNS[key][1]
+        fits = len(column.shape) == len(shape) and all(w in (None, s) for w, s in zip(shape, column.shape))
+        if not fits or column.dtype.kind not in kinds:
+            sides = ["2 or 3" if side is None else side for side in shape]
+            raise SourceError(f"{path}: {key} is {column.dtype} {list(column.shape)}, expected"
+                              f" {'numbers' if kinds == _NUMBER else 'texts'} {sides}")  # fmt: skip
     return {name: {key: column[i] for key, column in columns.items()} for i, name in enumerate(names)}
 
 

@@ -23,11 +23,13 @@ SKIPPED = "skipped.csv"
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a preparation did: folder, number of faces, and what was skipped, in order."""
+    """What a preparation did: folder, number of faces, and what was skipped, in order; `made` is false where the
+    folder was there already."""
 
     folder: pathlib.Path
     count: int
     skips: tuple[Skip, ...]
+    made: bool = True
 
     @property
     def reasons(self) -> dict[str, int]:

@@ -8,15 +8,14 @@ empty / NaN / negative coordinates.
 from __future__ import annotations
 
 import array
-import csv
 import os
 import pathlib
-from collections.abc import Iterator
 
 import numpy as np
 
 from data_pipelines.faces import SourceError
 from twodal_jax import npy_file
+from twodal_jax.csv_lines import csv_lines
 from twodal_jax.outside_files import BrokenFileError
 
 NUM_POINTS = 68
@@ -73,32 +72,22 @@ def _read_npz(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
 def _read_csv(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
     wanted, columns = 1 + 2 * NUM_POINTS, None
     names, numbers = [], array.array("f")  # four bytes a number: such a file may have half a million lines
-    whole = 0
-    for count, row in enumerate(_rows(path)):
-        if count == 0 and _is_header(row):
+    whole, empty = 0, True
+    for _, row, broken in csv_lines(path):
+        first, empty = empty, False
+        if first and _is_header(row):
             continue
+        row = [""] if broken else row
         columns = columns or len(row)
         whole += len(row) == wanted
         names.append(row[0].strip())
         numbers.extend(_numbers(row[1:]) if len(row) == wanted else [np.nan] * (wanted - 1))
+    if empty:
+        raise SourceError(f"{path}: is empty; expected lines of file, x0, y0, ..., x67, y67")
     if names and not whole:
         raise SourceError(f"{path}: lines have {columns} columns, expected {wanted}:"
                           " file, x0, y0, ..., x67, y67")
     return names, np.array(numbers, np.float32).reshape(-1, NUM_POINTS, 2)
-
-
-def _rows(path: pathlib.Path) -> Iterator[list[str]]:
-    empty = True
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        try:
-            for row in csv.reader(file):
-                if any(cell.strip() for cell in row):
-                    empty = False
-                    yield row
-        except csv.Error as error:
-            raise SourceError(f"{path}: not a CSV file ({error})") from None
-    if empty:
-        raise SourceError(f"{path}: is empty; expected lines of file, x0, y0, ..., x67, y67")
 
 
 def _is_header(row: list[str]) -> bool:

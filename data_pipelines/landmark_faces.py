@@ -65,8 +65,9 @@ class LandmarkFaces:
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256("\n".join(self.names).encode())
-        for array in (self.landmarks, self.visible, self.roi_boxes):
+        for array in (self.landmarks, self.visible, self.roi_boxes, self.yaw_deg):
             digest.update(array.tobytes())
+        digest.update(repr(sorted(self.problems)).encode())
         return digest.hexdigest()[:16] + ("-ready" if self.ready else "")
 
     def faces(self, start: int, stop: int) -> Iterator[Face | Skip]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from data_pipelines import parsed_stream, records
 from data_pipelines.order import sample_indices
-from data_pipelines.prepared import PreparedSet
+from data_pipelines.prepared import PreparedError, PreparedSet
 
 POSITION = "position"
 _ORDER_BLOCK = 64  # steps whose order is computed at once, in hardly more time than one step's
@@ -155,14 +155,28 @@ def _mapped(function: Callable[[Any], Batch], stream: Generator[Any, None, None]
 
 def _record_reader(prepared: PreparedSet) -> Callable[[np.ndarray], list[bytes]]:
     """rows -> their serialized examples."""
-    source = records.open_shards(prepared.shards)
+    def broken(error: Exception) -> PreparedError:
+        return PreparedError(f"{prepared.folder}: its shards could not be read ({error}); to see which file changed:"
+                             f" python -m scripts.prepare_data verify --output={prepared.folder}")  # fmt: skip
+
+    damage = (RuntimeError, ValueError, OSError)  # what ArrayRecord raises
+    try:
+        source = records.open_shards(prepared.shards)
+    except damage as error:
+        raise broken(error) from None
     # Not `prepared.count`, which is smaller in a set cut by `PreparedSet.first`.
     listed = prepared.manifest["count"]
     if len(source) != listed:
         raise ValueError(f"{prepared.folder}: its shards hold {len(source)} faces, the manifest"
                          f" says {listed}; prepare it again")
     # One by one: `__getitems__` starts a thread for each shard at every call, 7 times slower.
-    return lambda rows: [source[row] for row in rows.tolist()]
+    def read(rows: np.ndarray) -> list[bytes]:
+        try:
+            return [source[row] for row in rows.tolist()]
+        except damage as error:
+            raise broken(error) from None
+
+    return read
 
 
 def _with_positions(stream: Iterator[Batch], positions: Callable[[int], np.ndarray],

@@ -115,7 +115,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         problems = _manifest_problems(manifest)
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also of bytes that are no UTF-8
         raise PreparedError(f"{path}: not valid JSON ({error}); {again}") from None
     if problems:
         raise PreparedError(f"{path}: {problems}; {again}")

@@ -24,6 +24,7 @@ from twodal_jax import mat_file, npy_file, projection
 from twodal_jax.images import IMAGE_SUFFIXES, crop_face, read_image
 from twodal_jax.morphable_model import MorphableModel
 from twodal_jax.outside_files import BrokenFileError
+from twodal_jax.printable import printable
 
 ANNOTATIONS, DETECTIONS = "annotations.npz", "fan_landmarks.csv"
 _NO_FACES = {"landmarks", "Code"}
@@ -69,7 +70,10 @@ class MatFaces:
         return len(self.stems)
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256("\n".join(self.stems).encode())
+        digest = hashlib.sha256(os.fsencode("\n".join(self.stems)))
+        for name in self.stems:
+            if name in self.annotations:
+                digest.update(np.asarray(self.annotations[name][0], np.float32).tobytes())
         if self.model is not None:
             digest.update(alpha_truth.model_digest(self.model))
         for name in sorted(self.detections):
@@ -92,6 +96,8 @@ class MatFaces:
         return [name for name in self.stems if self.annotations.get(name, (0, ""))[1] == split]
 
     def _read(self, name: str) -> Face:
+        if not _is_text(name):
+            raise SkipFace("file name not UTF-8", f"{printable(name)}: rename it, and the .mat with it")
         path = self.root / f"{name}.mat"
         image_path = find_image(path)
         if image_path is None:
@@ -153,6 +159,15 @@ def read_mat(path: os.PathLike | str) -> dict[str, np.ndarray]:
         raise SkipFace("unreadable .mat", str(error)) from None
 
 
+def _is_text(name: str) -> bool:
+    """Whether a file's name can be written down; one of other bytes than UTF-8 has lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _checked_points(path: pathlib.Path, key: str, value, shape: tuple) -> np.ndarray:
     if value is None:
         raise SkipFace("missing key", f"{path}: no {key}")
@@ -172,7 +187,7 @@ def image_root(folder: pathlib.Path) -> pathlib.Path:
 def find_image(path: pathlib.Path) -> pathlib.Path | None:
     """The image that lies beside name.mat."""
     candidates = (path.with_suffix(suffix) for suffix in _SUFFIXES)
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+    return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
 
 
 def list_stems(root: pathlib.Path) -> list[str]:

@@ -7,12 +7,13 @@ where a run was cut, or on who made which unit, so a continued run ends with the
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from data_pipelines import prepared
@@ -23,6 +24,8 @@ from data_pipelines.prepared import PreparedError
 from data_pipelines.units import Job, make_unit
 from twodal_jax import text_file
 from twodal_jax.printable import printable
+from twodal_jax.run_lock import only_run
+from twodal_jax.run_log import WriteError
 
 MAX_SKIPPED = 0.05
 # What is missing by nature, and no sign of a broken copy: these do not count against `max_skipped`.
@@ -74,14 +77,17 @@ def prepare(
             "units": min(total, shards or _number_of_units(total, format))}
     if (finished := _already_prepared(output, plan, any_units=shards is None)) is not None:
         return finished
-    staging = _open_staging(output, plan)
-    job = Job(str(staging), json.dumps(plan, sort_keys=True), open_source or functools.partial(_itself, source))
-    watch = Watch(job, source, max_skipped, progress)
-    pending = [unit for unit in range(plan["units"]) if not _is_finished(job, source, unit)]
-    for unit in sorted(set(range(plan["units"])) - set(pending)):
-        watch.finished(unit, job.done(unit))
-    (engine or in_process)(job, pending, watch)
-    return assemble(output, staging, source, plan)
+    staging = output.absolute().parent / f".{output.name}.partial"
+    staging.mkdir(parents=True, exist_ok=True)
+    with _alone(staging):
+        _clear(staging, plan)
+        job = Job(str(staging), json.dumps(plan, sort_keys=True), open_source or functools.partial(_itself, source))
+        watch = Watch(job, source, max_skipped, progress)
+        pending = [unit for unit in range(plan["units"]) if not _is_finished(job, source, unit)]
+        for unit in sorted(set(range(plan["units"])) - set(pending)):
+            watch.finished(unit, job.done(unit))
+        (engine or in_process)(job, pending, watch)
+        return assemble(output, staging, source, plan)
 
 
 def _itself(source: FaceSource) -> FaceSource:
@@ -156,22 +162,37 @@ def _already_prepared(output: pathlib.Path, plan: dict, any_units: bool) -> Summ
         return None
     manifest = prepared.open_prepared(output).manifest
     found = manifest.get("plan")
-    if found != plan and not (any_units and found and found | {"units": plan["units"]} == plan):
-        raise PreparedError(f"{output}: holds another prepared set ({manifest['source']},"
-                            f" {manifest['count']} faces); remove it or choose another --output")
-    return Summary(output, manifest["count"], read_skipped(output / SKIPPED))
+    kept = {"units": plan["units"]} if any_units else {}
+    if found and found | kept == plan:
+        return Summary(output, manifest["count"], read_skipped(output / SKIPPED), made=False)
+    if found and found | kept | {"fingerprint": plan["fingerprint"]} == plan:
+        raise PreparedError(f"{output}: was prepared from this source when that listed something else (its tables,"
+                            " landmarks, crops or model changed); remove it to prepare it again, or choose another"
+                            " --output")  # fmt: skip
+    raise PreparedError(f"{output}: holds another prepared set ({manifest['source']}, {manifest['count']} faces);"
+                        " remove it or choose another --output")
 
 
-def _open_staging(output: pathlib.Path, plan: dict) -> pathlib.Path:
-    staging = output.absolute().parent / f".{output.name}.partial"
+@contextlib.contextmanager
+def _alone(staging: pathlib.Path) -> Iterator[None]:
+    """Keeps other preparations of the same output out, which would clear away what this one makes."""
+    try:
+        with only_run(staging, "another --output"):
+            yield
+    except WriteError as error:
+        raise PreparedError(str(error)) from None
+
+
+def _clear(staging: pathlib.Path, plan: dict) -> None:
+    """Throws away what is left of another request, or of units that were not finished."""
     plan_file = staging / "plan.json"
     text = json.dumps({**plan, "layout": unit_files.LAYOUT}, sort_keys=True)
-    if staging.is_dir() and not (plan_file.is_file() and plan_file.read_text() == text):
-        shutil.rmtree(staging)
-    staging.mkdir(parents=True, exist_ok=True)
-    for leftover in staging.glob("working-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    same = plan_file.is_file() and plan_file.read_text() == text
+    for leftover in staging.glob("working-*" if same else "[!.]*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=same)
+        else:
+            leftover.unlink()
     for name in (unit_files.STOP, unit_files.FAILED):
         (staging / name).unlink(missing_ok=True)
     text_file.write(plan_file, text)
-    return staging

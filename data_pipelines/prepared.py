@@ -68,7 +68,7 @@ def write_arrays(
     """Writes a prepared folder of format "arrays" in one go, atomically.
 
     Args:
-      folder: the folder to make; an older prepared folder there is replaced.
+      folder: the folder to make; an older prepared folder of the same kind and source there is replaced.
       kind: "annotated" or "wild".
       arrays: field -> [count, ...]; every field of the kind (see the module), more are allowed.
         Memory-mapped arrays are copied in slices, so memory stays flat.
@@ -90,7 +90,7 @@ def write_arrays(
     manifest = build_manifest(kind=kind, format="arrays", count=len(arrays["image"]),
                               fields=fields, source=source, skipped=skipped, **extras)
     folder = pathlib.Path(folder)
-    check_replaceable(folder)
+    check_replaceable(folder, kind, source)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     staging.chmod(0o755)
@@ -105,12 +105,30 @@ def write_arrays(
     return folder
 
 
-def check_replaceable(folder: pathlib.Path) -> None:
-    """Raises PreparedError if `folder` exists and is neither empty nor a prepared folder."""
+def check_replaceable(folder: pathlib.Path, kind: str | None = None, source: str | None = None) -> None:
+    """Raises PreparedError if `folder` exists and is neither empty nor a prepared folder and nothing else.
+
+    With `kind` and `source`: nor one made from something else, which may be the work of a day.
+    """
     if folder.exists() and not folder.is_dir():
         raise PreparedError(f"{folder}: is a file; give the name of a folder to make")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if not names:
+        return
+    if not (folder / MANIFEST).is_file():
         raise PreparedError(f"{folder}: exists and holds other files; choose another folder")
+    try:
+        found = manifests.read_manifest(folder)
+    except PreparedError:
+        raise PreparedError(f"{folder / MANIFEST}: not that of a prepared data set, so what lies there is not touched;"
+                            " choose another folder, or remove this one") from None  # fmt: skip
+    others = [name for name in names if name != MANIFEST and name not in found.get(hashes.FILES, names)]
+    if others:
+        raise PreparedError(f"{folder}: holds files that are none of its prepared data set's"
+                            f" ({', '.join(others[:5])}); choose another folder")
+    if source is not None and (found["kind"], found.get("source")) != (kind, source):
+        raise PreparedError(f"{folder}: holds another prepared set ({found['kind']} faces, {found.get('source')},"
+                            f" {found['count']} faces); remove it or choose another folder")
 
 
 def move_into_place(staging: pathlib.Path, folder: pathlib.Path) -> None:

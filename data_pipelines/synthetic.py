@@ -252,6 +252,8 @@ def generate(
     """
     if count < 1 or kind not in _ROWS:
         raise ValueError(f"expected count >= 1 and kind in {sorted(_ROWS)}, got {count}, {kind!r}")
+    source = f"built-in face model, seed {seed}"
+    prepared.check_replaceable(pathlib.Path(output_dir), kind, source)  # before the work
     face = faces.build_face_model()
     pool = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count())
     try:
@@ -262,5 +264,5 @@ def generate(
         # After Ctrl-C the faces still waiting are not drawn.
         pool.shutdown(cancel_futures=True)
     return prepared.write_arrays(
-        output_dir, kind=kind, arrays=arrays, source=f"built-in face model, seed {seed}",
+        output_dir, kind=kind, arrays=arrays, source=source,
         alpha_mean=face.model.alpha_mean, alpha_std=face.model.alpha_std, seed=seed)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import array
-import csv
+import itertools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from data_pipelines.faces import SourceError
+from twodal_jax.csv_lines import csv_lines
 
 
 def read_header(path: pathlib.Path) -> list[str]:
     """The column names of a CSV. Raises SourceError when the file is missing or empty."""
     if not path.is_file():
         raise SourceError(f"{path}: no such CSV file")
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        try:
-            header = next(csv.reader(file), [])
-        except csv.Error as error:
-            raise SourceError(f"{path} line 1: not a CSV file ({error})") from None
-    if not any(cell.strip() for cell in header):
+    number, header, problem = next(csv_lines(path), (1, [], ""))
+    if problem:
+        raise SourceError(f"{path} line {number}: {problem}")
+    if not header:
         raise SourceError(f"{path}: is empty; its first line should name the columns")
     return [cell.strip() for cell in header]
 
@@ -45,9 +44,9 @@ def read_columns(
         raise SourceError(f"{path}: lacks the columns {_some(missing)}; found {_some(header)}")
     places = [header.index(name) for name in wanted]
     texts, numbers, problems = [], array.array("f"), {}
-    for line_number, line in _lines(path):
+    for line_number, line, broken in itertools.islice(csv_lines(path), 1, None):
         text, values, problem = _parse(line, places, len(header), wanted)
-        if problem:
+        if problem := broken or problem:
             problems[len(texts)] = f"{path} line {line_number}: {problem}"
         texts.append(text)
         numbers.extend(values)  # four bytes a number, where a list takes 32
@@ -58,19 +57,6 @@ def read_columns(
 def broken_lines(problems: dict[int, str]) -> dict[int, tuple[str, str]]:
     """The problems of `read_columns` as reasons and details of skipped faces."""
     return {row: ("broken line in the table", text) for row, text in problems.items()}
-
-
-def _lines(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
-    """Lines with anything in them, after the first, with their numbers."""
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        lines = csv.reader(file)
-        try:
-            next(lines)
-            for line in lines:
-                if any(cell.strip() for cell in line):
-                    yield lines.line_num, line
-        except csv.Error as error:  # a cell without an end, mostly an unclosed quote
-            raise SourceError(f"{path} line {lines.line_num}: not a CSV file ({error})") from None
 
 
 def _parse(line: list[str], places: list[int], width: int, names: list[str]):

@@ -112,7 +112,8 @@ def image_path(folder: pathlib.Path, name: str) -> pathlib.Path:
     name = safe_paths.joined(folder, name).relative_to(folder).as_posix()
     candidates = [folder / "images" / name, folder / name, folder / "images" / f"{name}.jpg",
                   folder / f"{name}.jpg"]
-    return next((path for path in candidates if path.is_file()), candidates[1])
+    # Not `path.is_file()`, which raises for a name of more than 255 bytes.
+    return next((path for path in candidates if os.path.isfile(path)), candidates[1])
 
 
 def _only_csv(folder: pathlib.Path, suffixes: tuple[str, ...] = (".csv",)) -> pathlib.Path:

@@ -15,7 +15,6 @@ import dataclasses
 import pathlib
 import sys
 
-import cv2
 import numpy as np
 
 from data_pipelines import scans
@@ -26,6 +25,7 @@ from twodal_jax.evaluation import benchmark, benchmark_output, held_out, icp, sc
 from twodal_jax.evaluation.predictions import Predictions, listed, unwhitened
 from twodal_jax.images import crop_face
 from twodal_jax.morphable_model import OUTER_EYE_CORNERS
+from twodal_jax.reconstruction.outputs import write_picture
 from twodal_jax.rendering import overlay, shading
 
 CORNERS = ("x36", "y36", "z36", "x45", "y45", "z45")
@@ -69,11 +69,11 @@ def read_corners(folder: pathlib.Path) -> dict[str, float]:
     path = folder / "landmarks.csv"
     if not path.is_file():
         return {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
     try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
         points = {row["subject"]: np.array([float(row[name]) for name in CORNERS]) for row in rows}
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, csv.Error) as error:  # TypeError: a short line; ValueError: no UTF-8
         raise SourceError(f"{path}: needs the columns subject, {', '.join(CORNERS)} ({error})") from None
     return {subject: float(np.linalg.norm(p[:3] - p[3:])) for subject, p in points.items()}
 
@@ -181,7 +181,7 @@ def evaluate(arguments) -> None:
     with cli.progress("rendering", len(renderings)) as advance:
         for rendering in renderings:
             pictures.append(render(rendering, found[rendering.subject]))
-            cv2.imwrite(str(folder / f"{rendering.key}.png"), pictures[-1])
+            write_picture(folder / f"{rendering.key}.png", pictures[-1])
             advance(1)
     if options.render_only:
         cli.console.print(f"{len(renderings)} renderings in {folder}")

@@ -79,6 +79,9 @@ def _report(summary: Summary, console: Console) -> None:
                       f" {summary.folder / SKIPPED}")
     for reason, count in summary.reasons.items():
         console.print(f"{count:8d} skipped: {reason}")
+    if not summary.made:
+        console.print(f"{summary.folder} was there already, made by the same command: nothing was done, no image looked"
+                      " at. Remove it to prepare it again.")  # fmt: skip
     print(f"{summary.folder}: {summary.count} faces, {len(summary.skips)} skipped")
 
 

@@ -182,3 +182,17 @@ def test_what_a_user_can_mend_is_one_message(folder, truth, tmp_path, arguments,
     process = evaluate(folder, tmp_path / "out", *arguments)
     assert process.returncode == 1 and message in process.stderr
     assert "Traceback" not in process.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("column, message", [
+    ({"yaw_deg": np.array(["far"])}, r"yaw_deg is <U3 \[1\], expected numbers \[1\]"),
+    ({"roi_box": np.zeros((1, 3))}, r"roi_box is float64 \[1, 3\], expected numbers \[1, 4\]"),
+    ({"pts68_reannotated": np.zeros((1, 68, 2))}, r"\[1, 68, 2\], expected numbers \[1, '2 or 3', 68\]"),
+    ({"split": np.array([1.0])}, r"split is float64 \[1\], expected texts \[1\]"),
+    ({"yaw_deg": np.zeros(2)}, r"yaw_deg is float64 \[2\], expected numbers \[1\]"),
+])  # fmt: skip
+def test_a_misshapen_column_of_the_annotations_is_named(tmp_path, column, message):
+    write_pair(tmp_path, "good", MODEL, 0)
+    np.savez(tmp_path / "annotations.npz", name=np.array(["good"]), **column)
+    with pytest.raises(SourceError, match=message):
+        aflw2000.read_ground_truth(tmp_path)

@@ -8,6 +8,7 @@ from helpers_run import run_python
 
 from data_pipelines import scans
 from data_pipelines.faces import SkipFace, SourceError
+from scripts import evaluate_florence
 from twodal_jax import assets
 from twodal_jax.evaluation import icp, scan_protocol
 from twodal_jax.rendering import shading
@@ -162,3 +163,10 @@ def test_the_command_renders_and_measures(tmp_path, head):
     assert row["count"] == 15 and row["excluded"] == 15 and row["mean_of_images"] < 0.05
     assert any("subject_03" in problem for problem in found["problems"])
     assert (tmp_path / "out" / "cumulative_by_yaw_nme_reconstruction.svg").is_file()
+
+
+@pytest.mark.parametrize("line", [b"s,1,2", b"s,1,2,3,4,5,six", b"Jos\xe9,1,2,3,4,5,6"])
+def test_a_broken_landmarks_csv_is_one_message(tmp_path, line):
+    (tmp_path / "landmarks.csv").write_bytes(b"subject,x36,y36,z36,x45,y45,z45\n" + line + b"\n")
+    with pytest.raises(SourceError, match="landmarks.csv: needs the columns subject, x36"):
+        evaluate_florence.read_corners(tmp_path)

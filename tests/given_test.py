@@ -169,3 +169,12 @@ def test_a_wrong_file_of_landmarks_is_refused(tmp_path):
     np.savez(tmp_path / "points.npz", other=1)
     with pytest.raises(given.GivenError, match="needs `name` and `landmarks`, holds other"):
         given.read_landmarks(tmp_path / "points.npz")
+
+
+def test_pictures_that_differ_in_their_suffix_alone_keep_their_own_faces(tmp_path):
+    lines = ["x.jpg,10,20,110,140", "x.png,20,20,120,140", "y.jpg,1,2,33,44", "z,1,2,33,44"]
+    faces = given.read_boxes(written(tmp_path, "boxes.csv", *lines))
+    first, second = (faces.find(f"photos/x.{kind}") for kind in ("jpg", "png"))
+    assert (len(first), len(second)) == (1, 1) and first[0].roi_box[0] < second[0].roi_box[0]
+    assert faces.find("x.webp") is None  # one of two, and nobody says which
+    assert len(faces.find("y.png")) == len(faces.find("z.jpg")) == len(faces.find("z.png")) == 1

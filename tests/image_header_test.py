@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers_run import run_python
 
-from twodal_jax import images
+from twodal_jax import image_header, images
 
 REFUSE = """
 import json, sys, time
@@ -89,3 +89,23 @@ def test_a_file_larger_than_any_picture_is_refused_unread(tmp_path):
         file.truncate(2**31)  # sparse: takes no space
     with pytest.raises(images.SkipFace, match="2147483648 bytes, at most"):
         images.read_image(tmp_path / "long.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_the_limit_is_one_of_memory_so_that_wide_samples_may_be_fewer(monkeypatch, kind):
+    monkeypatch.setattr(image_header, "MAX_PIXELS", 5930)
+    for samples, side in ((np.uint8, 77), (np.uint16, 54)):
+        for extra in (0, 1):
+            pixels = np.zeros((side, side + extra, 3), samples)
+            data = cv2.imencode(f".{kind.lower()}", pixels)[1].tobytes()
+            if extra:
+                with pytest.raises(images.SkipFace, match=f"{side + 1}x{side} pixels.* at most"):
+                    images.decode_image(data, "it")
+            else:
+                assert images.decode_image(data, "it").shape == pixels.shape
+
+
+@pytest.mark.parametrize("brand, kind", [(b"heic", "HEIC"), (b"avif", "AVIF"), (b"mp42", "MP4")])
+def test_what_phones_write_beside_jpeg_is_named(brand, kind):
+    with pytest.raises(images.SkipFace, match=f"photo: a .*{kind}.*JPEG, PNG"):
+        images.decode_image(b"\0\0\0\x18ftyp" + brand + bytes(40), "photo")

@@ -146,3 +146,20 @@ def test_a_missing_file_is_refused_by_name(tmp_path):
 def test_broken_exif_does_not_stop_a_good_picture(picture):
     data = encoded(picture, "PNG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff garbage")
     assert_shows(data, picture, 0)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_transparency_is_laid_over_white_exactly_to_the_nearest(channels):
+    opacity, colour = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    picture = np.stack([colour] * (channels - 1) + [opacity], axis=-1)
+    share = opacity.astype(np.float64)[..., None] / 255
+    expected = np.rint(colour[..., None] * share + 255 * (1 - share))
+    np.testing.assert_array_equal(images.to_bgr8(picture, "it"), np.repeat(expected, 3, axis=2))
+
+
+def test_large_pictures_are_made_opaque_row_by_row_like_small_ones():
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 65536, (700, 1000, 4)).astype(np.uint16)  # 2.8 million samples: several pieces
+    whole = images.to_bgr8(picture, "it")
+    for row in (0, 261, 262, 263, 699):
+        np.testing.assert_array_equal(whole[row], images.to_bgr8(picture[row : row + 1], "it")[0])

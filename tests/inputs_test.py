@@ -95,3 +95,24 @@ def test_kinds_are_told_by_suffix_in_any_case(here):
     (here / "loud.MOV").write_bytes(b"x")
     assert isinstance(inputs.expand(["loud.MOV"]).items[0], Video)
     assert inputs.expand(["camera:11"]).items == [Camera(11, "camera11")]
+
+
+def test_pictures_of_a_folder_that_are_not_read_are_named(here):
+    for name in ("photo.HEIC", "sub/old.gif"):
+        (here / name).write_bytes(b"x")
+    found = inputs.expand(["."])
+    assert len(found.items) == 4
+    (problem,) = found.problems
+    assert problem.startswith(".: 2 of kinds that are not read: photo.HEIC, old.gif. Save them as JPEG")
+
+
+@pytest.mark.parametrize("name", ["...jpg", "..jpg", "....png"])
+def test_a_name_of_dots_leads_to_no_other_folder(here, name):
+    (here / name).write_bytes(b"x")
+    (item,) = inputs.expand([name]).items
+    assert item.name == "unnamed"
+
+
+def test_many_pictures_of_one_name_are_named_in_no_time(tmp_path):
+    paths = [tmp_path / str(number) / "a.jpg" for number in range(20_000)]
+    assert len(set(inputs._names(paths))) == len(paths)

@@ -10,6 +10,7 @@ import scipy.io
 
 from data_pipelines.faces import Skip, SourceError, as_18
 from data_pipelines.mat_faces import MatFaces
+from data_pipelines.prepare import prepare
 from tests.helpers_face_files import photo, tiny_model, true_landmarks, parameters, write_pair
 from twodal_jax import assets, projection
 from twodal_jax.images import crop_face
@@ -206,3 +207,26 @@ def test_a_true_300w_lp_pair_is_read():
     assert face["image"].shape == (160, 160, 3) and face["image"].std() > 20
     np.testing.assert_allclose(projection.landmarks_crop(model, face["alpha"]),
                                face["landmarks68"], atol=0.02)
+
+
+def test_a_file_name_that_is_not_utf_8_costs_itself_alone(tmp_path):
+    write_pair(tmp_path, "good", MODEL)
+    for suffix in (".jpg", ".mat"):
+        os.link(tmp_path / f"good{suffix}", os.path.join(os.fsencode(tmp_path), b"caf\xe9" + suffix.encode()))
+    source = MatFaces(tmp_path)
+    assert source.fingerprint() == MatFaces(tmp_path).fingerprint()
+    skip, = (face for face in read_all(source) if isinstance(face, Skip))
+    assert (skip.reason, "rename it" in skip.detail) == ("file name not UTF-8", True)
+    summary = prepare(source, tmp_path / "out", max_skipped=1.0)
+    assert (summary.count, summary.reasons) == (1, {"file name not UTF-8": 1})
+    assert "caf\\udce9" in (tmp_path / "out" / "skipped.csv").read_text()
+
+
+def test_the_fingerprint_changes_with_the_crop_boxes(tmp_path):
+    write_pair(tmp_path / "images", "one", MODEL)
+    prints = []
+    for left in (100, 101):
+        np.savez(tmp_path / "annotations.npz", name=np.array(["one"]), split=np.array(["train"]),
+                 roi_box=np.array([[left, 110, 340, 350]], np.float32))
+        prints.append(MatFaces(tmp_path).fingerprint())
+    assert prints[0] != prints[1]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from data_pipelines import prepare, prepared
 from data_pipelines.faces import SourceError
 from data_pipelines.mat_faces import MatFaces
+from data_pipelines.prepare import in_process
+from data_pipelines.prepared import PreparedError
 from scripts import prepare_data
 from tests.helpers_face_files import tiny_model, write_pair
 from twodal_jax import assets
@@ -168,3 +171,38 @@ def test_the_manifest_says_nothing_about_time_or_place(faces_folder, tmp_path):
     prepare.prepare(MatFaces(faces_folder), tmp_path / "out", format="arrays", max_skipped=0.25)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_made_faces_do_not_replace_another_set(faces_folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    prepare.prepare(MatFaces(faces_folder), output, format="arrays", max_skipped=1.0)
+    before = content(output)
+    assert prepare_data.main(["synthetic_wild", f"--output={output}", "--limit=2"]) == 1
+    assert "holds another prepared set" in capsys.readouterr().err
+    assert content(output) == before
+
+
+def test_a_command_that_finds_its_work_done_says_so_and_a_changed_source_is_named(faces_folder, tmp_path, capsys):
+    folder, output = tmp_path / "faces", tmp_path / "out"
+    shutil.copytree(faces_folder, folder)
+    boxes = {"name": np.array(["face01"]), "split": np.array(["train"])}
+    command = ["mat", f"--input={folder}", f"--output={output}", "--format=arrays", "--max_skipped=1"]
+    np.savez(folder / "annotations.npz", roi_box=np.float32([[0, 0, 200, 200]]), **boxes)
+    assert prepare_data.main(command) == 0
+    assert "nothing was done" not in capsys.readouterr().err
+    assert prepare_data.main(command) == 0
+    assert "nothing was done" in capsys.readouterr().err
+    np.savez(folder / "annotations.npz", roi_box=np.float32([[9, 9, 200, 200]]), **boxes)
+    assert prepare_data.main(command) == 1
+    assert "when that listed something else" in capsys.readouterr().err
+
+
+def test_two_preparations_of_one_folder_do_not_clear_away_each_others_work(faces_folder, tmp_path):
+    def engine(job, pending, watch):
+        with pytest.raises(PreparedError, match=rf"another run is at work there .process {os.getpid()}.*--output"):
+            prepare.prepare(MatFaces(faces_folder), tmp_path / "out", format="arrays", max_skipped=1.0)
+        in_process(job, pending, watch)
+
+    summary = prepare.prepare(MatFaces(faces_folder), tmp_path / "out", format="arrays", max_skipped=1.0, engine=engine)
+    assert summary.count == 9
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]

@@ -102,3 +102,29 @@ def test_a_missing_folder_and_a_wrong_kind_are_named(tmp_path):
         prepared.open_prepared(tmp_path / "nothing")
     with pytest.raises(PreparedError, match="holds 'wild' faces, 'annotated' ones are needed"):
         prepared.open_prepared(write(tmp_path / "set"), kind="annotated")
+
+
+def test_a_set_of_another_kind_or_source_is_not_replaced(tmp_path):
+    write(tmp_path / "set")
+    with pytest.raises(PreparedError, match="holds another prepared set .wild faces, test, 5 faces."):
+        prepared.write_arrays(tmp_path / "set", kind="wild", arrays=wild_rows(2), source="something else")
+    assert prepared.open_prepared(tmp_path / "set").count == 5
+
+
+def test_a_folder_with_a_manifest_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "app" / "src").mkdir(parents=True)
+    (tmp_path / "app" / "manifest.json").write_text('{"name": "my app"}')
+    with pytest.raises(PreparedError, match="not that of a prepared data set"):
+        write(tmp_path / "app")
+    write(tmp_path / "set")
+    (tmp_path / "set" / "notes.txt").write_text("words")
+    with pytest.raises(PreparedError, match="none of its prepared data set's .notes.txt."):
+        write(tmp_path / "set")
+    assert (tmp_path / "app" / "src").is_dir() and (tmp_path / "set" / "notes.txt").is_file()
+
+
+def test_a_manifest_nested_without_end_is_one_message(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "manifest.json").write_text("[" * 200_000)
+    with pytest.raises(PreparedError, match="not valid JSON"):
+        prepared.open_prepared(tmp_path / "set")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import cv2
 import helpers_pictures
@@ -171,3 +172,10 @@ def test_help_needs_nothing_heavy():
 def test_the_command_is_a_module():
     done = subprocess.run([sys.executable, "-m", "scripts.reconstruct"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "INPUT" in done.stderr
+
+
+def test_faces_that_are_not_found_any_more_leave_no_files(tmp_path):
+    for name in ("face_0.glb", "face_1.glb", "face_2.obj", "face_10.mtl", "uv_1_source.png", "uv_0.png", "my_face_9.obj"):
+        (tmp_path / name).write_bytes(b"x")
+    outputs.write(types.SimpleNamespace(faces=[None]), tmp_path, ())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["face_0.glb", "my_face_9.obj", "uv_0.png"]

@@ -1,5 +1,6 @@
 """Batches: both formats give the same faces, purely from (seed, step), on any number of hosts."""
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -179,3 +180,17 @@ def run(program):
     result = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=90,
                             capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+@pytest.mark.parametrize("at", [20_000, 64_000])  # in a record; where ArrayRecord looks when it opens the file
+def test_a_shard_that_changed_stops_with_the_folder_and_the_command_that_names_the_file(folders, tmp_path, at):
+    folder = shutil.copytree(folders / "array_record", tmp_path / "set")
+    shard = sorted(folder.glob("*.array_record"))[1]
+    content = bytearray(shard.read_bytes())
+    content[at : at + 3000] = bytes(3000)  # the size stays
+    shard.write_bytes(content)
+    broken = prepared.open_prepared(folder)
+    with pytest.raises(prepared.PreparedError, match=rf"{folder}: .*verify --output={folder}"):
+        take(broken, 3)
+    with pytest.raises(prepared.PreparedError, match=shard.name):
+        prepared.verify(folder)

@@ -242,3 +242,39 @@ def test_real_aflw_crops_are_read_upright():
     assert (jaw[left & right, 0, 0] < jaw[left & right, 1, 0]).all() and (left & right).sum() > 20
     both = chin & visible[:, 16]
     assert (jaw[both, 2, 1] > landmarks[both, 16, 1]).mean() > 0.98  # chin below the mouth
+
+
+def test_a_stray_quote_or_an_endless_name_costs_its_own_row_alone(tmp_path):
+    points = np.full((21, 2), 60.0)
+    for name in ("a.jpg", "c.jpg", "e.jpg"):
+        write_image(tmp_path / name)
+    names = ["a.jpg", '"b.jpg', "c.jpg", "d" * 300 + ".jpg", "e.jpg"]
+    lines = [line_21(name, points, np.ones(21)) for name in names]
+    (tmp_path / "l.csv").write_text("\n".join([HEADER_21, *lines]) + "\n")
+    found = read_all(wild_csv_faces(tmp_path))
+    assert [face["name"] for face in found if not isinstance(face, Skip)] == ["a.jpg", "c.jpg", "e.jpg"]
+    assert [face.reason for face in found if isinstance(face, Skip)] == ["broken line in the table", "image not found"]
+    assert "line 3" in found[1].detail
+
+
+def test_a_byte_order_mark_does_not_hide_the_first_face_of_a_detections_file(tmp_path):
+    rows = [f"{name},{','.join(['60'] * 136)}" for name in ("a.jpg", "b.jpg")]
+    (tmp_path / "d.csv").write_text("\n".join(rows), encoding="utf-8-sig")
+    assert read_detections(tmp_path / "d.csv")[0] == ["a.jpg", "b.jpg"]
+
+
+def test_a_broken_line_of_a_detections_file_has_no_landmarks_and_the_others_have(tmp_path):
+    rows = [f"{name},{','.join(['60'] * 136)}" for name in ("a.jpg", '"b.jpg', "c.jpg")]
+    (tmp_path / "d.csv").write_text("\n".join(rows))
+    names, landmarks = read_detections(tmp_path / "d.csv")
+    assert names == ["a.jpg", "", "c.jpg"]
+    np.testing.assert_array_equal(np.isfinite(landmarks).all(axis=(1, 2)), [True, False, True])
+
+
+def test_the_fingerprint_changes_with_the_yaw(tmp_path):
+    write_image(tmp_path / "a.jpg")
+    prints = []
+    for yaw in (5, 6):
+        (tmp_path / "l.csv").write_text(f"{HEADER_21}\n{line_21('a.jpg', np.full((21, 2), 60.0), np.ones(21), yaw)}\n")
+        prints.append(wild_csv_faces(tmp_path).fingerprint())
+    assert prints[0] != prints[1]

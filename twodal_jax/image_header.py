@@ -15,9 +15,10 @@ from typing import BinaryIO
 from PIL import ExifTags, Image
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
-MAX_PIXELS = 150_000_000  # a decoded picture of this size takes 450 MB
+# With four channels decoded to 600 MB, and 450 MB once opaque. Of wider samples as many fewer.
+MAX_PIXELS = 150_000_000
 MAX_FILE_BYTES = 1 << 30
-_TILE_TAGS = (322, 323)  # TIFF: width and height of a tile
+_TILE_TAGS, _BITS_TAG = (322, 323), 258  # TIFF: width and height of a tile, BitsPerSample
 # First bytes of what OpenCV would decode as well, for the message.
 _OTHERS = {b"GIF8": "GIF", b"\x00\x00\x00\x0cjP": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000", b"#?R": "HDR",
            b"v/1\x01": "OpenEXR", b"PF": "PFM", b"Pf": "PFM", b"Y\xa6j\x95": "Sun raster",
@@ -82,7 +83,7 @@ def check_header(file: BinaryIO, name: str) -> Header:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's of its own, lower limit, and of broken EXIF
             header = Image.open(file, formats=[kind])
-            size, tiles = header.size, _tile_size(header)
+            size, tiles, width = header.size, _tile_size(header), _sample_bytes(kind, head, header)
             orientation = _exif_orientation(header) if kind in ("PNG", "WEBP") else 1
     except Image.DecompressionBombError as error:
         raise SkipFace("image too large", f"{name}: {error}; at most {MAX_PIXELS} pixels are read") from None
@@ -90,8 +91,8 @@ def check_header(file: BinaryIO, name: str) -> Header:
         raise SkipFace("unreadable image", f"{name}: a broken {kind} header ({type(error).__name__})") from None
     finally:
         file.seek(0)
-    _check_size(size, name)
-    _check_size(tiles, name)
+    _check_size(size, name, width)
+    _check_size(tiles, name, width)
     return Header(kind, orientation)
 
 
@@ -103,15 +104,27 @@ def _kind_of(head: bytes, name: str) -> str:
         kind = "WEBP"
     if kind is None:
         other = next((kind for start, kind in _OTHERS.items() if head.startswith(start)), None)
+        if head[4:8] == b"ftyp":  # ISO 14496-12: the brand follows
+            other = {b"avif": "AVIF", b"avis": "AVIF"}.get(head[8:12], "HEIC (as iPhones take) or MP4")
         what = f"a {other} file" if other else "not an image"
         raise SkipFace("unreadable image", f"{name}: {what}; {', '.join(FORMATS)} are read, by their content")
     return kind
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise SkipFace("image too large", f"{name}: {size[0]}x{size[1]} pixels, at most {MAX_PIXELS} are read;"
+def _check_size(size: tuple[int, int], name: str, sample_bytes: int = 1) -> None:
+    most = MAX_PIXELS // sample_bytes
+    if size[0] * size[1] > most:
+        wide = f" of {8 * sample_bytes} bits a sample" if sample_bytes > 1 else ""
+        raise SkipFace("image too large", f"{name}: {size[0]}x{size[1]} pixels{wide}, at most {most} are read;"
                        " make it smaller first")  # fmt: skip
+
+
+def _sample_bytes(kind: str, head: bytes, header: Image.Image) -> int:
+    """Bytes that a sample takes once decoded: of a PNG by the depth in its IHDR, of a TIFF by BitsPerSample."""
+    if kind == "PNG":
+        return 2 if head[24] == 16 else 1
+    bits = (getattr(header, "tag_v2", None) or {}).get(_BITS_TAG, 8)
+    return max(1, max(bits if isinstance(bits, tuple) else (bits,)) // 8)
 
 
 def _tile_size(header: Image.Image) -> tuple[int, int]:

@@ -9,13 +9,14 @@ import cv2
 import numpy as np
 
 from twodal_jax.image_header import MAX_PIXELS, Header, SkipFace, check_header, open_regular
+from twodal_jax.jpeg_scans import check_scans
 from twodal_jax.projection import CROP_SIZE
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "SkipFace", "check_roi_box", "crop_face", "decode_image", "read_image",
            "roll_matrix", "to_bgr8", "upright"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+_SAMPLES_AT_A_TIME = 1 << 20
 
 
 def read_image(path: os.PathLike | str) -> np.ndarray:
@@ -45,9 +46,8 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 def _decode(data: bytes, header: Header, name: str) -> np.ndarray:
     is_jpeg = header.kind == "JPEG"
-    # libjpeg fills the missing part of a cut file with grey and reports nothing.
-    if is_jpeg and data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN):
-        raise SkipFace("unreadable image", f"{name}: the JPEG ends early (broken download?)")
+    if is_jpeg:
+        check_scans(data, name)
     flags = cv2.IMREAD_COLOR if is_jpeg else cv2.IMREAD_UNCHANGED
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -70,23 +70,39 @@ def upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def to_bgr8(image: np.ndarray, name: str) -> np.ndarray:
-    """[H, W], [H, W, 1, 3 or 4] of 8 or 16 bits, or float in [0, 1] -> BGR uint8 [H, W, 3]."""
-    if image.dtype == np.uint16:
-        image = (image.astype(np.uint32) * 255 + 32767) // 65535
-    elif image.dtype.kind == "f":
-        image = np.rint(np.clip(np.nan_to_num(image), 0.0, 1.0) * 255.0)
-    elif image.dtype != np.uint8:
-        raise SkipFace("unreadable image", f"{name}: samples of type {image.dtype}")
-    image = image.astype(np.uint8)
+    """[H, W], [H, W, 1, 2, 3 or 4] of 8 or 16 bits, or float in [0, 1] -> BGR uint8 [H, W, 3].
+
+    Of two or four channels the last is opacity. Takes hardly more memory than both pictures: some rows at a time.
+    """
     image = image[..., None] if image.ndim == 2 else image
-    if image.shape[2] in (2, 4):
-        weight = image[..., -1:].astype(np.float32) / 255.0
-        image = np.rint(image[..., :-1] * weight + 255.0 * (1.0 - weight)).astype(np.uint8)
-    if image.shape[2] == 1:
-        image = np.repeat(image, 3, axis=2)
-    if image.shape[2] != 3:
-        raise SkipFace("unreadable image", f"{name}: {image.shape[2]} channels")
-    return np.ascontiguousarray(image)
+    height, width, channels = image.shape
+    if image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f":
+        raise SkipFace("unreadable image", f"{name}: samples of type {image.dtype}")
+    if not 1 <= channels <= 4:
+        raise SkipFace("unreadable image", f"{name}: {channels} channels")
+    if image.dtype == np.uint8 and channels == 3:
+        return np.ascontiguousarray(image)
+    bgr = np.empty((height, width, 3), np.uint8)
+    step = max(1, _SAMPLES_AT_A_TIME // (width * channels))
+    for row in range(0, height, step):
+        bgr[row : row + step] = _opaque(_eight_bits(image[row : row + step]))
+    return bgr
+
+
+def _eight_bits(samples: np.ndarray) -> np.ndarray:
+    if samples.dtype == np.uint16:
+        return ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    if samples.dtype.kind == "f":
+        return np.rint(np.clip(np.nan_to_num(samples), 0.0, 1.0) * 255.0).astype(np.uint8)
+    return samples
+
+
+def _opaque(samples: np.ndarray) -> np.ndarray:
+    """uint8 [h, W, C] with opacity last, where C is 2 or 4, laid over white."""
+    if samples.shape[2] not in (2, 4):
+        return samples
+    missing = (255 - samples[..., :-1]).astype(np.uint16) * samples[..., -1:]
+    return 255 - ((missing + 127) // 255).astype(np.uint8)
 
 
 def crop_face(

@@ -1,4 +1,4 @@
-"""One run a folder: two that write the same checkpoints would spoil each other's."""
+"""One process a folder: two that write the same checkpoints, or parts of a data set, would spoil each other's."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def only_run(workdir: pathlib.Path) -> Iterator[None]:
+def only_run(workdir: pathlib.Path, else_give: str = "another --workdir") -> Iterator[None]:
     """Holds the folder's lock, which ends with the process however that ends.
 
     Where the file system knows no locks the run goes on without.
@@ -34,7 +34,7 @@ def only_run(workdir: pathlib.Path) -> Iterator[None]:
             file.seek(0)
             raise WriteError(
                 f"{workdir}: another run is at work there (process {file.read().strip() or 'unknown'}). Wait for it or"
-                " stop it, or give another --workdir."
+                f" stop it, or give {else_give}."
             ) from None
         except OSError:
             pass

@@ -50,21 +50,22 @@ class GivenFaces:
 
     def __init__(self, rows: Rows, source: str):
         self.source = source
-        self._faces: dict[tuple[str, ...], list[FaceBox]] = {}
+        self._faces: dict[tuple[str, ...], dict[str, list[FaceBox]]] = {}  # by the name, then by its suffix
         for name, face in rows:
-            self._faces.setdefault(_key(name), []).extend([] if face is None else [face])
+            key, suffix = _key(name)
+            self._faces.setdefault(key, {}).setdefault(suffix, []).extend([] if face is None else [face])
         self._by_last: dict[str, list[tuple[str, ...]]] = {}
         for key in self._faces:
             self._by_last.setdefault(key[-1], []).append(key)
 
     def find(self, path: os.PathLike | str) -> list[FaceBox] | None:
         """The faces of a picture, or None where the file does not mention it."""
-        parts = _key(str(pathlib.Path(path).absolute()))
+        parts, suffix = _key(str(pathlib.Path(path).absolute()))
         for first in range(len(parts)):
             if parts[first:] in self._faces:
-                return self._faces[parts[first:]]
+                return _of_suffix(self._faces[parts[first:]], suffix)
         alike = self._by_last.get(parts[-1], [])  # of another folder, but the only one of this name
-        return self._faces[alike[0]] if len(alike) == 1 else None
+        return _of_suffix(self._faces[alike[0]], suffix) if len(alike) == 1 else None
 
     def missing(self, paths: Iterable[os.PathLike | str]) -> list[str]:
         """Those of the pictures the file does not mention."""
@@ -114,11 +115,18 @@ def read_landmarks(path: os.PathLike | str) -> GivenFaces:
     return GivenFaces(faces, str(path))
 
 
-def _key(name: str) -> tuple[str, ...]:
-    """The parts of a name, without the suffix of an image."""
+def _key(name: str) -> tuple[tuple[str, ...], str]:
+    """The parts of a name without the suffix of an image, and that suffix, or ""."""
     path = pathlib.PurePosixPath(name.strip().replace("\\", "/"))
-    path = path.with_suffix("") if path.suffix.lower() in (*IMAGE_SUFFIXES, ".mat") else path
-    return tuple(part for part in path.parts if part != ".") or ("",)
+    suffix = path.suffix.lower() if path.suffix.lower() in (*IMAGE_SUFFIXES, ".mat") else ""
+    path = path.with_suffix("") if suffix else path
+    return tuple(part for part in path.parts if part != ".") or ("",), suffix
+
+
+def _of_suffix(faces: dict[str, list[FaceBox]], suffix: str) -> list[FaceBox] | None:
+    """Faces of the very suffix, or of a name without one; else those of the only suffix there is."""
+    only = next(iter(faces.values())) if len(faces) == 1 else None
+    return faces.get(suffix, faces.get("", only))
 
 
 def _existing(path: os.PathLike | str) -> pathlib.Path:

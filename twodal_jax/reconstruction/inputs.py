@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import glob
 import os
@@ -13,6 +14,9 @@ from typing import NamedTuple
 from twodal_jax.images import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp", ".ogv", ".gif")
+
+# Pictures that a folder may hold and OpenCV's wheels do not read; named, so that they are not missed.
+UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 
 
 class InputError(ValueError):
@@ -85,7 +89,11 @@ def _one(text: str) -> tuple[list[pathlib.Path | int], str | None]:
         return [int(camera[1])], None
     path = pathlib.Path(text).expanduser()
     if path.is_dir():
-        files = list(_pictures(path))
+        files, unread = list(_files_in(path, IMAGE_SUFFIXES)), list(_files_in(path, UNREAD_SUFFIXES))
+        if unread:
+            shown = ", ".join(file.name for file in unread[:10]) + (" ..." if len(unread) > 10 else "")
+            return files, (f"{text}: {len(unread)} of kinds that are not read: {shown}. Save them as JPEG or PNG; a GIF"
+                           " is a film, give it by its own name.")  # fmt: skip
         return files, None if files else f"{text}: no pictures in this folder ({' '.join(IMAGE_SUFFIXES)})."
     if path.exists():
         return [path], None
@@ -100,11 +108,11 @@ def _known(path: pathlib.Path) -> bool:
     return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
-def _pictures(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+def _files_in(folder: pathlib.Path, suffixes: tuple[str, ...]) -> Iterator[pathlib.Path]:
     for here, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES):
+            if not name.startswith(".") and name.lower().endswith(suffixes):
                 yield pathlib.Path(here, name)
 
 
@@ -136,14 +144,14 @@ def _names(found: Sequence[pathlib.Path | int]) -> list[str]:
 
 
 def _repeated(names: Sequence[str]) -> set[str]:
-    small = [name.lower() for name in names]
-    return {name for name in small if small.count(name) > 1}
+    return {name for name, count in collections.Counter(name.lower() for name in names).items() if count > 1}
 
 
 def _forms(what: pathlib.Path | int) -> tuple[str, ...]:
     """Names from short to long."""
     if isinstance(what, int):
         return (f"camera{what}",)
-    long = f"{what.stem}_{what.suffix[1:].lower()}" if what.suffix else what.stem
+    stem = what.stem if what.stem.strip(".") else "unnamed"  # of `...jpg` it is `..`, another folder
+    long = f"{stem}_{what.suffix[1:].lower()}" if what.suffix else stem
     folder = what.absolute().parent.name
-    return what.stem, long, f"{folder}_{what.stem}", f"{folder}_{long}"
+    return stem, long, f"{folder}_{stem}", f"{folder}_{long}"

@@ -4,6 +4,7 @@ A picture has a folder of its own. Files of single faces are numbered from 0, as
 """
 
 import pathlib
+import re
 from collections.abc import Callable
 
 import cv2
@@ -12,6 +13,9 @@ import numpy as np
 from twodal_jax import coefficients
 from twodal_jax.export import files, frames, meshes, tables
 from twodal_jax.reconstruction.scene import Scene
+
+
+_OF_A_FACE = re.compile(r"(?:face|uv)_(\d+)(?:_source)?\.(?:obj|mtl|png|ply|glb)")
 
 
 class OutputError(ValueError):
@@ -186,9 +190,15 @@ def parse_names(text: str) -> tuple[str, ...]:
 def write(scene: Scene, folder: pathlib.Path, names: tuple[str, ...]) -> None:
     """Writes the chosen outputs; the folder is made if missing. A scene needs at least one face.
 
+    Files of faces that an earlier run found there, and this one did not, go.
+
     Raises:
       OSError: a file could not be written; files written before it are whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         OUTPUTS[name][0](scene, folder)
+    for path in folder.iterdir():
+        numbered = _OF_A_FACE.fullmatch(path.name)
+        if numbered and int(numbered[1]) >= len(scene.faces):
+            path.unlink()
