@@ -119,7 +119,26 @@ def _open(config: ml_collections.ConfigDict, name: str, workdir: pathlib.Path) -
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(f"data set {name}")
-    return prepared.open_prepared(folder, kind=KINDS[name])
+    found = prepared.open_prepared(folder, kind=KINDS[name])
+    _check_made_of(config, name, found)
+    return found
+
+
+def _check_made_of(config: ml_collections.ConfigDict, name: str, found: PreparedSet) -> None:
+    """Raises ConfigError if a set that an earlier run made in its folder is not the one this config asks for."""
+    spec, manifest = config.data[name], found.manifest
+    if spec.folder:  # somebody's choice
+        return
+    there, here = manifest["source"], f"split {spec.split!r}"
+    same = not (spec.make and spec.split) or there.endswith(f":{spec.split}")
+    if spec.source == SYNTHETIC:
+        there, here = f"{found.count} faces of seed {manifest.get('seed')}", f"{spec.count} faces of seed {spec.seed}"
+        same = there == here
+    if not same:
+        raise experiment.ConfigError(
+            f"{found.folder}: was made for another config ({there}); this one asks for {here}. Remove it, or give"
+            " another --workdir."
+        )
 
 
 def _held_out(evaluation: PreparedSet) -> HeldOut:

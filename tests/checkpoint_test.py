@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers_model import assert_identical
 
+from twodal_jax import checkpoint_files
 from twodal_jax.checkpoint import CheckpointError, Checkpoints, SaveError
 from twodal_jax.train_state import NetState, TrainState
 
@@ -175,3 +176,37 @@ def test_no_temporary_files_are_left(checkpoints, tmp_path):
     checkpoints().save(state(), DESCRIPTION, wait=True)
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert names == ["3"], names
+
+
+@pytest.mark.parametrize("name", ["runs [x]", "a\\b", "gs:", "ü #1 50% ?*{}"])
+def test_any_name_of_a_work_directory_will_do(tmp_path, name):
+    with Checkpoints(tmp_path / name / "checkpoints") as opened:
+        opened.save(state(), DESCRIPTION, wait=True)
+        assert_identical(opened.restore(state(seed=1), DESCRIPTION), state())
+    assert [path.name for path in (tmp_path / name / "checkpoints").iterdir()] == ["3"]
+
+
+def test_a_checkpoint_that_orbax_did_not_finish_is_an_error_at_that_save(checkpoints, monkeypatch):
+    class Unfinished(checkpoint_files.ocp.Checkpointer):
+        def save(self, directory, *arguments, **named):
+            super().save(directory, *arguments, **named)
+            (directory / checkpoint_files.WHOLE).unlink()
+
+    opened = checkpoints()
+    opened.save(state(), DESCRIPTION, wait=True)
+    monkeypatch.setattr(checkpoint_files.ocp, "Checkpointer", Unfinished)
+    with pytest.raises(SaveError, match="did not finish state/.*Older ones are whole"):
+        opened.save(state(step=4), DESCRIPTION, wait=True)
+    assert_identical(opened.restore(state(seed=1), DESCRIPTION), state())
+
+
+def test_what_somebody_else_put_beside_the_checkpoints_stays(checkpoints, tmp_path):
+    names = ["4.old_keep", "my.older notes", "x.tmp", "007", "²"]
+    left_over = ["1.tmp", "1.old", "1.old2"]
+    for name in [*names, *left_over]:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    opened = checkpoints(keep=1)
+    for step in (3, 5):
+        opened.save(state(step=step), DESCRIPTION, wait=True)
+    assert int(opened.restore(state(seed=1), DESCRIPTION).step) == 5
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == sorted([*names, "5"])

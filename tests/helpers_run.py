@@ -200,7 +200,7 @@ def main() -> None:
         helpers_disk.obey_permissions()
     import helpers_model
 
-    from twodal_jax import checkpoint, devices, hosts, run_log, train
+    from twodal_jax import checkpoint, devices, experiment, hosts, run_log, train
 
     try:
         hosts.start(settings.get("distributed", hosts.AUTO), heartbeat_seconds=10)
@@ -217,7 +217,7 @@ def main() -> None:
     except train.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.code)
-    except (checkpoint.CheckpointError, run_log.WriteError) as error:
+    except (checkpoint.CheckpointError, run_log.WriteError, experiment.ConfigError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(4)
     except train.NotFinite as error:

@@ -9,6 +9,8 @@ import time
 import pytest
 from helpers_group import finish, free_port, place, started, together
 
+from twodal_jax.run_lock import only_run
+
 pytestmark = pytest.mark.slow
 # One forward pass and the critic: what is looked at here is how the processes get on with one another.
 CONFIG = {
@@ -179,3 +181,23 @@ def test_broken_batches_on_one_process_only_are_skipped_by_both_and_too_many_sto
         assert process.returncode == 3, process.stderr[-3000:]
         assert "NotFinite: Stopped at step 4" in process.stderr
     assert steps_saved(tmp_path)[-1] == 4
+
+
+@pytest.mark.parametrize("field", ["stage1.learning_rate", "run.evaluate_every"])
+def test_processes_started_with_different_configs_say_so_and_leave(env, tmp_path, field):
+    both = commands(tmp_path)
+    settings = json.loads(both[1][2])
+    settings["config"][field] = 0.5 if field.startswith("stage") else 7
+    both[1][2] = json.dumps(settings)
+    first, second = together(both, env, timeout=120)
+    assert first.returncode == second.returncode == 4
+    assert "different configs" in first.stderr and "1 of them say in what" in first.stderr
+    assert f"  {field}: " in second.stderr and f"{settings['config'][field]!r} here" in second.stderr
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_folder_at_which_another_run_works_is_told_by_every_process(env, tmp_path):
+    with only_run(tmp_path):
+        ended = together(commands(tmp_path), env, timeout=120)
+    for process in ended:
+        assert process.returncode == 4 and "another run is at work there" in process.stderr

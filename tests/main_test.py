@@ -83,3 +83,49 @@ def test_a_missing_flag_and_a_stray_argument_are_usage_errors(tmp_path):
     assert process.returncode != 0 and "--config" in process.stderr
     process, _ = command(tmp_path, "--config=configs/paper.py", "stray")
     assert process.returncode != 0 and "stray" in process.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [(["--config=configs/demo.py", "--config.stage1.steps=abc"], "--config.stage1.steps=abc: invalid literal"),
+     (["--config=configs/demo.py", "--config.seed=2", "--config.self_critic=maybe"], "--config.self_critic=maybe"),
+     (["--config=configs/demo.py", "--config.seed=2", "--nosuch=3"], "nosuch"),
+     (["--config=configs/demoo.py"], "--config=configs/demoo.py: no such file; there are configs/aflw.py"),
+     (["--config=demo", "--config.seed=2"], "--config=demo: no such file; there are configs/aflw.py")],
+)  # fmt: skip
+def test_a_mistyped_value_flag_or_file_is_named_in_one_message(tmp_path, arguments, message):
+    process, _ = command(tmp_path, *arguments)
+    assert process.returncode == 1
+    assert message in process.stderr and "defined twice" not in process.stderr
+    assert "Traceback" not in process.stderr and len(process.stderr.strip().splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [("--config.run.log_every=0", "config.run.log_every must be at least 1, got 0"),
+     ("--config.run.keep_checkpoints=0", "config.run.keep_checkpoints must be at least 1"),
+     ("--config.landmark_mask=abc", "config.landmark_mask must be three numbers"),
+     ("--config.stage2.final_learning_rate=0", "config.optimizer.decay=linear does"),
+     ("--config.optimizer.name=sgdd", "Unknown optimizer")],
+)  # fmt: skip
+def test_a_value_no_run_can_have_is_told_before_any_data_is_made(tmp_path, override, message):
+    process, _ = command(tmp_path, "--config=configs/demo.py", "--config.optimizer.decay=exponential", override)
+    assert process.returncode == 1
+    assert process.stderr.startswith("This config cannot be run. ") and message in process.stderr
+    assert not (tmp_path / "run" / "data").exists()
+
+
+def test_a_work_directory_that_is_a_file_is_one_message(tmp_path):
+    (tmp_path / "run").write_text("words")
+    process, _ = command(tmp_path, "--config=configs/demo.py")
+    assert process.returncode == 1
+    assert process.stderr.startswith(f"{tmp_path / 'run'}: could not be written")
+
+
+def test_a_set_an_earlier_run_made_for_another_config_is_not_taken(tmp_path):
+    from data_pipelines import synthetic
+
+    synthetic.generate(tmp_path / "run" / "data" / "annotated", "annotated", 2, seed=1, progress=False)
+    process, _ = command(tmp_path, "--config=configs/demo.py", "--config.data.annotated.count=3")
+    assert process.returncode == 1
+    assert "was made for another config (2 faces of seed 1); this one asks for 3 faces of seed 1" in process.stderr

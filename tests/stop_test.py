@@ -89,6 +89,21 @@ def test_a_run_in_a_step_of_a_minute_saves_the_step_before(start, tmp_path, numb
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
 
 
+def test_a_reader_of_the_log_that_goes_first_costs_nothing(start, tmp_path):
+    """`2>&1 | tee log`: a Ctrl-C ends tee as well."""
+    process = start(tmp_path, **LONG)
+    for line in process.stderr:
+        if "step 3/" in line:
+            break
+    process.stderr.close()
+    time.sleep(1)  # lines that nobody reads
+    process.send_signal(signal.SIGINT)
+    assert process.wait(SECONDS) == 128 + signal.SIGINT
+    process.stdout.close()
+    (saved,) = (tmp_path / "checkpoints").iterdir()
+    assert int(saved.name) >= 3
+
+
 @pytest.mark.parametrize("delay", [0.2, 2.0])
 def test_a_run_that_compiles_or_evaluates_leaves_as_soon(start, tmp_path, delay):
     process = start(tmp_path, env={"JAX_ENABLE_COMPILATION_CACHE": "false"}, **LONG)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from helpers_run import run_python, shared_compilations
@@ -136,3 +137,30 @@ def test_means_leave_skipped_steps_out():
     window = [{"loss": 1.0, "odd": nan}, {"loss": nan, "odd": nan}, {"loss": 3.0, "odd": nan}]
     assert train_module._mean_of_finite(window, "loss") == 2.0
     assert train_module._mean_of_finite(window, "odd") is None
+
+
+def test_broken_batches_in_a_row_stop_the_run_wherever_they_fall_between_two_looks(train, tmp_path):
+    events = {step: "nan" for step in (2, 3, 4, 5)}  # looked at after steps 4 and 8, where fewer were the latest
+    settings = {"run.max_skipped_in_a_row": 4, "run.log_every": 100, "stage1.steps": 8}
+    process = train(tmp_path, events, **settings)
+    assert process.returncode == 3, process.stderr[-3000:]
+    assert "not finite in 4 steps in a row" in process.stderr and "another --workdir" in process.stderr
+
+
+def test_an_evaluation_that_a_signal_cut_off_is_made_up_for(train, whole, tmp_path):
+    workdir = shutil.copytree(whole[0], tmp_path / "run")
+    history = workdir / run_log.HISTORY
+    lines = history.read_text().splitlines()
+    cut = [line for line in lines if not (json.loads(line)["kind"] == "evaluation" and json.loads(line)["step"] == 6)]
+    assert len(cut) == len(lines) - 1
+    history.write_text("\n".join(cut) + "\n")
+    shutil.rmtree(workdir / "best")
+    assert result(train(workdir))["hash"] == whole[1]["hash"]
+    assert [json.loads(line) for line in history.read_text().splitlines()][-1]["kind"] == "evaluation"
+    assert sorted(history.read_text().splitlines()) == sorted(lines)
+
+
+@pytest.mark.parametrize("steps", [([1, 1, 0, 1], 2, (1, 4)), ([0, 1, 1], 5, (2, 2)), ([], 3, (3, 0)), ([1], 0, (1, 1))])
+def test_skipped_steps_in_a_row_are_counted_across_log_lines(steps):
+    flags, before, expected = steps
+    assert train_module._skipped_in_a_row(before, [{"skipped": flag} for flag in flags]) == expected

@@ -1,5 +1,8 @@
 """What the first process of a group knows, on all of them. Each function must be called by every process."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,14 +23,34 @@ def text_from_first(text: str) -> str:
     return np.asarray(from_first(raw)).tobytes().decode("utf-8", "replace").strip()
 
 
-def state_from_first(state: Any | None, like: Any) -> Any | None:
-    """The first process's state, or None, on every process, bit for bit."""
-    if jax.process_count() == 1 or not from_first(np.int32(state is not None)):
+def state_from_first(state: Any) -> Any:
+    """The first process's state, of the shapes that each has here, bit for bit."""
+    if jax.process_count() == 1:
         return state
-    empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
     # As bytes: they are added up on their way, and -0.0 + 0.0 is 0.0.
-    sent = jax.tree.map(
-        lambda x: np.ascontiguousarray(x).reshape(-1).view(np.uint8), empty if state is None else state
-    )
+    sent = jax.tree.map(lambda x: np.ascontiguousarray(x).reshape(-1).view(np.uint8), state)
     received = jax.tree.map(np.asarray, from_first(sent))
-    return jax.tree.map(lambda x, raw: raw.view(x.dtype).reshape(x.shape), empty, received)
+    return jax.tree.map(lambda x, raw: raw.view(x.dtype).reshape(x.shape), state, received)
+
+
+def differing_from_first(fields: Mapping[str, Any]) -> list[str]:
+    """["name: value of the first process there, own value here", ...] of the fields in which any process differs
+    from the first; on one that does not itself, "" for each of the others that do."""
+    text = json.dumps(fields, sort_keys=True, default=str)
+    if jax.process_count() == 1:
+        return []
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    found = np.asarray(multihost_utils.process_allgather(digest)).reshape(-1, len(digest))
+    others = (found != found[0]).any(axis=1)
+    if not others.any():
+        return []
+    there = json.loads(_long_text_from_first(text))
+    here = json.loads(text)
+    names = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
+    return [f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in names] or [""] * int(others.sum())
+
+
+def _long_text_from_first(text: str) -> str:
+    raw = text.encode()
+    size = int(from_first(np.int32(len(raw))))
+    return np.asarray(from_first(np.frombuffer(raw[:size].ljust(size), np.uint8))).tobytes().decode()

@@ -9,12 +9,14 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from twodal_jax import agreement, devices
 from twodal_jax import checkpoint_files as files
@@ -24,6 +26,7 @@ from twodal_jax.train_state import TrainState
 
 TEMPORARY, OLD = ".tmp", ".old"
 KEEP = "keep"
+_LEFTOVER = re.compile(rf"([0-9]+)(?:{re.escape(TEMPORARY)}|{re.escape(OLD)}[0-9]*)", re.ASCII)
 
 
 class SaveError(CheckpointError):
@@ -150,25 +153,24 @@ class Checkpoints:
         return found.state
 
     def resume(self, like: TrainState, description: Mapping[str, Any]) -> TrainState:
-        """`restore`, or `like` itself where nothing was ever saved; in a group the first process reads.
+        """`restore`, or `like` where nothing was ever saved; in a group what the first process has of either.
 
         Raises:
           CheckpointError: see `restore`; on every process.
         """
-        state, message = None, ""
+        state, message, fresh = like, "", False
         if self._writes:
             try:
                 fresh = not steps_in(self._folder) and not moved_aside(self._folder)
-                state = None if fresh else self.restore(like, description)
+                state = like if fresh else self.restore(like, description)
             except CheckpointError as error:
                 message = str(error)
         message = agreement.text_from_first(message)
         if message:
             raise CheckpointError(message)
-        state = agreement.state_from_first(state, like)
-        if state is None:
-            return like
-        self.saved_step = int(state.step)
+        # A new state too: hosts of another make may have rounded theirs otherwise.
+        state = agreement.state_from_first(state)
+        self.saved_step = None if agreement.from_first(np.bool_(fresh)) else int(state.step)
         return state
 
     def _write(self, state: TrainState, description: dict[str, Any]) -> None:
@@ -196,8 +198,12 @@ class Checkpoints:
         for step in set(steps) - set(kept):
             self._move_aside(step, OLD)
         # A save that failed may go on writing for a moment after it was cleaned up.
-        for path in [*self._folder.glob(f"*{OLD}*"), *self._folder.glob(f"*{TEMPORARY}")]:
-            shutil.rmtree(path, ignore_errors=True)
+        self._delete_leftovers()
+
+    def _delete_leftovers(self) -> None:
+        for path in self._folder.iterdir():
+            if _LEFTOVER.fullmatch(path.name):  # and not `4.old_notes`, somebody's own
+                shutil.rmtree(path, ignore_errors=True)
 
     def _move_aside(self, step: int, ending: str) -> None:
         target, count = self._folder / f"{step}{ending}", 1
@@ -208,12 +214,11 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         """Deletes what a killed process left half written or half deleted."""
-        for path in self._folder.glob(f"*{OLD}*"):
-            whole = self._folder / path.name.split(".")[0]
-            if not whole.exists() and not steps_in(self._folder):
-                path.rename(whole)  # killed while it was replaced
-        for path in [*self._folder.glob(f"*{TEMPORARY}"), *self._folder.glob(f"*{OLD}*")]:
-            shutil.rmtree(path, ignore_errors=True)
+        for path in sorted(self._folder.iterdir()):
+            left = _LEFTOVER.fullmatch(path.name)
+            if left and not path.name.endswith(TEMPORARY) and not steps_in(self._folder):
+                path.rename(self._folder / left[1])  # killed while it was replaced
+        self._delete_leftovers()
 
 
 def _in_the_way(path: pathlib.Path, state: TrainState, description: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ hash of the second, and {"description", "arrays": {name: {"dtype", "shape", "bla
 {"bytes", "blake2b"}}}. Files are compared before Orbax sees them, arrays after.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -12,6 +13,7 @@ import logging
 import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +22,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 MANIFEST, STATE = "manifest.jsonl", "state"
+WHOLE = "manifest.ocdbt"  # in STATE: what Orbax and TensorStore write last
+# Orbax takes a whole path for a pattern where it looks for what it wrote, and `gs:` for a place on the network.
+_AWKWARD = set("[\\:")
 # Where checkpoints without hashes, of earlier versions, keep their description.
 OLD_DESCRIPTION = pathlib.Path("description", "metadata")
 HASH, CHUNK = "blake2b", 1 << 22
@@ -65,6 +70,18 @@ def _checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
+@contextlib.contextmanager
+def _plainly_named(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The folder, by a name that Orbax takes as it is: for a while there is a symbolic link if its own is none."""
+    if not _AWKWARD & set(str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as place:
+        link = pathlib.Path(place) / "folder"
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        yield link
+
+
 @functools.cache
 def _one_error_is_enough() -> None:
     """From now on nothing is printed of arrays that could not be written, but for the error that is raised.
@@ -91,8 +108,10 @@ def write(folder: pathlib.Path, state: Any, description: Mapping[str, Any]) -> N
     """
     folder.mkdir()
     _one_error_is_enough()
-    with _checkpointer() as checkpointer:
-        checkpointer.save(folder / STATE, args=ocp.args.StandardSave(state))
+    with _plainly_named(folder) as named, _checkpointer() as checkpointer:
+        checkpointer.save(named / STATE, args=ocp.args.StandardSave(state))
+    if not (folder / STATE / WHOLE).is_file():  # Orbax only warns where it cannot put its parts together
+        raise OSError(f"Orbax did not finish {STATE}/: it has no {WHOLE}")
     files = {path: _file_entry(folder / path) for path in _paths(folder)}
     content = {"description": dict(description), "arrays": array_table(state), "files": files}
     body = json.dumps(content) + "\n"
@@ -188,8 +207,8 @@ def read(folder: pathlib.Path, manifest: Mapping[str, Any], like: Any) -> Any:
     check_files(folder, manifest)
     empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
     try:
-        with _checkpointer() as checkpointer:
-            state = checkpointer.restore(folder / STATE, args=ocp.args.StandardRestore(empty))
+        with _plainly_named(folder) as named, _checkpointer() as checkpointer:
+            state = checkpointer.restore(named / STATE, args=ocp.args.StandardRestore(empty))
     except MemoryError:
         raise
     except Exception as error:  # Orbax and TensorStore promise no class

@@ -1,6 +1,7 @@
 """Which checkpoint of a folder to go on from: the newest that is whole and belongs to this run. Reads only."""
 
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from twodal_jax import checkpoint_files as files
 from twodal_jax.checkpoint_files import DamagedError
 from twodal_jax.train_state import TrainState
 
+_STEP = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 # Ending of a checkpoint that was found not to be what was written, and was moved aside.
 DAMAGED = ".damaged"
 
@@ -30,7 +32,7 @@ def steps_in(folder: pathlib.Path) -> list[int]:
     """The steps of a folder's checkpoints, damaged or not, ascending."""
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir())
+    return sorted(int(path.name) for path in folder.iterdir() if _STEP.fullmatch(path.name) and path.is_dir())
 
 
 def moved_aside(folder: pathlib.Path) -> list[str]:

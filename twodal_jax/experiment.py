@@ -116,8 +116,43 @@ class ConfigError(ValueError):
     """A config asks for something that cannot be; the message names the field."""
 
 
+# Fields that count something, of which there must be one at least.
+COUNTS = ("run.log_every", "run.evaluate_every", "run.checkpoint_every", "run.max_skipped_in_a_row",
+          "run.keep_checkpoints", "run.evaluation_batch")  # fmt: skip
+
+
+def _check_numbers(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError for a number that no run can have."""
+    fields = flatten(config.to_dict())
+    for name in COUNTS:
+        if fields.get(name, 1) < 1:
+            raise ValueError(f"config.{name} must be at least 1, got {fields[name]!r}.")
+    mask = fields["landmark_mask"]
+    if len(mask) != 3 or not all(isinstance(weight, (int, float)) for weight in mask):
+        raise ValueError(f"config.landmark_mask must be three numbers, such as (4, 2, 1), got {mask!r}.")
+    for name, stage in stage_configs(config).items():
+        rates = (stage.learning_rate, stage.final_learning_rate)
+        if config.optimizer.decay == "exponential" and min(rates) <= 0:
+            raise ValueError(
+                f"config.{name}.learning_rate and .final_learning_rate must be positive, got {rates[0]} and {rates[1]}:"
+                " no exponential leads to zero. config.optimizer.decay=linear does."
+            )
+
+
 def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
-    """The stages of a run. They share networks and optimisers and differ in the losses' weights."""
+    """The stages of a run. They share networks and optimisers and differ in the losses' weights.
+
+    Raises:
+      ConfigError: a field has a value that cannot be; the message names it.
+    """
+    try:
+        return _make_stages(config)
+    except ValueError as error:
+        raise ConfigError(f"This config cannot be run. {error}") from error
+
+
+def _make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
+    _check_numbers(config)
     check_choice("dtype (config.regressor.dtype)", config.regressor.dtype, tuple(DTYPES))
     check_choice("network (config.regressor.name)", config.regressor.name, tuple(STAGE_SIZES))
     check_choice("variant (config.regressor.variant)", config.regressor.variant, VARIANTS)

@@ -74,8 +74,9 @@ def _say_and_leave(
     try:
         if hosts.is_group() and jax.process_index() == 0:
             notices.tell_leaving(message, saved)
-        end_display()
-        print(message, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            end_display()
+            print(message, file=sys.stderr, flush=True)
         if hosts.is_group():
             notices.wait_until_all_heard()
     finally:

@@ -4,8 +4,10 @@ Any field of the config can be given: `--config.stage1.steps=1000`. The same com
 that was interrupted.
 """
 
+import contextlib
 import errno
 import pathlib
+import re
 import signal
 import sys
 
@@ -29,7 +31,8 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def fail(message: str, code: int = 1) -> None:
     """Leaves with one message and no traceback."""
-    print(message, file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        print(message, file=sys.stderr, flush=True)
     sys.exit(code)
 
 
@@ -48,17 +51,19 @@ def run(config, workdir: pathlib.Path) -> None:
 
     from data_pipelines.faces import SourceError
     from data_pipelines.prepared import PreparedError
-    from twodal_jax import assets, hosts, leaving, run_log, train
+    from twodal_jax import assets, experiment, hosts, leaving, run_log, train
     from twodal_jax.checkpoint import CheckpointError
-    from twodal_jax.experiment import ConfigError
 
     mendable = (
-        assets.AssetError, SourceError, PreparedError, CheckpointError, ConfigError, train.NotFinite,
+        assets.AssetError, SourceError, PreparedError, CheckpointError, experiment.ConfigError, train.NotFinite,
         run_log.WriteError, hosts.GroupError,
     )  # fmt: skip
     # A continued run, and the next one like it, need not compile again.
     startup.keep_compiled(workdir / ".compiled")
     try:
+        experiment.make_stages(config)  # before anything that takes long
+        with run_log.writing(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
         settings = config.run
         hosts.start(
             config.distributed,
@@ -88,14 +93,21 @@ def run(config, workdir: pathlib.Path) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser; what a config file refuses, or a mistyped field, is one message, no traceback."""
+    """absl's parser; what a config file refuses, or a mistyped field or value, is one message, no traceback."""
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        _CONFIG.value.to_dict()  # raises what reading the file did
+        return rest
     except flags.Error as error:
         _, refused, message = str(error).rpartition("ValueError: ")
-        if refused:
-            fail(message.strip())
-        return app.parse_flags_with_usage(argv)  # says it and leaves
+        fail(message.strip() if refused else f"{error}\nSee python -m twodal_jax.main --helpshort")
+    except OSError as error:
+        name = re.search(r"--?config[= ]([^ :]*)", " ".join(argv))[1]
+        if pathlib.Path(name).is_file():
+            raise
+        files = sorted(pathlib.Path("configs").glob("*.py"))
+        known = ", ".join(str(path) for path in files if "def get_config" in path.read_text(encoding="utf-8"))
+        fail(f"--config={name}: no such file" + (f"; there are {known}" if known else f" ({error})"))
     except (AttributeError, KeyError) as error:
         while error.args and isinstance(error.args[0], Exception):
             error = error.args[0]

@@ -5,6 +5,9 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+import jax
+
+from twodal_jax import agreement
 from twodal_jax.run_log import WriteError, writing
 
 try:
@@ -42,4 +45,23 @@ def only_run(workdir: pathlib.Path, else_give: str = "another --workdir") -> Ite
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
             file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def only_run_of_group(workdir: pathlib.Path) -> Iterator[None]:
+    """`only_run`, held by the first process of a group.
+
+    Raises:
+      WriteError: on all of them.
+    """
+    with contextlib.ExitStack() as stack:
+        message = ""
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(only_run(workdir))
+            except WriteError as error:
+                message = str(error)
+        if message := agreement.text_from_first(message):
+            raise WriteError(message)
         yield

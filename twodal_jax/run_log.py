@@ -6,6 +6,7 @@ is continued, lines after the step it continues from are dropped, so a history h
 
 import contextlib
 import json
+import os
 import pathlib
 import sys
 import time
@@ -57,6 +58,16 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     text_file.write(path, json.dumps(content, indent=2) + "\n")
 
 
+class _Console(rich.console.Console):
+    """On stderr. Where whoever read it has gone (`2>&1 | tee log`, which a Ctrl-C ends too), nothing more is said."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stderr.fileno())
+        os.close(nowhere)
+
+
 class RunLog:
     """Writes a run's history; a context manager. Hosts other than the first write nothing.
 
@@ -82,7 +93,7 @@ class RunLog:
     ):
         self._active, self._must_write, self._said = active, must_write, False
         self._images_per_step = images_per_step
-        self._console = rich.console.Console(file=sys.stderr, quiet=not active)
+        self._console = _Console(file=sys.stderr, quiet=not active)
         if active:
             with writing(workdir / HISTORY):
                 self._open(workdir, start_step)

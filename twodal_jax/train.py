@@ -4,7 +4,6 @@ Takes any iterators of dicts of NumPy arrays (`TrainingData`); needs no TensorFl
 same folder continues where the last one stopped, with the same result as if it never had.
 """
 
-import contextlib
 import dataclasses
 import pathlib
 import time
@@ -25,7 +24,7 @@ from twodal_jax.evaluation.held_out import HeldOut
 from twodal_jax.models.layers import check_choice
 from twodal_jax.morphable_model import MorphableModel, digest, without_mesh
 from twodal_jax.progress import Progress
-from twodal_jax.run_lock import only_run
+from twodal_jax.run_lock import only_run_of_group
 from twodal_jax.run_saves import RunSaves
 from twodal_jax.train_state import TrainState, create_train_state, num_parameters
 
@@ -63,7 +62,10 @@ class NotFinite(Exception):
 
 @dataclasses.dataclass
 class _Run:
-    """What the loop carries along. best_error: the lowest so far."""
+    """What the loop carries along.
+
+    best_error: the lowest so far. skipped_before: how many steps in a row were skipped up to the last log line.
+    """
 
     config: ml_collections.ConfigDict
     model: MorphableModel
@@ -73,6 +75,7 @@ class _Run:
     saves: RunSaves
     log: run_log.RunLog
     best_error: float = float("inf")
+    skipped_before: int = 0
 
     @property
     def state(self) -> TrainState:
@@ -118,11 +121,11 @@ def train_and_evaluate(
     workdir = pathlib.Path(workdir).absolute()
     with run_log.writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
+    stages = experiment.make_stages(config)
     try:
         devices.check_divisible("config.batch_annotated", config.batch_annotated, config.accumulate)
         devices.check_divisible("config.batch_wild", config.batch_wild, config.accumulate)
         check_choice("config.run.on_failed_save", config.run.on_failed_save, run_saves.ON_FAILED)
-        stages = experiment.make_stages(config)
         if config.augmentation.mirror_annotated:
             model = symmetry.with_mirror(model)
     except ValueError as error:
@@ -131,8 +134,9 @@ def train_and_evaluate(
     faces = {name: found.get("faces") for name, found in data.description.items()}
     description = experiment.description(config, digest(model), faces)
     active = jax.process_index() == 0
+    _check_group(config, description)
     with (
-        only_run(workdir) if active else contextlib.nullcontext(),
+        only_run_of_group(workdir),
         Checkpoints(workdir / CHECKPOINTS, keep=config.run.keep_checkpoints) as checkpoints,
         Checkpoints(workdir / BEST, keep=1) as best,
     ):
@@ -157,8 +161,10 @@ def train_and_evaluate(
             )
             run = _Run(config, small_model, data, stages, Progress(state), saves, log)
             run.best_error = _best_error_so_far(workdir, data.held_out.protocols[0])
+            run.skipped_before = int(devices.host_copy(state.skipped_in_a_row))
+            missed = not agreement.from_first(np.bool_(_was_evaluated(workdir, int(state.step))))
             with hosts.stop_requests() as requests, leaving.in_time(run.progress, saves, log):
-                _train(run, requests)
+                _train(run, requests, missed)
                 _save_last(run)
     final = devices.host_copy(run.state)
     if active:
@@ -185,11 +191,31 @@ def _best_error_so_far(workdir: pathlib.Path, protocol: str) -> float:
     return min((error for error in errors if error is not None), default=float("inf"))
 
 
-def _train(run: _Run, requests: hosts.StopRequests) -> None:
-    """All steps that are left, stage by stage."""
+def _was_evaluated(workdir: pathlib.Path, step: int) -> bool:
+    return any(e["kind"] == "evaluation" and e["step"] == step for e in run_log.read_history(workdir))
+
+
+def _check_group(config: ml_collections.ConfigDict, description: dict[str, Any]) -> None:
+    """Raises ConfigError where processes of a group were started with different commands."""
+    fields = description | experiment.flatten({"run": config.run.to_dict(), "jax": jax.__version__})
+    lines = agreement.differing_from_first(fields)
+    if lines:
+        shown = "\n".join(f"  {line}" for line in lines if line) or f"  {len(lines)} of them say in what."
+        raise experiment.ConfigError(
+            f"The processes of this group were started with different configs (the first one's: there):\n{shown}\n"
+            "Start all of them with the same command, but for config.distributed."
+        )
+
+
+def _train(run: _Run, requests: hosts.StopRequests, missed: bool) -> None:
+    """All steps that are left, stage by stage.
+
+    missed: whether the step to go on from was never evaluated. Where that was due, a signal came meanwhile.
+    """
     start = int(run.state.step)
-    if start == 0:
-        run.evaluate(run.stages[0], 0)
+    stage = next(stage for stage in run.stages if start <= stage.end)
+    if missed and (start in (0, stage.end) or start % run.config.run.evaluate_every == 0):
+        run.evaluate(stage, start)
     wild = None if run.data.wild is None else run.data.wild(start)
     batches = devices.prefetched(devices.paired(run.data.annotated(start), wild))
     for stage in run.stages:
@@ -211,13 +237,14 @@ def _after_step(run: _Run, stage: experiment.Stage, step: int, window: list) -> 
     settings, last = run.config.run, step == stage.end
     # Not at every step: looking waits for the device.
     if last or step % settings.log_every == 0 or step % settings.max_skipped_in_a_row == 0:
-        _check_finite(run, step)
+        _check_finite(run, step, window)
     if last or step % settings.log_every == 0:
         values = {name: _mean_of_finite(window, name) for name in window[0]}
         schedule = experiment.learning_rate_schedule(run.config)
         values["learning_rate"] = float(schedule(step - 1))
         values |= {f"weight_{k}": v for k, v in stage.method.loss_weights.items() if v}
         run.log.train(stage.name, step, values)
+        run.skipped_before = _skipped_in_a_row(run.skipped_before, window)[0]
         window.clear()
     if last or step % settings.evaluate_every == 0:
         run.evaluate(stage, step)
@@ -232,15 +259,25 @@ def _mean_of_finite(window: list[dict[str, jax.Array]], name: str) -> float | No
     return float(values.mean()) if len(values) else None
 
 
-def _check_finite(run: _Run, step: int) -> None:
-    skipped = int(devices.host_copy(run.state.skipped_in_a_row))
+def _skipped_in_a_row(before: int, window: list[dict[str, jax.Array]]) -> tuple[int, int]:
+    """(how many of the last steps were skipped, the most in a row), where `before` were before this window."""
+    now, most = before, 0
+    for metrics in window:
+        now = now + 1 if float(metrics["skipped"]) else 0
+        most = max(most, now)
+    return now, most
+
+
+def _check_finite(run: _Run, step: int, window: list[dict[str, jax.Array]]) -> None:
+    _, skipped = _skipped_in_a_row(run.skipped_before, window)
     limit = run.config.run.max_skipped_in_a_row
     if skipped >= limit:
         _save_last(run)
         raise NotFinite(
             f"Stopped at step {step}: the loss or a gradient was not finite in {skipped} steps in a row"
-            f" (config.run.max_skipped_in_a_row = {limit}). The weights of the last good step are saved."
-            " Lower config.stage1.learning_rate, or set config.optimizer.clip_norm."
+            f" (config.run.max_skipped_in_a_row = {limit}). The weights of the last good step are saved; the same"
+            " command tries on from there. With a lower config.stage1.learning_rate, or config.optimizer.clip_norm,"
+            " start anew in another --workdir."
         )
 
 
