@@ -51,7 +51,10 @@ def get_config() -> ml_collections.ConfigDict:
         f"{data}/prepared/umdfaces",
         source="umdfaces",
         input=f"{data}/UMDFaces",
-        how_to_get="UMDFaces: no longer handed out officially; bring a copy (umdfaces_batch1, 2, 3)",
+        # [ours: 18 of the 21 points that come with UMDFaces; paper: 18 that its reference [28], face-alignment, finds.
+        # A set prepared with --detect=face-alignment, or with --landmarks=FILE of a detector, has those]
+        how_to_get="UMDFaces: no longer handed out officially; bring a copy (umdfaces_batch1, 2, 3). The command below"
+        " takes its own points; for a detector's, as in the paper, add --detect=face-alignment",
     )
     config.data.evaluation = data_set(
         f"{data}/prepared/aflw2000",

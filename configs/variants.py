@@ -8,6 +8,10 @@
            their 2D landmarks
   defa     Table II's other baseline: the image alone, unweighted coefficients and the contour constraint;
            wild images by matching their 2D landmarks
+
+The paper contradicts itself about L_2d-con's weights: it defines (base) and (sc) without self-supervision, to which
+L_2d-con belongs, and in Fig. 10 runs them with and without its weights. The definition is followed here: these two
+have no L_2d-con, and other weights make no other run of them.
 """
 
 import ml_collections

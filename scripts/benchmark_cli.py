@@ -25,7 +25,15 @@ class UsageError(ValueError):
     """The options do not go together; the message says what to give."""
 
 
-def add_method_options(parser: argparse.ArgumentParser, data_help: str) -> None:
+def at_least_one(text: str) -> int:
+    """The type of an option that counts something."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def add_method_options(parser: argparse.ArgumentParser, data_help: str, detections_help: str) -> None:
     """--data_dir, --output_dir, --morphable_model, --predictions, --checkpoint and how to run it."""
     parser.add_argument("--data_dir", required=True, type=pathlib.Path, help=data_help)
     parser.add_argument("--output_dir", required=True, type=pathlib.Path, help="made if missing")
@@ -45,8 +53,8 @@ def add_method_options(parser: argparse.ArgumentParser, data_help: str) -> None:
         "--heatmap", choices=("detected", "empty"), default="detected",
         help="what a checkpoint's network is shown: detected landmarks where there are any, or none",
     )  # fmt: skip
-    parser.add_argument("--detections", type=pathlib.Path, help="detected landmarks; default: fan_landmarks.csv")
-    parser.add_argument("--passes", type=int, default=1, help="forward passes of a checkpoint's network")
+    parser.add_argument("--detections", type=pathlib.Path, help=detections_help)
+    parser.add_argument("--passes", type=at_least_one, default=1, help="forward passes of a checkpoint's network")
 
 
 def labelled(argument: str) -> tuple[str | None, pathlib.Path]:
@@ -89,7 +97,9 @@ def load_predictions(options: argparse.Namespace) -> dict[str, Predictions]:
 
 
 def check_labels(options: argparse.Namespace, labels: list[str]) -> None:
-    """Something to measure, and no two under one name."""
+    """Something to measure, no two under one name, and no landmarks for a heatmap that shows none."""
+    if options.detections and options.heatmap == "empty":
+        raise UsageError("--detections gives landmarks to show, --heatmap=empty shows none; leave one of them away.")
     if not labels:
         raise UsageError("Give --checkpoint=WORKDIR or --predictions=FILE.npz: there is nothing to measure.")
     if len(set(labels)) < len(options.checkpoint) + len(options.predictions):
@@ -109,6 +119,26 @@ def predict_faces(label: str, trained: TrainedModel, faces, truth, passes: int) 
         )
     keys = tuple(truth.keys[row] for row in faces.rows)
     return Predictions(label, keys, alpha=alpha, roi_box=truth.roi_box[faces.rows])
+
+
+def what_was_shown(
+    label: str, trained: TrainedModel, faces, source: object, options: argparse.Namespace, problems: list[str]
+) -> str:
+    """What a checkpoint's network saw besides the crops, for the tables; a note where it was asked for more.
+
+    faces: a `data_pipelines.benchmark_faces.Faces`. source: name of the landmarks' file, None where there is none.
+    """
+    if not trained.method.heatmap.enabled:
+        return "the crops alone: it was trained without heatmaps"
+    known, count = int((faces.detected_visible > 0).any(axis=1).sum()), len(faces.rows)
+    if known:
+        rest = "" if known == count else ", empty for the rest"
+        return f"heatmaps of detected landmarks ({source}) for {known} of {count} faces{rest}"
+    if options.heatmap == "empty":
+        return "empty heatmaps"
+    why = f"{source} has landmarks of none of the faces" if source else "no landmarks were given (--detections=FILE)"
+    problems.append(f"{label}: {why}, so every heatmap was empty; the paper shows those of a detector")
+    return f"empty heatmaps: {why}"
 
 
 def show_and_write(
@@ -155,4 +185,5 @@ def run(main: Callable[[], None], *mendable: type[Exception]) -> None:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
+        console.print("Interrupted. What was written before is whole.")
         sys.exit(130)

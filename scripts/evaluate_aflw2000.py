@@ -29,7 +29,10 @@ def parse(arguments):
         prog="python -m scripts.evaluate_aflw2000", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    cli.add_method_options(parser, "AFLW2000-3D: name.jpg and name.mat, flat or in images/")
+    cli.add_method_options(
+        parser, "AFLW2000-3D: name.jpg and name.mat, flat or in images/",
+        f"68 detected landmarks a face, pixels of the 120-pixel crop; default: the folder's {aflw2000.DETECTIONS}",
+    )  # fmt: skip
     parser.add_argument("--split", help="only images of this split of annotations.npz")
     parser.add_argument("--no_icp", action="store_true", help="leave reconstruction out, the slowest measure")
     parser.add_argument("--overlays", type=int, default=12, help="faces drawn, best to worst (0: none)")
@@ -52,13 +55,16 @@ def check_model(truth, model) -> None:
         )
 
 
-def predict(label, trained, options, truth, problems) -> Predictions:
+def predict(label, trained, options, truth, shown, problems) -> Predictions:
     """The coefficients a checkpoint's network gives the benchmark's crops."""
     faces, skipped = aflw2000.read_faces(
         options.data_dir, truth, None if options.heatmap == "empty" else options.detections,
-        empty=options.heatmap == "empty", authors_mouth=trained.method.heatmap.kind == "points",
+        empty=options.heatmap == "empty", authors_mouth=trained.method.heatmap.authors_mouth,
     )  # fmt: skip
     problems += [f"{label}: {problem}" for problem in skipped]
+    path = options.detections or options.data_dir / aflw2000.DETECTIONS
+    source = path.name if path.is_file() else None
+    shown[label] = cli.what_was_shown(label, trained, faces, source, options, problems)
     return cli.predict_faces(label, trained, faces, truth, options.passes)
 
 
@@ -107,7 +113,8 @@ def evaluate(arguments) -> None:
             options.data_dir, split=options.split, progress=lambda done, total: advance(1)
         )
     check_model(truth, model)
-    methods = {label: predict(label, found, options, truth, problems) for label, found in trained.items()}
+    shown: dict[str, str] = {}
+    methods = {label: predict(label, found, options, truth, shown, problems) for label, found in trained.items()}
     errors = {}
     for label, predictions in (methods | given).items():
         with cli.progress(f"{label}: measuring", len(truth)) as advance:
@@ -120,7 +127,7 @@ def evaluate(arguments) -> None:
         name=NAME + (f", split {options.split}" if options.split else ""),
         keys=truth.keys, yaw_deg=truth.yaw_deg, errors=errors, titles=benchmark.TITLES,
         about=benchmark_output.about_measures(truth),
-        published={name: published.rows_for(name) for name in benchmark.TITLES}, problems=problems,
+        published={name: published.rows_for(name) for name in benchmark.TITLES}, problems=problems, shown=shown,
     )  # fmt: skip
     cli.show_and_write(results, options.output_dir, "scripts.evaluate_aflw2000", arguments)
 

@@ -5,11 +5,13 @@
 The folder holds a folder for each subject with its mesh (.obj or .wrl, y up, facing +z). Renderings are
 written to OUTPUT_DIR/renders as SUBJECT_pPITCH_yYAW.png; other methods run on them and hand in an .npz with
 `name` and `vertices` (pixels of the rendering) or `alpha` with `roi_box`. An optional landmarks.csv in the
-folder (subject, x36, y36, z36, x45, y45, z45) gives the outer eye corners; otherwise the scan's points
-next to the aligned prediction's corners are taken.
+folder (subject, x36, y36, z36, x45, y45, z45) gives the outer eye corners; where it does not, they are found by
+fitting the morphable model to the scan, once for all methods; so meshes of any topology can be measured.
+metrics.json has each subject's distance between them, and where it is from.
 """
 
 import argparse
+import collections
 import csv
 import dataclasses
 import pathlib
@@ -17,22 +19,23 @@ import sys
 
 import numpy as np
 
-from data_pipelines import scans
-from data_pipelines.faces import SkipFace, SourceError
+from data_pipelines import detections, scans
+from data_pipelines.benchmark_faces import Faces
+from data_pipelines.faces import SkipFace, SourceError, as_18
 from scripts import benchmark_cli as cli
 from twodal_jax import projection
-from twodal_jax.evaluation import benchmark, benchmark_output, held_out, icp, scan_protocol
+from twodal_jax.evaluation import benchmark, benchmark_output, held_out, icp, scan_eyes, scan_protocol
 from twodal_jax.evaluation.predictions import Predictions, listed, unwhitened
 from twodal_jax.images import crop_face
-from twodal_jax.morphable_model import OUTER_EYE_CORNERS
 from twodal_jax.reconstruction.outputs import write_picture
 from twodal_jax.rendering import overlay, shading
 
 CORNERS = ("x36", "y36", "z36", "x45", "y45", "z45")
 ABOUT = (
-    "normaliser: 3D outer interocular distance of the scan; ground truth: the scan, after rigid ICP;"
+    "normaliser: 3D outer interocular distance of the scan ({normaliser}); ground truth: the scan, after rigid ICP;"
     " mean distance of the predicted vertices to their nearest scan points"
 )
+MARKED, FITTED = "landmarks.csv", "fitted morphable model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,18 +49,29 @@ class Rendering:
     roi_box: np.ndarray
 
 
+def positive(text: str) -> float:
+    """The type of an option that is a length."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
+    return value
+
+
 def parse(arguments):
     parser = argparse.ArgumentParser(
         prog="python -m scripts.evaluate_florence", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    cli.add_method_options(parser, "a folder for each subject, with its mesh")
+    cli.add_method_options(
+        parser, "a folder for each subject, with its mesh",
+        "68 detected landmarks of each rendering (by its file name), its pixels; without them heatmaps are empty",
+    )  # fmt: skip
     parser.add_argument(
         "--protocol", choices=tuple(scan_protocol.PROTOCOLS), default="paper",
         help="poses: the paper's text, or those of VRN's author (they differ)",
     )  # fmt: skip
     parser.add_argument(
-        "--face_radius", type=float, default=scan_protocol.FACE_RADIUS_MM,
+        "--face_radius", type=positive, default=scan_protocol.FACE_RADIUS_MM,
         help="of the face around the nose tip, in the scans' unit (millimetres)",
     )  # fmt: skip
     parser.add_argument("--render_only", action="store_true", help="make the renderings and stop")
@@ -113,14 +127,56 @@ def render(rendering: Rendering, scan: scans.Scan) -> np.ndarray:
     return np.round(255.0 * image).astype(np.uint8)
 
 
-def predict(label, trained, renderings, pictures, options) -> Predictions:
-    """The coefficients a checkpoint's network gives the renderings, shown without landmarks."""
+def shown_faces(renderings, pictures, detected: pathlib.Path | None, authors_mouth: bool) -> Faces:
+    """What a network is shown: crops, and the landmarks of a detections file in pixels of the renderings."""
     boxes = np.stack([rendering.roi_box for rendering in renderings])
     crops = np.stack([crop_face(picture, box, margin=0) for picture, box in zip(pictures, boxes)])
-    nothing = np.zeros((len(crops), 18, 2), np.float32), np.zeros((len(crops), 18), np.float32)
-    with cli.progress(f"{label}: network", len(crops)) as advance:
-        alpha = held_out.predict_alpha(trained, crops, *nothing, options.passes, advance)
+    found = detections.detections_by_stem(detected) if detected else {}
+    nothing = np.full((detections.NUM_POINTS, 2), np.nan, np.float32)
+    points = np.stack([found.get(rendering.key, nothing) for rendering in renderings])
+    points = np.asarray(projection.image_to_crop(points, boxes))
+    landmarks, visible = as_18(points, np.isfinite(points).all(axis=-1), authors_mouth=authors_mouth)
+    return Faces(np.arange(len(renderings)), crops, landmarks, visible)
+
+
+def predict(label, trained, renderings, pictures, options, shown, problems) -> Predictions:
+    """The coefficients a checkpoint's network gives the renderings."""
+    faces = shown_faces(renderings, pictures, options.detections, trained.method.heatmap.authors_mouth)
+    source = options.detections and options.detections.name
+    shown[label] = cli.what_was_shown(label, trained, faces, source, options, problems)
+    with cli.progress(f"{label}: network", len(faces.rows)) as advance:
+        alpha = held_out.predict_alpha(
+            trained, faces.image, faces.detected, faces.detected_visible, options.passes, advance
+        )
+    boxes = np.stack([rendering.roi_box for rendering in renderings])
     return Predictions(label, tuple(r.key for r in renderings), alpha=alpha, roi_box=boxes)
+
+
+def interocular_distances(targets, corners, model, radius: float, problems) -> dict[str, tuple[float, str]]:
+    """{subject: (3D outer interocular distance in the scan's unit, where it is from)}; one for all methods.
+
+    NaN, and a message in `problems`, where no face could be fitted.
+    """
+    found = {}
+    with cli.progress("eye corners", len(targets)) as advance:
+        for subject, target in targets.items():
+            distance, source = corners.get(subject, 0.0), MARKED
+            if not 0 < distance < np.inf:
+                distance, source = scan_eyes.interocular_distance(model, target, radius), FITTED
+            if not 0 < distance < np.inf:
+                problems.append(f"{subject}: not measured: no face could be fitted to the scan to find its eye"
+                                " corners; give them in landmarks.csv")  # fmt: skip
+                distance = np.nan
+            found[subject] = distance, source
+            advance(1)
+    return found
+
+
+def about(interocular: dict[str, tuple[float, str]]) -> str:
+    """What the numbers are, with how many subjects' normaliser is from where."""
+    counts = collections.Counter(source for _, source in interocular.values())
+    said = (f"{source} for {count} of {len(interocular)} subjects" for source, count in counts.items())
+    return ABOUT.format(normaliser=", ".join(said))
 
 
 def meshes(predictions: Predictions, renderings, model, problems):
@@ -143,24 +199,22 @@ def meshes(predictions: Predictions, renderings, model, problems):
         yield i, np.asarray(projection.crop_to_image(points, box[None]))[0]
 
 
-def measure(predictions, renderings, targets, corners, model, problems) -> np.ndarray:
+def measure(predictions, renderings, targets, interocular, model, problems) -> np.ndarray:
     """Error [n] in per cent; NaN where not measured."""
     errors = np.full(len(renderings), np.nan)
-    outer = np.asarray(model.landmark_indices)[list(OUTER_EYE_CORNERS)]
     with cli.progress(f"{predictions.label}: ICP", len(renderings)) as advance:
         for i, vertices in meshes(predictions, renderings, model, problems):
             rendering = renderings[i]
             if np.isfinite(vertices).all():
                 errors[i] = scan_protocol.reconstruction_error(
-                    vertices, tuple(outer) if len(vertices) == model.num_vertices else None,
-                    rendering.camera, targets[rendering.subject], corners.get(rendering.subject),
-                )  # fmt: skip
+                    vertices, rendering.camera, targets[rendering.subject], interocular[rendering.subject][0]
+                )
             advance(1)
     missing = [r.key for r, error in zip(renderings, errors) if np.isnan(error)]
     if missing:
         problems.append(
-            f"{predictions.label}: {listed(missing)}: not measured (no prediction, a value that is not"
-            " finite, or no eye corners: give landmarks.csv for meshes of another topology)"
+            f"{predictions.label}: {listed(missing)}: not measured (no prediction, no normaliser, or a value that is"
+            " not finite)"
         )
     return errors
 
@@ -192,18 +246,22 @@ def evaluate(arguments) -> None:
             scan.vertices.astype(np.float32), np.asarray(scan.triangles, np.int32)
         )
         targets[subject] = icp.Target(scan.vertices, np.asarray(normals, np.float64))
+    interocular = interocular_distances(targets, corners, model, options.face_radius, problems)
+    shown: dict[str, str] = {}
     methods = {
-        label: predict(label, one, renderings, pictures, options) for label, one in trained.items()
+        label: predict(label, one, renderings, pictures, options, shown, problems) for label, one in trained.items()
     }
     errors = {
-        label: {benchmark.RECONSTRUCTION: measure(p, renderings, targets, corners, model, problems)}
+        label: {benchmark.RECONSTRUCTION: measure(p, renderings, targets, interocular, model, problems)}
         for label, p in (methods | given).items()
     }
     results = benchmark_output.Results(
         name=f"Florence (protocol {options.protocol}, {len(found)} subjects)",
         keys=[r.key for r in renderings], yaw_deg=np.array([r.yaw for r in renderings]), errors=errors,
-        titles={benchmark.RECONSTRUCTION: "reconstruction (ICP)"}, about={benchmark.RECONSTRUCTION: ABOUT},
-        published={}, problems=problems,
+        titles={benchmark.RECONSTRUCTION: "reconstruction (ICP)"}, about={benchmark.RECONSTRUCTION: about(interocular)},
+        published={}, problems=problems, shown=shown,
+        extra={"interocular": {s: {"distance": d if np.isfinite(d) else None, "from": source}
+                               for s, (d, source) in interocular.items()}},
     )  # fmt: skip
     cli.show_and_write(results, options.output_dir, "scripts.evaluate_florence", arguments)
 

@@ -5,7 +5,7 @@
     python -m scripts.reconstruct talk.mp4 --checkpoint=runs/demo --output_dir=out --smooth
 
 Each picture gets a folder of its name in the output folder, a video its overlay.mp4 and alpha.npz. Inputs
-that fail are listed at the end, the others are done; the exit status is then 1.
+that fail are listed at the end, the others are done; the exit status is then 1, and 130 after Ctrl-C.
 """
 
 import argparse
@@ -14,6 +14,16 @@ import pathlib
 import sys
 
 # Only what --help needs is imported here; everything else where it is used.
+
+INTERRUPTED = 130  # the exit status of shells after Ctrl-C
+
+
+def at_least_one(text: str) -> int:
+    """The type of an option that counts something (without the imports of `scripts.benchmark_cli`)."""
+    value = int(text) if text.isascii() and text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {text!r}")
+    return value
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -33,16 +43,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--finder", choices=("cascade", "any_way_up", "face-alignment", "whole"), default="cascade",
         help="cascade: frontal faces, turned up to 60 degrees; any_way_up: turned by any angle; face-alignment: an"
         " extra package that finds profiles too; whole: the picture is a tight crop of one face")
-    add("--passes", type=int, default=3, help="looks at each face (default 3)")
+    add("--passes", type=at_least_one, default=3, help="looks at each face (default 3)")
     add("--min_confidence", type=float, default=0.4, help="faces below it are left out (default 0.4)")
     add("--morphable_model", help="where the checkpoint's morphable model lies now")
     add("--best", action="store_true", help="the run's best checkpoint, not its last")
     add("--frame", choices=("image", "model"), default="image", help="of exported meshes: pixels of the photo, or"
         " the morphable model's, in metres, without pose")
     add("--uv", metavar="FILE", help="UV coordinates of the morphable model (.npy, or .mat with UV)")
-    add("--texture_size", type=int, default=1024, help="texels a side (default 1024)")
+    add("--texture_size", type=at_least_one, default=1024, help="texels a side (default 1024)")
     add("--smooth", action="store_true", help="videos: steady the faces (one-euro filter)")
-    add("--max_frames", type=int, help="videos and cameras: stop after so many frames")
+    add("--max_frames", type=at_least_one, help="videos and cameras: stop after so many frames")
     return parser.parse_args(arguments)
 
 
@@ -85,8 +95,8 @@ def load(options: argparse.Namespace):
     return model, Surface(model.morphable_model, coordinates)
 
 
-def reconstruct(options: argparse.Namespace) -> int:
-    """Runs the command; returns the exit status."""
+def reconstruct(options: argparse.Namespace, outcome) -> int:
+    """Runs the command; returns the exit status. What becomes of the inputs is added to a `photo_job.Outcome`."""
     from scripts.benchmark_cli import console, progress
     from twodal_jax.reconstruction import inputs, outputs, photo_job, video_job
     from twodal_jax.reconstruction.given import GivenError
@@ -94,7 +104,7 @@ def reconstruct(options: argparse.Namespace) -> int:
 
     names = outputs.parse_names(options.outputs or ",".join(outputs.DEFAULT))
     items, problems = inputs.expand(options.input)
-    outcome = photo_job.Outcome(failures=[tuple(problem.split(": ", 1)) for problem in problems])
+    outcome.failures += [tuple(problem.split(": ", 1)) for problem in problems]
     photos = [item for item in items if isinstance(item, inputs.Photo)]
     if (options.boxes or options.landmarks) and len(photos) < len(items):
         raise GivenError("--boxes and --landmarks are for photos; a video's faces are found and followed.")
@@ -102,6 +112,7 @@ def reconstruct(options: argparse.Namespace) -> int:
     settings = photo_job.PhotoSettings(
         options.output_dir, names, options.passes, options.min_confidence, options.frame, options.texture_size
     )
+    outcome.inputs = len(items)
     if photos:
         with progress("photos", len(photos)) as advance:
             photo_job.reconstruct_photos(photos, model, surface, settings, outcome, advance)
@@ -115,18 +126,19 @@ def reconstruct(options: argparse.Namespace) -> int:
                     started=lambda total: bars.append(stack.enter_context(progress(source.name, total or None))),
                     advance=lambda count: bars[0](count),
                 )  # fmt: skip
+            console.print(f"{source.name}: {with_face} of {read} frames have a face", markup=False, highlight=False)
         except VideoError as error:
             outcome.failures.append((source.name, str(error)))
-            continue
-        console.print(f"{source.name}: {with_face} of {read} frames have a face", markup=False, highlight=False)
+        outcome.done += 1
     return tell(outcome, len(photos), options.output_dir, console)
 
 
 def tell(outcome, num_photos: int, output_dir: pathlib.Path, console) -> int:
     """Says what was done and lists what was not; returns the exit status."""
     if num_photos:
-        console.print(f"{outcome.faces} face(s) in {num_photos} photo(s), written to {output_dir}", markup=False,
-                      highlight=False, soft_wrap=True)  # fmt: skip
+        where = f"written to {output_dir}" if outcome.faces else "so nothing was written for them"
+        console.print(f"{outcome.faces} face(s) in {num_photos} photo(s), {where}", markup=False, highlight=False,
+                      soft_wrap=True)  # fmt: skip
     if outcome.failures:
         console.print(f"{len(outcome.failures)} input(s) failed:", markup=False, highlight=False)
         for name, reason in outcome.failures:
@@ -134,17 +146,38 @@ def tell(outcome, num_photos: int, output_dir: pathlib.Path, console) -> int:
     return 1 if outcome.failures else 0
 
 
-def main() -> None:
-    """The command; what a user can mend is one message."""
-    options = parse()
-    from scripts import benchmark_cli as cli
-    from twodal_jax.export.frames import FrameError
-    from twodal_jax.reconstruction.given import GivenError
-    from twodal_jax.reconstruction.inputs import InputError
-    from twodal_jax.reconstruction.outputs import OutputError
+def interrupted(outcome) -> str:
+    """What Ctrl-C leaves behind; outcome: None as long as modules are imported."""
+    if outcome is None or not outcome.inputs:
+        return "Interrupted before anything was written."
+    return f"Interrupted: {outcome.done} of {outcome.inputs} input(s) were done. Files written so far are whole."
 
-    mendable = (GivenError, InputError, OutputError, FrameError, ModuleNotFoundError)
-    cli.run(lambda: sys.exit(reconstruct(options)), *mendable)
+
+def main() -> None:
+    """The command; what a user can mend is one message, and so is what Ctrl-C leaves."""
+    options, outcome = parse(), None
+    try:
+        from scripts import benchmark_cli as cli
+        from twodal_jax.export.frames import FrameError
+        from twodal_jax.reconstruction.given import GivenError
+        from twodal_jax.reconstruction.inputs import InputError
+        from twodal_jax.reconstruction.outputs import OutputError
+        from twodal_jax.reconstruction.photo_job import Outcome
+
+        outcome, mendable = Outcome(), (GivenError, InputError, OutputError, FrameError, ModuleNotFoundError)
+        cli.run(lambda: sys.exit(_unless_interrupted(options, outcome)), *mendable)
+    except KeyboardInterrupt:
+        print(interrupted(outcome), file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _unless_interrupted(options: argparse.Namespace, outcome) -> int:
+    """`reconstruct`, which says itself how far it came."""
+    try:
+        return reconstruct(options, outcome)
+    except KeyboardInterrupt:
+        print(interrupted(outcome), file=sys.stderr)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m scripts.show_batch --data=PREPARED_FOLDER --output=batch.png
 
-A face is its crop, its 18 numbered landmarks (cyan: left side of an upright face, yellow: right, so
-a swap is plain to see), its heatmap and, in an annotated set, the 68 landmarks of its alpha.
+A face is its crop, those of its 18 numbered landmarks that are visible (cyan: left side of an upright face, yellow:
+right, so a swap is plain to see), its heatmap and, in an annotated set, the 68 landmarks of its alpha.
 """
 
 import argparse

@@ -17,7 +17,10 @@ def parse(arguments, module: str, description: str, default_map: str) -> argpars
         prog=f"python -m {module}", description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    cli.add_method_options(parser, "the benchmark's folder")
+    cli.add_method_options(
+        parser, "the benchmark's folder",
+        "68 detected landmarks a face, pixels of the 120-pixel crop; without them heatmaps are empty",
+    )  # fmt: skip
     parser.add_argument(
         "--landmark_map", default=default_map,
         help=f"CSV of landmark,from68,vertex (see twodal_jax.evaluation.sparse); default: our {default_map}",
@@ -25,13 +28,14 @@ def parse(arguments, module: str, description: str, default_map: str) -> argpars
     return parser.parse_args(arguments)
 
 
-def predict(label, trained, options, truth, image_of, problems) -> Predictions:
+def predict(label, trained, options, truth, image_of, shown, problems) -> Predictions:
     """The coefficients a checkpoint's network gives the benchmark's crops."""
-    shown = options.detections if options.heatmap == "detected" else None
     faces, skipped = sparse_benchmarks.read_faces(
-        options.data_dir, truth, image_of, shown, authors_mouth=trained.method.heatmap.kind == "points"
+        options.data_dir, truth, image_of, options.detections, authors_mouth=trained.method.heatmap.authors_mouth
     )
     problems += [f"{label}: {problem}" for problem in skipped]
+    source = options.detections and options.detections.name
+    shown[label] = cli.what_was_shown(label, trained, faces, source, options, problems)
     return cli.predict_faces(label, trained, faces, truth, options.passes)
 
 
@@ -46,8 +50,9 @@ def evaluate(
     model = cli.load_model(options, trained)
     landmark_map = sparse.read_landmark_map(options.landmark_map, count, model.num_vertices)
     truth, problems = read(options.data_dir)
+    shown: dict[str, str] = {}
     methods = {
-        label: predict(label, found, options, truth, image_of, problems) for label, found in trained.items()
+        label: predict(label, found, options, truth, image_of, shown, problems) for label, found in trained.items()
     }
     errors = {}
     for label, predictions in (methods | given).items():
@@ -63,6 +68,6 @@ def evaluate(
         about={sparse.NME: f"normaliser: {truth.normaliser}; ground truth: annotated landmarks;"
                            f" landmark map: {options.landmark_map}"},
         published={sparse.NME: [dataclasses.replace(row, measure=sparse.NME) for row in rows]},
-        problems=problems,
+        problems=problems, shown=shown,
     )  # fmt: skip
     cli.show_and_write(results, options.output_dir, module, arguments)

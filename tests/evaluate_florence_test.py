@@ -4,13 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import scipy.spatial
 from helpers_run import run_python
 
 from data_pipelines import scans
 from data_pipelines.faces import SkipFace, SourceError
 from scripts import evaluate_florence
 from twodal_jax import assets
-from twodal_jax.evaluation import icp, scan_protocol
+from twodal_jax.evaluation import icp, scan_eyes, scan_protocol
+from twodal_jax.evaluation.predictions import read_predictions
 from twodal_jax.rendering import shading
 
 
@@ -126,11 +128,71 @@ def test_a_perturbed_prediction_gives_the_error_put_in(head, target, model, pitc
     side = np.where(rng.uniform(size=(len(head[0]), 1)) < 0.5, 1.0, -1.0)
     camera = scan_protocol.make_camera(head[0], pitch, yaw, 95.0)
     pixels = camera.project(head[0] + put_in * side * target.normals) + [0.0, 0.0, 500.0]
-    corners = tuple(np.asarray(model.landmark_indices)[[36, 45]])
-    error = scan_protocol.reconstruction_error(pixels, corners, camera, target)
+    error = scan_protocol.reconstruction_error(pixels, camera, target, 90.0)
     np.testing.assert_allclose(error, 100 * put_in / 90.0, rtol=0.05, atol=0.02)
-    given = scan_protocol.reconstruction_error(pixels, None, camera, target, interocular=45.0)
-    np.testing.assert_allclose(given, 2 * error, rtol=0.05, atol=0.04)
+    assert scan_protocol.reconstruction_error(pixels, camera, target, 45.0) == pytest.approx(2 * error)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fitted_model_tells_how_far_a_scans_eye_corners_are_apart(model, seed):
+    """Heads of random shape and expression, turned a little, with noise and in no order; 3 per cent."""
+    rng = np.random.default_rng(seed)
+    alpha = rng.normal(size=50) * np.asarray(model.alpha_std)[12:] + np.asarray(model.alpha_mean)[12:]
+    points = np.asarray(model.mean, np.float64).T + np.einsum("k,kcn->nc", alpha, np.asarray(model.basis))
+    mean = np.asarray(model.mean).T[np.asarray(model.landmark_indices)[[36, 45]]]
+    points *= 90.0 / np.linalg.norm(mean[0] - mean[1])
+    eyes = points[np.asarray(model.landmark_indices)[[36, 45]]]
+    turn = scipy.spatial.transform.Rotation.from_euler("xyz", rng.normal(size=3) * 4, degrees=True).as_matrix()
+    points = points @ turn.T + rng.normal(size=3) * 10
+    scan = rng.permutation(points) + rng.normal(size=points.shape) * 0.3
+    found = scan_eyes.interocular_distance(model, icp.Target(scan), 95.0)
+    assert found == pytest.approx(np.linalg.norm(eyes[0] - eyes[1]), rel=0.03)
+
+
+def test_one_distance_counts_for_all_methods_and_says_where_it_is_from(model, target):
+    found = evaluate_florence.interocular_distances({"a": target, "b": target}, {"a": 88.0}, model, 95.0, [])
+    assert found["a"] == (88.0, "landmarks.csv")
+    assert found["b"][0] == pytest.approx(90.0, rel=0.03) and found["b"][1] == "fitted morphable model"
+    text = evaluate_florence.about(found)
+    assert "landmarks.csv for 1 of 2 subjects, fitted morphable model for 1 of 2 subjects" in text
+
+
+@pytest.mark.parametrize("collapsed", [0.0, np.nan, np.inf])
+def test_a_scan_no_face_fits_is_named_and_not_measured(monkeypatch, target, collapsed):
+    monkeypatch.setattr(scan_eyes, "interocular_distance", lambda *_: collapsed)
+    problems = []
+    found = evaluate_florence.interocular_distances({"a": target}, {}, None, 95.0, problems)
+    assert np.isnan(found["a"][0]) and "a: not measured: no face could be fitted" in problems[0]
+
+
+def test_eyes_set_too_far_apart_do_not_lower_the_error(tmp_path, head, target, model):
+    """The corners are two of thousands of vertices: 15 mm outwards change the error by their share alone."""
+    rng = np.random.default_rng(0)
+    camera = scan_protocol.make_camera(head[0], 20.0, 40.0, 95.0)
+    renderings = [evaluate_florence.Rendering(key, "s", 40.0, camera, np.zeros(4)) for key in ("right", "wide")]
+    right = head[0] + rng.choice([-1.0, 1.0], (len(head[0]), 1)) * target.normals
+    wide = right.copy()
+    wide[np.asarray(model.landmark_indices)[[36, 45]]] += [[-15.0, 0.0, 0.0], [15.0, 0.0, 0.0]]
+    pixels = np.stack([camera.project(points).T for points in (right, wide)]).astype(np.float32)
+    np.savez(tmp_path / "m.npz", name=np.array(["right", "wide"]), vertices=pixels)
+    interocular = evaluate_florence.interocular_distances({"s": target}, {}, model, 95.0, [])
+    found = read_predictions(tmp_path / "m.npz")
+    errors = evaluate_florence.measure(found, renderings, {"s": target}, interocular, model, [])
+    assert errors[0] == pytest.approx(100 / 90.0, rel=0.05) and errors[1] == pytest.approx(errors[0], rel=0.01)
+
+
+def test_detected_landmarks_of_renderings_are_shown_in_the_crop(tmp_path):
+    camera = scan_protocol.Camera(np.eye(3), 1.0, np.zeros(3))
+    box = np.array([100, 120, 340, 360], np.float32)
+    renderings = [evaluate_florence.Rendering(f"s_p+20_y{yaw}", "s", 0.0, camera, box) for yaw in ("-40", "+40")]
+    points = np.random.default_rng(0).uniform(120, 320, (68, 2)).round(2)
+    path = tmp_path / "detected.csv"
+    path.write_text("s_p+20_y+40.png," + ",".join(map(str, points.ravel())) + "\n")
+    pictures = [np.zeros((450, 450, 3), np.uint8)] * 2
+    faces = evaluate_florence.shown_faces(renderings, pictures, path, False)
+    np.testing.assert_array_equal(faces.detected_visible.any(axis=1), [False, True])
+    np.testing.assert_allclose(faces.detected[1, 13], (points[30] - box[:2] + 0.5) / 2 - 0.5, atol=0.3)  # nose tip
+    assert not evaluate_florence.shown_faces(renderings, pictures, None, False).detected_visible.any()
 
 
 @pytest.mark.slow
@@ -161,6 +223,8 @@ def test_the_command_renders_and_measures(tmp_path, head):
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     row = found["nme_reconstruction"]
     assert row["count"] == 15 and row["excluded"] == 15 and row["mean_of_images"] < 0.05
+    assert found["interocular"]["subject_01"]["distance"] == pytest.approx(90.0, rel=0.03)
+    assert "fitted morphable model for 2 of 2 subjects" in found["about"]["nme_reconstruction"]
     assert any("subject_03" in problem for problem in found["problems"])
     assert (tmp_path / "out" / "cumulative_by_yaw_nme_reconstruction.svg").is_file()
 

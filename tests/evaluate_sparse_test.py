@@ -180,6 +180,9 @@ def test_the_commands_write_metrics_and_say_what_is_wrong(benchmark, faces, lfpa
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert found["nme"]["mean_of_images"] < 1e-3 and found["nme"]["count"] == COUNT - 1
     assert (tmp_path / "out" / "error_distribution_nme.png").is_file()
+    assert (tmp_path / "out" / "cumulative_by_yaw_nme.png").is_file() == (benchmark == "aflw")  # LFPA has no yaw
+    tables = (tmp_path / "out" / "tables.md").read_text()
+    assert ("| 2DAL † | - | - | - | - | 2.88 |" in tables) == (benchmark == "lfpa") and "Not measured" not in tables
     process = run_python(
         "-m", f"scripts.evaluate_{benchmark}", f"--data_dir={tmp_path / 'nowhere'}",
         f"--output_dir={tmp_path / 'out2'}", f"--predictions={tmp_path / 'm.npz'}",

@@ -89,3 +89,26 @@ def test_gradient_flows_through_the_second_heatmap_and_is_finite(model):
 
     found = np.asarray(gradient(jnp.asarray(landmarks)))
     assert np.isfinite(found).all() and np.abs(found).max() > 0
+
+
+def test_further_passes_show_the_authors_network_the_authors_mouth():
+    points = np.random.default_rng(0).uniform(10, 110, (2, 68, 3)).astype(np.float32)
+    authors, paper = HeatmapSettings(kind="points"), HeatmapSettings()
+    np.testing.assert_allclose(authors.landmarks_18(points)[:, 16], points[:, [62, 66], :2].mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(paper.landmarks_18(points)[:, 16], points[:, [48, 54], :2].mean(axis=1), rtol=1e-6)
+
+
+def test_the_second_pass_draws_what_its_settings_show(model):
+    """The heatmap a recording network sees in its second pass is that of its kind's 18 landmarks."""
+    images = jnp.zeros((1, 120, 120, 3))
+    for kind in ("points", "gaussian"):
+        seen, settings = [], HeatmapSettings(kind=kind)
+
+        def network(inputs):
+            seen.append(np.asarray(inputs[..., 3]))
+            return jnp.zeros((1, 62))
+
+        nothing = jnp.zeros((1, 18, 2)), jnp.zeros((1, 18))
+        result = forward.forward_passes(network, images, *nothing, model, settings, passes=2)
+        expected = forward.network_input(images, settings.landmarks_18(result.landmarks), jnp.ones((1, 18)), settings)
+        np.testing.assert_allclose(seen[1], expected[..., 3], atol=1e-6)

@@ -8,7 +8,7 @@ import pytest
 
 from twodal_jax import heatmap, projection
 from twodal_jax.export import tables
-from twodal_jax.reconstruction import boxes, given
+from twodal_jax.reconstruction import boxes, face_frames, given
 from twodal_jax.reconstruction.face import Face, Pose
 
 
@@ -178,3 +178,15 @@ def test_pictures_that_differ_in_their_suffix_alone_keep_their_own_faces(tmp_pat
     assert (len(first), len(second)) == (1, 1) and first[0].roi_box[0] < second[0].roi_box[0]
     assert faces.find("x.webp") is None  # one of two, and nobody says which
     assert len(faces.find("y.png")) == len(faces.find("z.jpg")) == len(faces.find("z.png")) == 1
+
+
+def test_68_points_keep_both_mouth_centres_for_the_network_that_is_shown_them(tmp_path, points):
+    points[[62, 66]] = [[150, 160], [150, 164]]
+    path = written(tmp_path, "points.csv", row("a.jpg", *points.ravel()), row("b.jpg", *points.ravel()[:-2], "", ""))
+    for name in ("a.jpg", "b.jpg"):
+        (face,) = given.read_landmarks(path).find(name)
+        view = face_frames.View.of(face)
+        for authors, centre in ((False, points[[48, 54]].mean(axis=0)), (True, points[[62, 66]].mean(axis=0))):
+            shown = face_frames.hint(view, face, authors)
+            np.testing.assert_allclose(shown[16, :2], view.from_image(centre[None])[0], atol=1e-3)
+            assert shown[16, 2] == 1

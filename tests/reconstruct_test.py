@@ -13,8 +13,7 @@ from helpers_run import ROOT, run_python, save_untrained_run, tiny_config
 
 from scripts import reconstruct as command
 from twodal_jax import assets
-from twodal_jax.reconstruction import outputs
-
+from twodal_jax.reconstruction import outputs, photo_job
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +119,14 @@ def test_wrong_options_are_one_message(run, photos, tmp_path, capsys, spoil, mes
     assert status == 1 and message in said and "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    "wrong", ["--passes=0", "--texture_size=0", "--max_frames=0", "--max_frames=-3", "--passes=two"]
+)
+def test_counts_are_at_least_one(wrong, tmp_path, capsys):
+    status, said = call([tmp_path / "a.jpg", "--checkpoint=c", f"--output_dir={tmp_path / 'out'}", wrong], capsys)
+    assert status == 2 and f"argument {wrong.split('=')[0]}: must be a whole number, at least 1" in said
+
+
 def test_given_boxes_are_refused_for_videos_before_anything_is_read(run, photos, tmp_path, capsys):
     (tmp_path / "talk.mp4").write_bytes(b"")
     arguments = [tmp_path / "talk.mp4", *options(run, photos, tmp_path / "out")]
@@ -138,7 +145,58 @@ def test_a_picture_without_a_face_says_what_may_help(run, tmp_path, capsys):
     arguments = [tmp_path / "plain.png", f"--checkpoint={run}", f"--output_dir={tmp_path / 'out'}"]
     status, said = call(arguments, capsys)
     assert status == 1 and "no face found; give --boxes" in said
-    assert not (tmp_path / "out" / "plain").exists()
+    assert "0 face(s) in 1 photo(s), so nothing was written for them" in said and "written to" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_cannot_be_read_is_named_once(run, tmp_path, capsys):
+    for name in ("text.png", "empty.jpg"):
+        (tmp_path / name).write_bytes(b"no picture" if name == "text.png" else b"")
+    files = [tmp_path / "text.png", tmp_path / "empty.jpg"]
+    status, said = call([*files, f"--checkpoint={run}", f"--output_dir={tmp_path / 'out'}"], capsys)
+    assert status == 1 and "unreadable image" in said and "empty image file: 0 bytes" in said
+    assert [said.count(str(file)) for file in files] == [1, 1]
+
+
+def test_ctrl_c_says_how_many_inputs_were_done(run, photos, tmp_path, capsys, monkeypatch):
+    write, written = photo_job._write, []
+
+    def interrupted_at_the_second(photo, *arguments):
+        if written:
+            raise KeyboardInterrupt
+        written.append(photo)
+        write(photo, *arguments)
+
+    monkeypatch.setattr(photo_job, "_write", interrupted_at_the_second)
+    status, said = call([photos, *options(run, photos, tmp_path, "--outputs=json")], capsys)
+    assert status == 130 and "Traceback" not in said
+    assert said.strip().splitlines()[-1] == "Interrupted: 3 of 4 input(s) were done. Files written so far are whole."
+    assert (tmp_path / "one face" / "faces.json").exists() and not (tmp_path / "two face").exists()
+
+
+def test_ctrl_c_before_the_first_input_says_that_nothing_was_written(photos, tmp_path, capsys, monkeypatch):
+    def interrupt(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "load", interrupt)
+    status, said = call([photos, "--checkpoint=c", f"--output_dir={tmp_path}"], capsys)
+    assert status == 130 and said == "Interrupted before anything was written.\n"
+
+
+@pytest.mark.parametrize("module", ["scripts.benchmark_cli", "jax", "twodal_jax.reconstruction.photo_job"])
+def test_ctrl_c_during_the_imports_is_one_line(module):
+    code = (
+        "import sys, scripts.reconstruct as command\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "sys.argv = ['reconstruct', 'a.jpg', '--checkpoint=c', '--output_dir=out']\n"
+        "command.main()\n"
+    )
+    process = run_python("-c", code)
+    assert (process.returncode, process.stdout) == (130, "")
+    assert process.stderr == "Interrupted before anything was written.\n"
 
 
 def test_a_folder_that_cannot_be_written_stops_the_command(run, photos, tmp_path, capsys):

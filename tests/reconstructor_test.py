@@ -9,7 +9,8 @@ from helpers_run import save_untrained_run, tiny_config
 
 import twodal_jax
 from twodal_jax import assets, images, projection
-from twodal_jax.reconstruction import face_frames
+from twodal_jax.forward import HeatmapSettings
+from twodal_jax.reconstruction import boxes, face_frames
 from twodal_jax.reconstruction.face import FaceBox
 from twodal_jax.reconstruction.reconstructor import BATCH_SIZES, Reconstructor
 
@@ -157,6 +158,23 @@ def test_given_landmarks_reach_the_network(model, picture):
     )
     assert np.abs(bare - shown).max() > 1e-3
     np.testing.assert_array_equal(bare, hidden)
+
+
+@pytest.mark.parametrize("kind, centre", [("points", [62, 66]), ("gaussian", [48, 54])])
+def test_every_look_shows_the_mouth_centre_the_network_was_trained_with(model, picture, monkeypatch, kind, centre):
+    """Of 68 given landmarks, and of those of the look before. The network here always finds the same face."""
+    trained = dataclasses.replace(model.trained, method=model.trained.method.replace(heatmap=HeatmapSettings(kind)))
+    alpha = helpers_model.random_alpha(np.random.default_rng(9), 1)
+    alpha[0, :12] = [30, 0, 0, 60, 0, 30, 0, 60, 0, 0, 30, 0]  # upright, in the middle
+    shown = []
+    monkeypatch.setattr(Reconstructor, "_alphas", lambda self, crops, *points: shown.append(points) or alpha)
+    given = boxes.from_landmarks68(np.random.default_rng(8).uniform(60, 180, (68, 2)))
+    given = dataclasses.replace(given, roll_degrees=0.0)
+    first, _ = (Reconstructor(trained).reconstruct(picture, [given], passes=passes)[0] for passes in (1, 2))
+    before = face_frames.View.of(given)
+    looks = [(before, given.landmarks68), (face_frames.refined(before, alpha[0], first.landmarks68), first.landmarks68)]
+    for (landmarks, _), (view, points) in zip(shown[1:], looks, strict=True):
+        np.testing.assert_allclose(landmarks[0, 16], view.from_image(points[centre, :2]).mean(axis=0), atol=1e-2)
 
 
 def test_two_boxes_of_one_face_give_one_face(model, picture):

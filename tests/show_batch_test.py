@@ -122,6 +122,23 @@ def test_without_augmentation_image_landmarks_and_heatmap_are_those_of_the_data(
     )
 
 
+def test_hidden_landmarks_are_not_drawn_where_the_set_has_them_at_0_0():
+    """Nor where augmentation has moved that place to."""
+    rows = wild_rows(count=1, margin=20)
+    rows["image"][:] = 90
+    rows["visible"][0] = [1] * 9 + [0] * 9
+    rows["landmarks"][0, 9:] = 0.0
+    batch = {name: rows[name] for name in ("image", "landmarks", "visible")} | {"position": np.zeros((1, 2), np.uint32)}
+    plain = show_batch.sheet(batch, None, augment=False, seed=0)[6:366, 6 + 366 : 366 + 366]
+    colours = [plain == np.array(colour) for colour in drawing.SIDE_BGR.values()]
+    assert np.any(colours[0].all(axis=-1))
+    assert (plain[:20, :20] == 90).all()
+    moved = batch_sheet.batch_sheet(
+        rows["image"][:, 20:140, 20:140], -np.ones((1, 120, 120, 1)), np.full((1, 18, 2), 60.0), np.zeros((1, 18))
+    )
+    assert (moved[6:366, 6 + 366 : 366 + 366] == 90).all()
+
+
 def test_left_landmarks_are_cyan_and_right_ones_yellow():
     rows = wild_rows(count=1)
     rows["landmarks"][0] = np.stack([np.linspace(10, 110, 18), np.linspace(100, 20, 18)], axis=1)

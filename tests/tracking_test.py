@@ -144,7 +144,7 @@ def test_landmarks_are_handed_on_as_asked(handed_on):
     world = World(still(200, 180))
     watch(world, range(5), TrackingSettings(hand_on_landmarks=handed_on))
     for _, boxes in world.looks[1:]:
-        assert (boxes[0].landmarks is not None) == handed_on
+        assert (boxes[0].landmarks is not None) == (boxes[0].landmarks68 is not None) == handed_on
         side = boxes[0].roi_box[2] - boxes[0].roi_box[0]
         span = np.ptp(POINTS[:, :2] * 40 / np.sqrt(2), axis=0).max()
         np.testing.assert_allclose(side, np.sqrt(2) * span, rtol=1e-4)

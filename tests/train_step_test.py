@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from helpers_model import ALL_LOSSES, STAGE1_LOSSES, STAGE2_LOSSES, assert_identical, identical
 
-from twodal_jax import batch_faces, heatmap, train_step
+from twodal_jax import batch_faces, forward, heatmap, train_step
 from twodal_jax.augmentation import AugmentationSettings
+from twodal_jax.forward import HeatmapSettings
 from twodal_jax.train_state import LOSS_NAMES, create_train_state
 
 
@@ -73,6 +74,27 @@ def test_train_step_changes_both_networks_and_counts(full_step, state, batch, mo
     assert set(metrics) == terms | {"loss", "loss_sc_critic", "gradient_norm", "skipped"}
     total = sum(STAGE1_LOSSES[name] * float(metrics[name]) for name in terms)
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind, centre", [("points", [62, 66]), ("gaussian", [48, 54])])
+def test_the_second_pass_shows_the_mouth_centre_of_its_heatmaps_and_the_losses_compare_the_papers(
+    state, batch, model, kind, centre
+):
+    method = helpers_model.tiny_method(losses=STAGE1_LOSSES | {"loss_sc": 0.0}).replace(heatmap=HeatmapSettings(kind))
+    wild = batch_faces.prepare_wild(batch["wild"], method)
+    alpha = helpers_model.random_alpha(np.random.default_rng(3), len(wild.image))
+    result = forward.reconstruct((alpha - model.alpha_mean) / model.alpha_std, model)
+    shown = []
+
+    def second_pass(points):
+        shown.append(np.asarray(points))
+        return result
+
+    terms = train_step._wild_losses(result, wild, second_pass, lambda found: found.landmarks_18, state.critic, method)
+    (points,) = shown
+    np.testing.assert_allclose(points[:, 16], result.landmarks[:, centre, :2].mean(axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(np.delete(points, 16, axis=1), np.delete(result.landmarks_18, 16, axis=1))
+    np.testing.assert_array_equal(terms["loss_cyc"], terms["loss_2d_con"])
 
 
 def test_regressor_step_leaves_the_critic_bit_identical(without_second_pass, state):

@@ -22,7 +22,7 @@ class HeatmapSettings:
     """How the heatmap is drawn (static).
 
     Attributes:
-      kind: "gaussian", the paper's; "points", the authors' code.
+      kind: "gaussian", the paper's; "points", the authors' code, whose mouth centre lies between the inner lips.
       sigma: pixels.
       enabled: False leaves the heatmap empty: the paper's variants that see the image only.
     """
@@ -30,6 +30,15 @@ class HeatmapSettings:
     kind: str = flax.struct.field(pytree_node=False, default="gaussian")
     sigma: float = flax.struct.field(pytree_node=False, default=2.0)
     enabled: bool = flax.struct.field(pytree_node=False, default=True)
+
+    @property
+    def authors_mouth(self) -> bool:
+        """Whether the mouth centre of 68 points is the authors' (`heatmap.landmarks_18_from_68`)."""
+        return self.kind == "points"
+
+    def landmarks_18(self, landmarks68: jax.Array) -> jax.Array:
+        """[..., 68, 2 or 3] -> [..., 18, 2], those that the heatmap shows; the losses compare the paper's."""
+        return heatmap.landmarks_18_from_68(landmarks68[..., :2], authors_mouth=self.authors_mouth)
 
 
 @flax.struct.dataclass
@@ -112,5 +121,5 @@ def forward_passes(
     result = forward(regressor, images, landmarks, visible, model, settings)
     for _ in range(passes - 1):
         seen = jnp.ones_like(visible)
-        result = forward(regressor, images, result.landmarks_18, seen, model, settings)
+        result = forward(regressor, images, settings.landmarks_18(result.landmarks), seen, model, settings)
     return result

@@ -33,7 +33,7 @@ class MorphableModel:
       alpha_mean, alpha_std: [62] float32, the whitening the network regresses in.
       landmark_mean: [3, 68], landmark_basis: [50, 3, 68], the rows of the landmarks.
       vertex_factor: [154, 154] float32, R with R^T R = the Gram matrix of the vertices' features
-        divided by N; makes the dense vertex distance a small matrix product (`losses.vertex_distance`).
+        divided by N; makes the dense vertex distance a small matrix product (`losses.loss_vdc`).
       mirror_map: [53, 51] float32, coefficients of the mirrored face (`twodal_jax.symmetry`); empty, [0, 51],
         until `symmetry.with_mirror` makes it.
       has_whitening: whether alpha_mean and alpha_std came with the model (static).

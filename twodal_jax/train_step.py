@@ -64,7 +64,7 @@ def _wild_losses(
     if method.uses("loss_2d_con"):
         terms["loss_2d_con"] = losses.loss_2d_con(marked(result), given, weights)
     if method.uses(*SECOND_PASS_LOSSES):
-        second = second_pass(result.landmarks_18)
+        second = second_pass(method.heatmap.landmarks_18(result.landmarks))
         if method.uses("loss_3d_con"):
             terms["loss_3d_con"] = losses.loss_3d_con(result.landmarks, second.landmarks)
         if method.uses("loss_cyc"):

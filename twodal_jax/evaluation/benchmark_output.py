@@ -1,8 +1,8 @@
 """What an evaluation leaves behind: metrics.json, tables.md, per_image.csv and figures.
 
 metrics.json: {"benchmark", "images", "methods": {label: {measure: summary}}, "about": {measure: what it
-is}, "published": [...], "problems": [...]}; a summary has the keys of `metrics.summarize`. With a single
-method its measures stand at the top level as well.
+is}, "shown": {label: what its network saw besides the crop}, "published": [...], "problems": [...]}; a summary has the
+keys of `metrics.summarize`. With a single method its measures stand at the top level as well.
 """
 
 import csv
@@ -10,6 +10,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import rich.console
@@ -28,7 +29,9 @@ class Results:
       name: of the benchmark. keys: [n] images. yaw_deg: [n].
       errors: {method: {measure: [n] per cent, NaN where not measured}}.
       titles: {measure: what tables call it}. about: {measure: normaliser and ground truth}.
-      published: rows to stand beside, by measure. problems: messages.
+      published: rows to stand beside, by measure. problems: messages: how something was read, what was left out.
+      shown: {method: what its network was shown besides the crops}, of checkpoints.
+      extra: more for metrics.json.
     """
 
     name: str
@@ -39,6 +42,8 @@ class Results:
     about: Mapping[str, str]
     published: Mapping[str, Sequence[published.Published]]
     problems: Sequence[str]
+    shown: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def measures(self) -> list[str]:
         """Those any method has, in the order of the titles."""
@@ -59,13 +64,15 @@ def rows_of(results: Results, measure: str, summaries: Mapping) -> list[tables.R
 
 
 def print_tables(results: Results, console: rich.console.Console) -> None:
-    """All tables, then what could not be measured."""
+    """All tables, then what the networks were shown, then the notes."""
     summaries = results.summaries()
     for measure in results.measures():
         title = f"{results.name}: NME (%), {results.titles[measure]}; {results.about[measure]}"
         console.print(tables.screen_table(title, rows_of(results, measure, summaries)))
     if any(results.published.get(measure) for measure in results.measures()):
         console.print(f"{tables.PUBLISHED_MARK} published in {published.SOURCE}", style="dim")
+    for label, what in results.shown.items():
+        console.print(printable(f"{label}: {what}"), markup=False, highlight=False, style="dim")
     for problem in results.problems:
         console.print(printable(f"! {problem}"), markup=False, highlight=False, style="yellow")
 
@@ -79,13 +86,14 @@ def write(results: Results, folder: pathlib.Path, command: str = "") -> None:
         "command": command,
         "images": len(results.keys),
         "about": {m: results.about[m] for m in results.measures()},
+        "shown": dict(results.shown),
         "methods": summaries,
         "published": [
             dataclasses.asdict(row) | {"source": published.SOURCE}
             for m in results.measures() for row in results.published.get(m, ())
         ],
         "problems": list(results.problems),
-    }  # fmt: skip
+    } | dict(results.extra)  # fmt: skip
     if len(summaries) == 1:
         content |= next(iter(summaries.values()))
     write_json(folder / "metrics.json", content)
@@ -95,8 +103,9 @@ def write(results: Results, folder: pathlib.Path, command: str = "") -> None:
         errors = {label: e[measure] for label, e in results.errors.items() if measure in e}
         title = f"{results.name}: {results.titles[measure]}"
         figures.save(figures.error_distribution(errors, title), folder / f"error_distribution_{measure}")
-        by_yaw = figures.cumulative_by_yaw(errors, results.yaw_deg, title)
-        figures.save(by_yaw, folder / f"cumulative_by_yaw_{measure}")
+        if np.isfinite(results.yaw_deg).any():
+            by_yaw = figures.cumulative_by_yaw(errors, results.yaw_deg, title)
+            figures.save(by_yaw, folder / f"cumulative_by_yaw_{measure}")
 
 
 def _markdown(results: Results, summaries: Mapping, command: str) -> str:
@@ -104,10 +113,13 @@ def _markdown(results: Results, summaries: Mapping, command: str) -> str:
     for measure in results.measures():
         parts.append(f"## {results.titles[measure]}\n\n{results.about[measure]}.")
         parts.append(tables.markdown_table(rows_of(results, measure, summaries)))
+    if results.shown:
+        lines = (f"- {as_markdown_cell(f'{label}: {what}')}" for label, what in results.shown.items())
+        parts.append("## What the networks were shown\n\n" + "\n".join(lines))
     if any(results.published.get(measure) for measure in results.measures()):
         parts.append(f"{tables.PUBLISHED_MARK} published in {published.SOURCE}.")
     if results.problems:
-        parts.append("## Not measured\n\n" + "\n".join(f"- {as_markdown_cell(problem)}" for problem in results.problems))
+        parts.append("## Notes\n\n" + "\n".join(f"- {as_markdown_cell(problem)}" for problem in results.problems))
     return "\n\n".join(parts) + "\n"
 
 
@@ -133,4 +145,6 @@ def about_measures(truth: benchmark.GroundTruth, truth_name: str = "original ann
         if name in (*benchmark.DENSE_MEASURES, benchmark.RECONSTRUCTION):
             given = f"meshes of the annotated parameters, {truth.components} components"
         shown[name] = f"normaliser: {benchmark.NORMALISERS[name]}; ground truth: {given}"
+        if name in published.NOTES:
+            shown[name] += f"; {published.NOTES[name]}"
     return shown

@@ -97,7 +97,8 @@ def _step_to_planes(source, target, normals, weights):
     return rotation, centre + motion[3:] - rotation @ centre
 
 
-def _weights(distance: np.ndarray) -> np.ndarray:
+def robust_weights(distance: np.ndarray) -> np.ndarray:
+    """[N]: how much pairs at these distances [N] count, 1 or less; see the module."""
     typical = 1.4826 * np.median(distance) + 1e-12 * (1.0 + distance.max())
     return 1.0 / (1.0 + np.square(distance / (REACH * typical))) ** 2
 
@@ -134,11 +135,11 @@ def _iterate(
         distance, index = target.nearest(moved)
         if to_planes:
             normals = target.normals[index]
-            weights = _weights(np.abs(np.einsum("ni,ni->n", target.points[index] - moved, normals)))
-            weights = weights * _weights(distance)
+            weights = robust_weights(np.abs(np.einsum("ni,ni->n", target.points[index] - moved, normals)))
+            weights = weights * robust_weights(distance)
             step = _step_to_planes(moved, target.points[index], normals, weights)
         else:
-            step = fit_rigid(moved, target.points[index], _weights(distance))
+            step = fit_rigid(moved, target.points[index], robust_weights(distance))
         rotation, translation = step[0] @ rotation, step[0] @ translation + step[1]
         moved_by = np.linalg.norm(source @ rotation.T + translation - moved, axis=1).mean()
         converged = bool(moved_by < tolerance * target.size)

@@ -86,19 +86,14 @@ def roi_box(vertices: np.ndarray, camera: Camera, radius: float) -> np.ndarray:
 
 
 def reconstruction_error(
-    predicted: np.ndarray,
-    eye_corners: tuple[int, int] | None,
-    camera: Camera,
-    target: icp.Target,
-    interocular: float | None = None,
+    predicted: np.ndarray, camera: Camera, target: icp.Target, interocular: float
 ) -> float:
     """Error in per cent of one prediction.
 
     Args:
       predicted: [M, 3], pixels of the rendering, y down, z towards the viewer (any offset).
-      eye_corners: the prediction's vertices of the outer eye corners; where no `interocular` is given,
-        the scan points next to them tell the distance.
-      target: the scan. interocular: 3D distance of its outer eye corners, the scan's unit.
+      target: the scan. interocular: 3D distance of its outer eye corners, the scan's unit (`scan_eyes` measures it
+        where nobody marked them).
     """
     points = camera.unproject(np.asarray(predicted, np.float64))
     # Depth has no common origin: the foremost parts are put level first.
@@ -106,10 +101,4 @@ def reconstruction_error(
     gap = np.quantile(target.points @ depth, 0.98) - np.quantile(points @ depth, 0.98)
     points = points + gap * depth
     moved = icp.align(points, target)(points)
-    distance, index = target.nearest(moved)
-    if interocular is None:
-        if eye_corners is None:
-            return np.nan
-        left, right = target.points[index[list(eye_corners)]]
-        interocular = float(np.linalg.norm(left - right))
-    return 100.0 * float(distance.mean()) / interocular if interocular > 0 else np.nan
+    return 100.0 * float(target.nearest(moved)[0].mean()) / interocular

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from twodal_jax import heatmap, projection
@@ -25,7 +27,8 @@ def from_landmarks68(landmarks: np.ndarray, score: float = 1.0) -> FaceBox:
     eighteen = np.asarray(heatmap.landmarks_18_from_68(landmarks))
     roll = roll_of(eighteen)
     centre, side = _turned(landmarks, roll)
-    return _face(centre, np.sqrt(2.0) * side, roll, score, eighteen, np.ones(18))
+    found = _face(centre, np.sqrt(2.0) * side, roll, score, eighteen, np.ones(18))
+    return dataclasses.replace(found, landmarks68=landmarks)
 
 
 def from_landmarks18(landmarks: np.ndarray, visible: np.ndarray, score: float = 1.0) -> FaceBox:

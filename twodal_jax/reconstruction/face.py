@@ -16,6 +16,7 @@ class FaceBox:
       score: of the detector, higher is surer; 1 for a given box.
       landmarks: [18, 2] or None, image pixels, the heatmap's landmarks if somebody knows them.
       visible: [18] or None, 1 where a landmark is known.
+      landmarks68: [68, 2] or None, what `landmarks` was made of, NaN where unknown.
     """
 
     roi_box: np.ndarray
@@ -23,6 +24,7 @@ class FaceBox:
     score: float = 1.0
     landmarks: np.ndarray | None = None
     visible: np.ndarray | None = None
+    landmarks68: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)

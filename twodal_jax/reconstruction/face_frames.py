@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from twodal_jax import images, projection
+from twodal_jax import heatmap, images, projection
 from twodal_jax.projection import CROP_SIZE
 from twodal_jax.reconstruction.face import FaceBox
 
@@ -66,13 +66,19 @@ def _turned_to_image(points: jax.Array, roi_box: jax.Array, turn: jax.Array) -> 
     return projection.crop_to_image(projection.transform_points(points, turn), roi_box)
 
 
-def hint(view: View, box: FaceBox) -> np.ndarray:
-    """[18, 3] x, y, visible: the landmarks a finder gave, in the crop's pixels; all 0 without any."""
+def hint(view: View, box: FaceBox, authors_mouth: bool = False) -> np.ndarray:
+    """[18, 3] x, y, visible: the landmarks a finder gave, in the crop's pixels; all 0 without any.
+
+    authors_mouth: take the mouth centre of 68 points as the authors' code does, for their network.
+    """
     result = np.zeros((18, 3), np.float32)
-    if box.landmarks is not None:
-        visible = np.ones(18) if box.visible is None else np.asarray(box.visible, np.float32)
-        known = (visible > 0) & np.isfinite(box.landmarks).all(axis=-1)
-        result[known, :2] = view.from_image(np.nan_to_num(box.landmarks))[known]
+    landmarks, visible = box.landmarks, box.visible
+    if authors_mouth and box.landmarks68 is not None:
+        landmarks, visible = np.asarray(heatmap.landmarks_18_from_68(box.landmarks68, authors_mouth=True)), None
+    if landmarks is not None:
+        visible = np.ones(18) if visible is None else np.asarray(visible, np.float32)
+        known = (visible > 0) & np.isfinite(landmarks).all(axis=-1)
+        result[known, :2] = view.from_image(np.nan_to_num(landmarks))[known]
         result[known, 2] = 1.0
     return result
 

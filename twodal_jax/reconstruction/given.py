@@ -18,6 +18,7 @@ it from the others, with or without its suffix.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -188,12 +189,14 @@ def _landmarks(points: np.ndarray) -> FaceBox | None:
     points = np.where(known[:, None], points, np.nan)
     if len(points) == 68 and known.all():
         return boxes.from_landmarks68(points)
+    all_points = points if len(points) == 68 else None
     if len(points) == 68:
         points = np.asarray(heatmap.landmarks_18_from_68(points))
     elif len(points) == 21:
         points = np.asarray(heatmap.landmarks_18_from_21(points))
     try:
-        return boxes.from_landmarks18(points, np.isfinite(points).all(axis=-1))
+        found = boxes.from_landmarks18(points, np.isfinite(points).all(axis=-1))
+        return dataclasses.replace(found, landmarks68=all_points)
     except ValueError:
         return None
 

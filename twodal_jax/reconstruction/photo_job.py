@@ -42,9 +42,12 @@ class Outcome:
 
     Attributes:
       faces: how many were written. failures: (input, why nothing came of it).
+      inputs: how many there are, 0 until work on them begins. done: how many were dealt with, well or not.
     """
 
     faces: int = 0
+    inputs: int = 0
+    done: int = 0
     failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
 
@@ -77,6 +80,7 @@ def reconstruct_photos(
                 outcome.faces += len(faces)
             else:
                 outcome.failures.append((str(photo.path), _why_nothing(boxes, settings.min_confidence)))
+            outcome.done += 1
             advance(1)
 
 
@@ -86,7 +90,9 @@ def _groups(photos, finder, outcome: Outcome, advance) -> Iterator[list[Read]]:
         try:
             image = read_image(photo.path)
         except SkipFace as skip:
-            outcome.failures.append((str(photo.path), f"{skip.reason}: {skip.detail}"))
+            detail = skip.detail.removeprefix(f"{photo.path}: ")
+            outcome.failures.append((str(photo.path), f"{skip.reason}: {detail}"))
+            outcome.done += 1
             advance(1)
             continue
         group.append((photo, image, _boxes_of(finder, photo, image)))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twodal_jax import coefficients, heatmap, images, projection
+from twodal_jax import coefficients, images, projection
 from twodal_jax.evaluation import held_out
 from twodal_jax.models import folding
 from twodal_jax.models.regressor import Regressor
@@ -146,7 +146,8 @@ class Reconstructor:
     ) -> list[Face | None]:
         """At most `BATCH_SIZES[-1]` faces, one for each box; None where a box is useless."""
         views = [face_frames.View.of(box) for box in boxes]
-        hints = np.stack([face_frames.hint(view, box) for view, box in zip(views, boxes)])
+        settings = self.trained.method.heatmap
+        hints = np.stack([face_frames.hint(*pair, settings.authors_mouth) for pair in zip(views, boxes)])
         landmarks, visible = hints[..., :2], hints[..., 2]
         usable, history = np.ones(len(boxes), bool), []
         for look in range(passes):
@@ -155,7 +156,7 @@ class Reconstructor:
                 views = [
                     face_frames.refined(*of_face, self._looseness) for of_face in zip(views, alphas, history[-1])
                 ]
-                eighteen = np.asarray(heatmap.landmarks_18_from_68(history[-1][..., :2]))
+                eighteen = np.asarray(settings.landmarks_18(history[-1]))
                 landmarks = np.stack([view.from_image(points) for view, points in zip(views, eighteen)])
                 # Landmarks found in a wrong window would only repeat its error.
                 trusted = [face_frames.settled(*pair) for pair in zip(before, views)]

@@ -118,7 +118,7 @@ class Tracker:
             return
         places = [boxes.from_landmarks68(track.face.landmarks68) for track in tracks]
         if not self.settings.hand_on_landmarks:
-            places = [dataclasses.replace(place, landmarks=None, visible=None) for place in places]
+            places = [dataclasses.replace(place, landmarks=None, visible=None, landmarks68=None) for place in places]
         for face, track in self._pairs(self._good_faces(image, places), tracks, self.settings.min_overlap):
             track.face, track.seen = face, self._frame
 

@@ -17,8 +17,8 @@ def batch_sheet(
     Args:
       images: [n, 120, 120, 3], BGR from 0 to 255, uint8 or float.
       heatmaps: [n, 120, 120, 1] in [-1, 1], what the network sees in its fourth channel.
-      landmarks: [n, P, 2], crop pixels, y down; visible: [n, P], hidden where <= 0. P is 18, or 21 with the
-        jaw points (`heatmap.JAW_NAMES`).
+      landmarks: [n, P, 2], crop pixels, y down; visible: [n, P], hidden where <= 0, and then not drawn. P is 18,
+        or 21 with the jaw points (`heatmap.JAW_NAMES`).
       landmarks_68: [n, 68, >=2], crop pixels, or None. names: [n] captions, or empty.
       faces_per_row: faces side by side. scale: canvas pixels a crop pixel.
 
@@ -29,9 +29,10 @@ def batch_sheet(
     faces = []
     for index, image in enumerate(images):
         canvas = drawing.upscale(image, scale)
-        marked = drawing.draw_numbered(canvas, landmarks[index], scale=scale, visible=visible[index])
         name = names[index] if len(names) else f"face {index}"
         seen = np.asarray(visible[index]) > 0
+        # Sets have no position of a hidden landmark, but (0, 0).
+        marked = drawing.draw_numbered(canvas, np.where(seen[:, None], landmarks[index], np.nan), scale=scale)
         parts = [part for part in np.split(seen, [NUM_LANDMARKS]) if len(part)]  # the 18, and jaw points if any
         count = " + ".join(f"{part.sum()} of {len(part)}" for part in parts)
         face = [

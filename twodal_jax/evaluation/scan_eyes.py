@@ -1,0 +1,91 @@
+"""How far apart the outer eye corners of a scan are, where nobody marked them: a morphable model is fitted to it.
+
+The distance belongs to the scan alone, so that all methods are measured in one unit; taken at each prediction's own
+eyes, a method that sets them too far apart would lower its error. NumPy in float64.
+"""
+
+import numpy as np
+import scipy.spatial
+
+from twodal_jax import coefficients
+from twodal_jax.evaluation import icp, scan_protocol
+from twodal_jax.morphable_model import OUTER_EYE_CORNERS, MorphableModel
+
+SAMPLE = 4000
+STEPS, POSE_STEPS = 30, 5  # of the first, pose and size alone are fitted
+USUAL_SHARE = 0.95  # of the face's radius: the outer eye corners of a usual face
+FITTED_SHARE = 0.8  # of the radius around the nose: without ears, hair and neck
+PRIOR_SHARE = 1e-3  # of the radius: how exact the points are taken to be against the model's standard deviations
+
+
+def interocular_distance(model: MorphableModel, target: icp.Target, radius: float) -> float:
+    """The 3D distance of a scan's points next to the outer eye corners of the fitted model.
+
+    Pose, size and the 40 shape coefficients (without a whitening, which tells how far these go, pose and size) are
+    found by steps to the planes of the nearest scan points. On scans made of the Basel Face Model it is right within
+    1 per cent with that model; another one may place its corners elsewhere (the built-in one, on those: 7 per cent).
+
+    Args:
+      target: a neutral face, y up, facing +z (within some 15 degrees), with normals. radius: of the face around the
+        nose tip, the scan's unit.
+
+    Returns:
+      The distance in the scan's unit; 0 or NaN where the fit collapses, as on what is no face.
+    """
+    mean, basis = _shape_model(model)
+    corners = np.asarray(model.landmark_indices)[list(OUTER_EYE_CORNERS)]
+    tip = scan_protocol.nose_tip(mean)
+    scale = USUAL_SHARE * radius / np.linalg.norm(mean[corners[0]] - mean[corners[1]])
+    turn, shift = scale * np.eye(3), scan_protocol.nose_tip(target.points) - scale * tip
+    fitted = np.flatnonzero(scale * np.linalg.norm(mean - tip, axis=1) <= FITTED_SHARE * radius)
+    if len(fitted) > SAMPLE:
+        fitted = np.random.default_rng(0).choice(fitted, SAMPLE, replace=False)
+    shape = np.zeros(basis.shape[-1])
+    for step in range(STEPS):
+        moved = (mean[fitted] + basis[fitted] @ shape) @ turn.T + shift
+        free = basis[fitted] if step >= POSE_STEPS else basis[fitted][..., :0]
+        motion, change = _step(moved, free, shape, turn, target, PRIOR_SHARE * radius)
+        turn, shift = motion[0] @ turn, motion[0] @ shift + motion[1]
+        shape[: len(change)] += change
+    eyes = (mean[corners] + basis[corners] @ shape) @ turn.T + shift
+    left, right = target.points[target.nearest(eyes)[1]]
+    return float(np.linalg.norm(left - right))
+
+
+def _shape_model(model: MorphableModel) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices of the mean face [N, 3], and what a standard deviation of each shape coefficient adds [N, 3, K]."""
+    mean = np.asarray(model.mean, np.float64).T
+    if not model.has_whitening:
+        return mean, np.zeros((*mean.shape, 0))
+    first, count = coefficients.NUM_POSE, coefficients.NUM_SHAPE
+    basis = np.asarray(model.basis[:count], np.float64).transpose(2, 1, 0)
+    of_shape = slice(first, first + count)
+    usual, spread = (np.asarray(array, np.float64)[of_shape] for array in (model.alpha_mean, model.alpha_std))
+    return mean + basis @ usual, basis * spread
+
+
+def _step(moved, free, shape, turn, target: icp.Target, prior: float):
+    """((matrix [3, 3], translation [3]) of a similarity, change of the shape [K]) towards the nearest planes.
+
+    moved: [n, 3]; free: [n, 3, K], what the coefficients `shape` do before `turn`; prior: distance in which a
+    standard deviation counts as much as all points.
+    """
+    distance, index = target.nearest(moved)
+    normals = target.normals[index]
+    weights = icp.robust_weights(distance)
+    weights /= weights.sum()
+    centre = moved.mean(axis=0)
+    centred = moved - centre
+    along = np.einsum("ni,ni->n", centred, normals)[:, None]
+    by_shape = np.einsum("nj,njk->nk", normals @ turn, free)
+    unknowns = np.concatenate([np.cross(centred, normals), normals, along, by_shape], axis=1)
+    gap = np.einsum("ni,ni->n", target.points[index] - moved, normals)
+    weighted = unknowns * weights[:, None]
+    matrix, right = weighted.T @ unknowns, weighted.T @ gap
+    kept = free.shape[-1]
+    matrix += 1e-9 * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
+    matrix[7:, 7:] += prior**2 * np.eye(kept)
+    right[7:] -= prior**2 * shape[:kept]
+    found = np.linalg.solve(matrix, right)
+    turned = (1.0 + found[6]) * scipy.spatial.transform.Rotation.from_rotvec(found[:3]).as_matrix()
+    return (turned, centre + found[3:6] - turned @ centre), found[7:]
