@@ -115,6 +115,7 @@ def test_broken_tables_end_in_a_message_or_a_skipped_line(tmp_path, damage):
     header = "file," + ",".join(f"x{k},y{k}" for k in range(21))
     (tmp_path / "l.csv").write_bytes(header.encode() + damage)
     try:
-        assert reasons(wild_csv_faces(tmp_path, ready=True)) == ["broken line in the table"]
+        found = reasons(wild_csv_faces(tmp_path, ready=True))
+        assert len(found) == damage.count(b"\n") and set(found) == {"broken line in the table"}
     except SourceError as error:
         assert "l.csv line" in str(error)
