@@ -155,6 +155,7 @@ def _mapped(function: Callable[[Any], Batch], stream: Generator[Any, None, None]
 
 def _record_reader(prepared: PreparedSet) -> Callable[[np.ndarray], list[bytes]]:
     """rows -> their serialized examples."""
+
     def broken(error: Exception) -> PreparedError:
         return PreparedError(f"{prepared.folder}: its shards could not be read ({error}); to see which file changed:"
                              f" python -m scripts.prepare_data verify --output={prepared.folder}")  # fmt: skip
@@ -169,9 +170,10 @@ def _record_reader(prepared: PreparedSet) -> Callable[[np.ndarray], list[bytes]]
     if len(source) != listed:
         raise ValueError(f"{prepared.folder}: its shards hold {len(source)} faces, the manifest"
                          f" says {listed}; prepare it again")
-    # One by one: `__getitems__` starts a thread for each shard at every call, 7 times slower.
+
     def read(rows: np.ndarray) -> list[bytes]:
         try:
+            # One by one: `__getitems__` starts a thread for each shard at every call, 7 times slower.
             return [source[row] for row in rows.tolist()]
         except damage as error:
             raise broken(error) from None

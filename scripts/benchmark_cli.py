@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import rich.console
 import rich.progress
 
+from scripts.option_types import at_least_one
 from twodal_jax import assets, startup
 from twodal_jax.checkpoint import CheckpointError
 from twodal_jax.evaluation import benchmark_output, held_out
@@ -23,14 +24,6 @@ console = rich.console.Console(stderr=True)
 
 class UsageError(ValueError):
     """The options do not go together; the message says what to give."""
-
-
-def at_least_one(text: str) -> int:
-    """The type of an option that counts something."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 def add_method_options(parser: argparse.ArgumentParser, data_help: str, detections_help: str) -> None:
@@ -172,8 +165,14 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
         yield advance
 
 
-def run(main: Callable[[], None], *mendable: type[Exception]) -> None:
-    """Runs a command; what a user can mend (also errors of `mendable`) is one message and exit status 1."""
+def run(
+    main: Callable[[], None], *mendable: type[Exception],
+    interrupted: Callable[[], str] = lambda: "Interrupted. What was written before is whole.",
+) -> None:  # fmt: skip
+    """Runs a command; what a user can mend (also errors of `mendable`) is one message and exit status 1.
+
+    interrupted: what to say after Ctrl-C; the exit status is then 130.
+    """
     from data_pipelines.faces import SourceError
 
     startup.set_cpu_flags()
@@ -185,5 +184,5 @@ def run(main: Callable[[], None], *mendable: type[Exception]) -> None:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        console.print("Interrupted. What was written before is whole.")
+        console.print(interrupted(), markup=False, highlight=False, soft_wrap=True)
         sys.exit(130)

@@ -26,6 +26,7 @@ from data_pipelines.faces import SourceError
 from data_pipelines.manifest import FORMATS, PreparedError
 from data_pipelines.prepare import EXPECTED_SKIPS, MAX_SKIPPED, SKIPPED, Summary, prepare
 from data_pipelines.progress import preparing
+from scripts.option_types import at_least_one
 from twodal_jax.assets import AssetError
 from twodal_jax.printable import printable
 
@@ -123,8 +124,8 @@ def _parser() -> argparse.ArgumentParser:
                         " (pip install -r requirements-landmarks.txt)")
     parser.add_argument("--ready_crops", choices=("auto", "yes", "no"), default="auto",
                         help="wild_csv, detections: whether images are 120 x 120 crops already")
-    parser.add_argument("--shards", type=_positive, help="number of shards")
-    parser.add_argument("--limit", type=_positive,
+    parser.add_argument("--shards", type=at_least_one, help="number of shards")
+    parser.add_argument("--limit", type=at_least_one,
                         help="only the first faces; for synthetic sources their number")
     parser.add_argument("--margin", type=int, default=20,
                         help="pixels stored around the 120-pixel crop (default 20)")
@@ -132,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max_skipped", type=_fraction, default=MAX_SKIPPED,
         help=f"stop when more than this fraction of all listed faces cannot be read (default {MAX_SKIPPED});"
         f" faces skipped for {', '.join(EXPECTED_SKIPS)} do not count")
-    parser.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)),
+    parser.add_argument("--workers", type=at_least_one, default=len(os.sched_getaffinity(0)),
                         help="processes of the local runner (default: the cores of this machine)")
     parser.add_argument("--runner", default=beam_engine.LOCAL,
                         help="who runs the Beam pipeline: local (default), or any runner of Beam by its name:"
@@ -141,13 +142,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--beam_options", default="", metavar="'--a=b --c'", help="flags passed on to Beam")
     parser.add_argument("--seed", type=int, default=0, help="of synthetic faces")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 def _fraction(text: str) -> float:

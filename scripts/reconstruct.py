@@ -19,7 +19,7 @@ INTERRUPTED = 130  # the exit status of shells after Ctrl-C
 
 
 def at_least_one(text: str) -> int:
-    """The type of an option that counts something (without the imports of `scripts.benchmark_cli`)."""
+    """The type of an option that counts something; "1e3" is no number here."""
     value = int(text) if text.isascii() and text.isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {text!r}")
@@ -165,19 +165,12 @@ def main() -> None:
         from twodal_jax.reconstruction.photo_job import Outcome
 
         outcome, mendable = Outcome(), (GivenError, InputError, OutputError, FrameError, ModuleNotFoundError)
-        cli.run(lambda: sys.exit(_unless_interrupted(options, outcome)), *mendable)
-    except KeyboardInterrupt:
+        cli.run(
+            lambda: sys.exit(reconstruct(options, outcome)), *mendable, interrupted=lambda: interrupted(outcome)
+        )
+    except KeyboardInterrupt:  # during the imports; later ones are heard by `cli.run`
         print(interrupted(outcome), file=sys.stderr)
         sys.exit(INTERRUPTED)
-
-
-def _unless_interrupted(options: argparse.Namespace, outcome) -> int:
-    """`reconstruct`, which says itself how far it came."""
-    try:
-        return reconstruct(options, outcome)
-    except KeyboardInterrupt:
-        print(interrupted(outcome), file=sys.stderr)
-        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ def from_first(tree: Any) -> Any:
     return multihost_utils.broadcast_one_to_all(tree)
 
 
-def text_from_first(text: str) -> str:
-    """A message (its first 2000 bytes) of the first process."""
+def text_from_first(text: str, most: int = 2000) -> str:
+    """A message (its first `most` bytes, the same number on all) of the first process."""
     if jax.process_count() == 1:
         return text
-    raw = np.frombuffer(text.encode()[:2000].ljust(2000), np.uint8)
+    raw = np.frombuffer(text.encode()[:most].ljust(most), np.uint8)
     return np.asarray(from_first(raw)).tobytes().decode("utf-8", "replace").strip()
 
 
@@ -33,24 +33,18 @@ def state_from_first(state: Any) -> Any:
     return jax.tree.map(lambda x, raw: raw.view(x.dtype).reshape(x.shape), state, received)
 
 
-def differing_from_first(fields: Mapping[str, Any]) -> list[str]:
-    """["name: value of the first process there, own value here", ...] of the fields in which any process differs
-    from the first; on one that does not itself, "" for each of the others that do."""
-    text = json.dumps(fields, sort_keys=True, default=str)
+def differing_from_first(fields: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """How many processes have other fields than the first, and of this one's own that differ ["name: the first
+    one's value there, own value here", ...]."""
     if jax.process_count() == 1:
-        return []
+        return 0, []
+    text = json.dumps(fields, sort_keys=True, default=str)
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
     found = np.asarray(multihost_utils.process_allgather(digest)).reshape(-1, len(digest))
-    others = (found != found[0]).any(axis=1)
-    if not others.any():
-        return []
-    there = json.loads(_long_text_from_first(text))
-    here = json.loads(text)
+    others = int((found != found[0]).any(axis=1).sum())
+    if not others:
+        return 0, []
+    length = int(from_first(np.int32(len(text.encode()))))
+    there, here = json.loads(text_from_first(text, length)), json.loads(text)
     names = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
-    return [f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in names] or [""] * int(others.sum())
-
-
-def _long_text_from_first(text: str) -> str:
-    raw = text.encode()
-    size = int(from_first(np.int32(len(raw))))
-    return np.asarray(from_first(np.frombuffer(raw[:size].ljust(size), np.uint8))).tobytes().decode()
+    return others, [f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in names]

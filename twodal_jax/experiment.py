@@ -3,8 +3,9 @@
 Config fields are described where they are set: `configs/paper.py`.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -115,6 +116,17 @@ class ConfigError(ValueError):
     """A config asks for something that cannot be; the message names the field."""
 
 
+@contextlib.contextmanager
+def config_errors() -> Iterator[None]:
+    """Turns the ValueError of a value that cannot be into a ConfigError."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"This config cannot be run. {error}") from error
+
+
 # Fields that count something, of which there must be one at least.
 COUNTS = ("run.log_every", "run.evaluate_every", "run.checkpoint_every", "run.max_skipped_in_a_row",
           "run.keep_checkpoints", "run.evaluation_batch")  # fmt: skip
@@ -138,19 +150,13 @@ def _check_numbers(config: ml_collections.ConfigDict) -> None:
             )
 
 
+@config_errors()
 def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
     """The stages of a run. They share networks and optimisers and differ in the losses' weights.
 
     Raises:
       ConfigError: a field has a value that cannot be; the message names it.
     """
-    try:
-        return _make_stages(config)
-    except ValueError as error:
-        raise ConfigError(f"This config cannot be run. {error}") from error
-
-
-def _make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
     _check_numbers(config)
     check_choice("dtype (config.regressor.dtype)", config.regressor.dtype, tuple(DTYPES))
     check_choice("network (config.regressor.name)", config.regressor.name, tuple(STAGE_SIZES))

@@ -64,7 +64,8 @@ class NotFinite(Exception):
 class _Run:
     """What the loop carries along.
 
-    best_error: the lowest so far. skipped_before: how many steps in a row were skipped up to the last log line.
+    best_error: the lowest so far. not_looked_at: the metrics of the steps since `_check_finite` last looked;
+    skipped_before: how many steps in a row were skipped up to them.
     """
 
     config: ml_collections.ConfigDict
@@ -76,6 +77,7 @@ class _Run:
     log: run_log.RunLog
     best_error: float = float("inf")
     skipped_before: int = 0
+    not_looked_at: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)
 
     @property
     def state(self) -> TrainState:
@@ -121,15 +123,13 @@ def train_and_evaluate(
     workdir = pathlib.Path(workdir).absolute()
     with run_log.writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    stages = experiment.make_stages(config)
-    try:
+    with experiment.config_errors():
+        stages = experiment.make_stages(config)
         devices.check_divisible("config.batch_annotated", config.batch_annotated, config.accumulate)
         devices.check_divisible("config.batch_wild", config.batch_wild, config.accumulate)
         check_choice("config.run.on_failed_save", config.run.on_failed_save, run_saves.ON_FAILED)
         if config.augmentation.mirror_annotated:
             model = symmetry.with_mirror(model)
-    except ValueError as error:
-        raise experiment.ConfigError(f"This config cannot be run. {error}") from error
     small_model = without_mesh(model)
     faces = {name: found.get("faces") for name, found in data.description.items()}
     description = experiment.description(config, digest(model), faces)
@@ -162,7 +162,8 @@ def train_and_evaluate(
             run = _Run(config, small_model, data, stages, Progress(state), saves, log)
             run.best_error = _best_error_so_far(workdir, data.held_out.protocols[0])
             run.skipped_before = int(devices.host_copy(state.skipped_in_a_row))
-            missed = not agreement.from_first(np.bool_(_was_evaluated(workdir, int(state.step))))
+            evaluated = any(entry["step"] == int(state.step) for entry in _evaluations(workdir))
+            missed = not agreement.from_first(np.bool_(evaluated))
             with hosts.stop_requests() as requests, leaving.in_time(run.progress, saves, log):
                 _train(run, requests, missed)
                 _save_last(run)
@@ -181,26 +182,23 @@ def _open_log(config, workdir: pathlib.Path, start: int, total: int, data: Train
     return run_log.RunLog(workdir, start, total, images, active, must_write=must_write)
 
 
+def _evaluations(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """What `_Run.evaluate` has logged."""
+    return [entry for entry in run_log.read_history(workdir) if entry["kind"] == "evaluation"]
+
+
 def _best_error_so_far(workdir: pathlib.Path, protocol: str) -> float:
-    """The lowest error `_Run.evaluate` has logged by this protocol after step 0."""
-    errors = [
-        entry.get(f"{protocol}/mean_of_bins")
-        for entry in run_log.read_history(workdir)
-        if entry["kind"] == "evaluation" and entry["step"]
-    ]
+    """The lowest error that was logged by this protocol after step 0."""
+    errors = [entry.get(f"{protocol}/mean_of_bins") for entry in _evaluations(workdir) if entry["step"]]
     return min((error for error in errors if error is not None), default=float("inf"))
-
-
-def _was_evaluated(workdir: pathlib.Path, step: int) -> bool:
-    return any(e["kind"] == "evaluation" and e["step"] == step for e in run_log.read_history(workdir))
 
 
 def _check_group(config: ml_collections.ConfigDict, description: dict[str, Any]) -> None:
     """Raises ConfigError where processes of a group were started with different commands."""
     fields = description | experiment.flatten({"run": config.run.to_dict(), "jax": jax.__version__})
-    lines = agreement.differing_from_first(fields)
-    if lines:
-        shown = "\n".join(f"  {line}" for line in lines if line) or f"  {len(lines)} of them say in what."
+    others, lines = agreement.differing_from_first(fields)
+    if others:
+        shown = "\n".join(f"  {line}" for line in lines) or f"  {others} of them say in what."
         raise experiment.ConfigError(
             f"The processes of this group were started with different configs (the first one's: there):\n{shown}\n"
             "Start all of them with the same command, but for config.distributed."
@@ -223,7 +221,9 @@ def _train(run: _Run, requests: hosts.StopRequests, missed: bool) -> None:
         window: list[dict[str, jax.Array]] = []
         for step in range(max(start, stage.start) + 1, stage.end + 1):
             batch = next(batches)
-            window.append(run.progress.advance(step_fn, batch, run.model))
+            metrics = run.progress.advance(step_fn, batch, run.model)
+            window.append(metrics)
+            run.not_looked_at.append(metrics)
             run.log.advance(stage.name, step)
             run.saves.check()
             _after_step(run, stage, step, window)
@@ -237,14 +237,13 @@ def _after_step(run: _Run, stage: experiment.Stage, step: int, window: list) -> 
     settings, last = run.config.run, step == stage.end
     # Not at every step: looking waits for the device.
     if last or step % settings.log_every == 0 or step % settings.max_skipped_in_a_row == 0:
-        _check_finite(run, step, window)
+        _check_finite(run, step)
     if last or step % settings.log_every == 0:
         values = {name: _mean_of_finite(window, name) for name in window[0]}
         schedule = experiment.learning_rate_schedule(run.config)
         values["learning_rate"] = float(schedule(step - 1))
         values |= {f"weight_{k}": v for k, v in stage.method.loss_weights.items() if v}
         run.log.train(stage.name, step, values)
-        run.skipped_before = _skipped_in_a_row(run.skipped_before, window)[0]
         window.clear()
     if last or step % settings.evaluate_every == 0:
         run.evaluate(stage, step)
@@ -268,8 +267,9 @@ def _skipped_in_a_row(before: int, window: list[dict[str, jax.Array]]) -> tuple[
     return now, most
 
 
-def _check_finite(run: _Run, step: int, window: list[dict[str, jax.Array]]) -> None:
-    _, skipped = _skipped_in_a_row(run.skipped_before, window)
+def _check_finite(run: _Run, step: int) -> None:
+    run.skipped_before, skipped = _skipped_in_a_row(run.skipped_before, run.not_looked_at)
+    run.not_looked_at.clear()
     limit = run.config.run.max_skipped_in_a_row
     if skipped >= limit:
         _save_last(run)

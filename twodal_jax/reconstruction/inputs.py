@@ -8,7 +8,7 @@ import glob
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from twodal_jax.images import IMAGE_SUFFIXES
@@ -89,7 +89,7 @@ def _one(text: str) -> tuple[list[pathlib.Path | int], str | None]:
         return [int(camera[1])], None
     path = pathlib.Path(text).expanduser()
     if path.is_dir():
-        files, unread = list(_files_in(path, IMAGE_SUFFIXES)), list(_files_in(path, UNREAD_SUFFIXES))
+        files, unread = _pictures(path)
         if unread:
             shown = ", ".join(file.name for file in unread[:10]) + (" ..." if len(unread) > 10 else "")
             return files, (f"{text}: {len(unread)} of kinds that are not read: {shown}. Save them as JPEG or PNG; a GIF"
@@ -108,12 +108,18 @@ def _known(path: pathlib.Path) -> bool:
     return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
-def _files_in(folder: pathlib.Path, suffixes: tuple[str, ...]) -> Iterator[pathlib.Path]:
+def _pictures(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """A folder's pictures, and those of `UNREAD_SUFFIXES`."""
+    read, unread = [], []
     for here, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(suffixes):
-                yield pathlib.Path(here, name)
+            if name.startswith("."):
+                continue
+            for found, suffixes in ((read, IMAGE_SUFFIXES), (unread, UNREAD_SUFFIXES)):
+                if name.lower().endswith(suffixes):
+                    found.append(pathlib.Path(here, name))
+    return read, unread
 
 
 def _item(what: pathlib.Path | int, name: str) -> Photo | Video | Camera:

@@ -14,7 +14,6 @@ from twodal_jax import coefficients
 from twodal_jax.export import files, frames, meshes, tables
 from twodal_jax.reconstruction.scene import Scene
 
-
 _OF_A_FACE = re.compile(r"(?:face|uv)_(\d+)(?:_source)?\.(?:obj|mtl|png|ply|glb)")
 
 
