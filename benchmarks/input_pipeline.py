@@ -4,7 +4,8 @@
 
 Files: JPEG crops, read and decoded one by one, as preparing a set does. Shards: ArrayRecord through tf.data's
 decoder, shuffled, in batches. Memory: memory-mapped arrays, shuffled, in batches. All give uint8 crops of 160 pixels
-(120 and a margin) with their landmarks; the heatmap and the augmentation are made on the device.
+(120 and a margin) with their landmarks, as a step takes them: the order of the channels, the heatmap and the
+augmentation are made on the device.
 """
 
 import argparse
@@ -79,15 +80,16 @@ def wild_batches(prepared, config):
     from data_pipelines.training_data import fields_trained_on
 
     fields = fields_trained_on(config)["wild"]
-    return loader.batches(prepared, batch_size=config.batch_wild, seed=0, fields=fields)
+    return loader.batches(prepared, batch_size=config.batch_wild, seed=0, fields=fields, as_decoded=True)
 
 
 def rate_of(batches, seconds: float) -> float:
-    """Images a second of an iterator of batches, after the first two."""
+    """Images a second of an iterator of batches of BATCH, after the first two."""
     next(batches), next(batches)
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
-        count += len(next(batches)["image"])
+        next(batches)
+        count += BATCH
     return count / (time.perf_counter() - start)
 
 
@@ -98,11 +100,14 @@ def _decoded(decode, items, threads: int):
         pending = [pool.submit(decode, next(batches)) for _ in range(2 * threads + 2)]
         while True:
             pending.append(pool.submit(decode, next(batches)))
-            yield {"image": pending.pop(0).result()}
+            yield pending.pop(0).result()
 
 
-def bare_decoder():
-    """A list of JPEGs -> uint8 images, by the decoder the shards are read with, and nothing else."""
+def bare_decoder(copied: bool = True):
+    """A list of JPEGs -> uint8 images, by the decoder the shards are read with, and nothing else.
+
+    copied: into an array of NumPy's own, as `.numpy()` does; else a view of TensorFlow's memory.
+    """
     from data_pipelines.records import tensorflow_on_cpu
 
     tf = tensorflow_on_cpu()
@@ -114,11 +119,12 @@ def bare_decoder():
         lambda jpegs: tf.map_fn(one, jpegs, fn_output_signature=tf.uint8),
         input_signature=[tf.TensorSpec([None], tf.string)],
     )
-    return lambda jpegs: traced(tf.constant(jpegs)).numpy()
+    as_array = (lambda tensor: tensor.numpy()) if copied else (lambda tensor: np.asarray(memoryview(tensor)))
+    return lambda jpegs: as_array(traced(tf.constant(jpegs)))
 
 
 def reading_rows(encoded, sets, folder, threads: int, seconds: float, rounds: int) -> list[Row]:
-    """Images a second, each way in turn; the median of the rounds."""
+    """Images a second, each way in turn, and the shards against the bare decoder; medians of the rounds."""
     from data_pipelines import loader
     from twodal_jax.images import read_image
 
@@ -126,7 +132,8 @@ def reading_rows(encoded, sets, folder, threads: int, seconds: float, rounds: in
     fields = ("image", "landmarks", "visible")
 
     def shuffled(kind):
-        return loader.batches(sets[kind], batch_size=BATCH, seed=0, fields=fields, num_threads=threads)
+        return loader.batches(sets[kind], batch_size=BATCH, seed=0, fields=fields, num_threads=threads,
+                              as_decoded=True)  # fmt: skip
 
     ways = {
         "memory (arrays)": shuffled("arrays"),
@@ -139,11 +146,26 @@ def reading_rows(encoded, sets, folder, threads: int, seconds: float, rounds: in
         for name, batches in ways.items():
             rates[name].append(rate_of(batches, seconds))
     rows = [Row(name, float(np.median(found)), "images/s") for name, found in rates.items()]
-    shards, bare = (rates[name] for name in list(ways)[1:3])
-    share = float(np.median([a / b for a, b in zip(shards, bare)]))
-    for batches in ways.values():
+    shards, bare = list(ways.values())[1:3]
+    views = _decoded(bare_decoder(copied=False), encoded, threads)
+    share, of_views = (_ratio(shards, other, 4 * rounds, seconds / 2) for other in (bare, views))
+    for batches in (*ways.values(), views):
         batches.close()
-    return [*rows, Row("  shards / bare decoding", share, "x", 0.9, True, f"{threads} threads")]
+    return [
+        *rows,
+        Row("  shards / bare decoding", share, "x", 0.9, True, f"{threads} threads"),
+        Row("  shards / bare decoding that is not copied", of_views, "x", note="into no array of NumPy's own"),
+    ]
+
+
+def _ratio(batches, reference, rounds: int, seconds: float) -> float:
+    """Median of rate over the reference's, which is measured before and after it in each round."""
+    found, before = [], rate_of(reference, seconds)
+    for _ in range(rounds):
+        rate, after = rate_of(batches, seconds), rate_of(reference, seconds)
+        found.append(2 * rate / (before + after))
+        before = after
+    return float(np.median(found))
 
 
 def waiting_rows(sets, steps: int) -> list[Row]:

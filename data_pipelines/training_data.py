@@ -182,6 +182,7 @@ def open_training_data(
             process_count=jax.process_count(),
             fields=trained_on[name],
             rows=rows[name],
+            as_decoded=True,
         )
 
     data = TrainingData(

@@ -118,6 +118,15 @@ def test_both_formats_give_the_same_faces(folders):
         assert np.abs(one["image"].astype(int) - other["image"]).mean() < 3.0
 
 
+def test_images_as_decoded_are_the_same_in_rgb(opened):
+    for stored, decoded in zip(take(opened, 3), take(opened, 3, as_decoded=True)):
+        if opened.format == "array_record":
+            decoded["image"] = decoded.pop("image_rgb")[..., ::-1]
+        assert sorted(decoded) == sorted(stored)
+        for name in stored:
+            np.testing.assert_array_equal(decoded[name], stored[name])
+
+
 def test_a_late_start_continues_the_same_stream(opened):
     for one, other in zip(take(opened, 6)[4:], take(opened, 2, start_step=4)):
         for name in one:

@@ -97,6 +97,19 @@ def test_the_second_pass_shows_the_mouth_centre_of_its_heatmaps_and_the_losses_c
     np.testing.assert_array_equal(terms["loss_cyc"], terms["loss_2d_con"])
 
 
+def test_faces_are_the_same_from_images_in_rgb(batch, model):
+    method = helpers_model.tiny_method(losses=STAGE1_LOSSES)
+
+    def faces(batch):
+        return batch_faces.prepare_annotated(batch["annotated"], model, method), batch_faces.prepare_wild(
+            batch["wild"], method)  # fmt: skip
+
+    def in_rgb(part):
+        return {name: value for name, value in part.items() if name != "image"} | {"image_rgb": part["image"][..., ::-1]}
+
+    assert_identical(*map(jax.jit(faces), (batch, {name: in_rgb(part) for name, part in batch.items()})))
+
+
 def test_regressor_step_leaves_the_critic_bit_identical(without_second_pass, state):
     after = without_second_pass
     assert_identical(after.critic, state.critic)

@@ -4,6 +4,7 @@ A batch is {"annotated": {...}, "wild": {...}} of arrays with a leading batch ax
   annotated: image uint8 [A, S, S, 3] BGR, alpha [A, 62] raw, position uint32 [A, 2]
   wild:      image uint8 [W, S, S, 3] BGR, landmarks [W, 18, 2], visible [W, 18], position uint32 [W, 2];
              perhaps jaw [W, 3, 2], jaw_visible [W, 3]: `heatmap.JAW_NAMES`
+`image_rgb` may stand for `image`: the same in RGB, as a file's decoder makes it.
 Landmarks and alpha are in the frame of the 120-pixel crop; `position` is the sample's global position
 in the training stream as (high, low) words, from which its augmentation is drawn.
 """
@@ -55,7 +56,7 @@ def prepare_annotated(batch: dict[str, jax.Array], model: MorphableModel, method
         whitened = coefficients.whiten(alpha, model.alpha_mean, model.alpha_std)
         return Faces(image, points, visible, *noisy, whitened)
 
-    return jax.vmap(one)(keys, batch["image"], batch["alpha"])
+    return jax.vmap(one)(keys, _images(batch), batch["alpha"])
 
 
 def prepare_wild(batch: dict[str, jax.Array], method: Method) -> Faces:
@@ -76,7 +77,12 @@ def prepare_wild(batch: dict[str, jax.Array], method: Method) -> Faces:
         noisy = augmentation.detector_noise(key_noise, *shown, method.augmentation)
         return Faces(image, landmarks, visible, *noisy)
 
-    return jax.vmap(one)(keys, batch["image"], landmarks, visible)
+    return jax.vmap(one)(keys, _images(batch), landmarks, visible)
+
+
+def _images(batch: dict[str, jax.Array]) -> jax.Array:
+    """[B, S, S, 3] uint8 BGR."""
+    return batch["image"] if "image" in batch else batch["image_rgb"][..., ::-1]
 
 
 def network_inputs(faces: Faces, method: Method) -> jax.Array:
