@@ -23,6 +23,7 @@ from data_pipelines.loader import reading_threads
 from twodal_jax import startup
 
 SIZE, BATCH = 160, 32
+MADE_AHEAD = 16  # more than any way to read keeps ready: while those are taken, others refill theirs
 # What one fast GPU asks for: 64 images in a step of 4 to 7 ms (docs/scaling.md).
 GPU_NEEDS = (9_000, 16_000)
 
@@ -84,8 +85,9 @@ def wild_batches(prepared, config):
 
 
 def rate_of(batches, seconds: float) -> float:
-    """Images a second of an iterator of batches of BATCH, after the first two."""
-    next(batches), next(batches)
+    """Images a second of an iterator of batches of BATCH, after those that it had made ahead."""
+    for _ in range(MADE_AHEAD):
+        next(batches)
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         next(batches)

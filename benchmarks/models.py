@@ -11,7 +11,7 @@ NUM_VERTICES = 53_215
 
 
 def full_size() -> morphable_model.MorphableModel:
-    """The 40 + 10 BFM of $TWODAL_DATA_DIR, or the built-in face with its vertices repeated to as many."""
+    """The 40 + 10 BFM of $TWODAL_DATA_DIR, or the built-in face with as many vertices."""
     path = pathlib.Path(os.environ.get("TWODAL_DATA_DIR", "nowhere"), "bfm_3ddfa")
     if path.exists():
         model = assets.load_morphable_model(path)
@@ -19,16 +19,25 @@ def full_size() -> morphable_model.MorphableModel:
             return model
         small = assets.load_morphable_model("builtin")
         return model.with_whitening(small.alpha_mean, small.alpha_std)
-    return repeated(NUM_VERTICES)
+    return with_points(NUM_VERTICES)
 
 
-def repeated(num_vertices: int) -> morphable_model.MorphableModel:
-    """The built-in face with its vertices repeated, in order, to this many; the triangles stay."""
+def with_points(num_vertices: int) -> morphable_model.MorphableModel:
+    """The built-in face and points drawn evenly from its surface, this many together; the triangles stay."""
     small = assets.load_morphable_model("builtin")
-    places = np.arange(num_vertices) % small.num_vertices
+    mean, basis, triangles = (np.asarray(values) for values in (small.mean, small.basis, small.triangles))
+    first, second, third = (mean.T[corner] for corner in triangles.T)
+    area = np.linalg.norm(np.cross(second - first, third - first), axis=1)
+    rng = np.random.default_rng(0)
+    added = num_vertices - small.num_vertices
+    corners = triangles[rng.choice(len(triangles), added, p=area / area.sum())]
+    weights = rng.dirichlet((1, 1, 1), added).astype(np.float32)
+
+    def dense(values):
+        return np.concatenate([values, (values[..., corners] * weights).sum(axis=-1)], axis=-1)
+
     return morphable_model.create(
-        np.asarray(small.mean)[:, places], np.asarray(small.basis)[:, :, places], small.triangles,
-        small.landmark_indices, small.alpha_mean, small.alpha_std,
+        dense(mean), dense(basis), triangles, small.landmark_indices, small.alpha_mean, small.alpha_std
     )  # fmt: skip
 
 

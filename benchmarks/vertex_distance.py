@@ -63,7 +63,7 @@ def measure(options) -> list[Row]:
     rounds = 5 if options.quick else 9
     rows = rows_for(models.full_size(), rounds)
     for count in () if options.quick else (2 * models.NUM_VERTICES, 4 * models.NUM_VERTICES):
-        rows += rows_for(models.repeated(count), rounds)
+        rows += rows_for(models.with_points(count), rounds)
     return rows
 
 

@@ -4,8 +4,8 @@ import argparse
 
 
 def at_least_one(text: str) -> int:
-    """The type of an option that counts something."""
-    value = int(text)
+    """The type of an option that counts something; "1e3" is no number here."""
+    value = int(text) if text.isascii() and text.isdecimal() else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {text!r}")
     return value

@@ -13,17 +13,11 @@ import contextlib
 import pathlib
 import sys
 
+from scripts.option_types import at_least_one
+
 # Only what --help needs is imported here; everything else where it is used.
 
 INTERRUPTED = 130  # the exit status of shells after Ctrl-C
-
-
-def at_least_one(text: str) -> int:
-    """The type of an option that counts something; "1e3" is no number here."""
-    value = int(text) if text.isascii() and text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {text!r}")
-    return value
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

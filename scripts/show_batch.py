@@ -18,6 +18,7 @@ import numpy as np
 
 from data_pipelines import loader
 from data_pipelines.prepared import PreparedError, open_prepared
+from scripts.option_types import at_least_one
 from twodal_jax import assets, batch_faces, coefficients, forward, morphable_model, projection
 from twodal_jax.augmentation import AugmentationSettings
 from twodal_jax.evaluation import metrics
@@ -38,6 +39,7 @@ class View:
 
     seed: int
     augmentation: AugmentationSettings
+    heatmap: forward.HeatmapSettings = forward.HeatmapSettings()
 
 
 def parse(arguments):
@@ -47,7 +49,7 @@ def parse(arguments):
     )  # fmt: skip
     parser.add_argument("--data", required=True, help="folder made by scripts.prepare_data")
     parser.add_argument("--output", required=True, help="picture to write, e.g. batch.png")
-    parser.add_argument("--count", type=int, default=16, help="number of faces")
+    parser.add_argument("--count", type=at_least_one, default=16, help="number of faces")
     parser.add_argument("--augment", action="store_true", help="augment more than training does")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other faces")
     parser.add_argument(
@@ -55,8 +57,6 @@ def parse(arguments):
         help="builtin, or a path: needed for the 68 landmarks of an annotated set",
     )  # fmt: skip
     options = parser.parse_args(arguments)
-    if options.count < 1:
-        parser.error(f"--count must be at least 1, got {options.count}")
     if pathlib.Path(options.output).suffix.lower() not in (".png", ".jpg", ".jpeg"):
         parser.error(f"--output must end in .png or .jpg, got {options.output}")
     return options
@@ -71,7 +71,7 @@ def network_view(batch, model, view):
         alpha = coefficients.unwhiten(faces.whitened, model.alpha_mean, model.alpha_std)
         landmarks_68 = projection.landmarks_crop(model, alpha)
     heatmap_points = faces.heatmap_landmarks, faces.heatmap_visible
-    inputs = forward.network_input(faces.image, *heatmap_points, forward.HeatmapSettings())
+    inputs = forward.network_input(faces.image, *heatmap_points, view.heatmap)
     return faces, inputs[..., 3:], landmarks_68
 
 

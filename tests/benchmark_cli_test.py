@@ -101,7 +101,7 @@ FOLDERS = ["--data_dir=a", "--output_dir=b"]
 def test_no_pass_is_an_error(parse, passes, capsys):
     with pytest.raises(SystemExit):
         parse([*FOLDERS, f"--passes={passes}"])
-    assert f"must be at least 1, got {passes}" in capsys.readouterr().err
+    assert f"must be a whole number, at least 1, got '{passes}'" in capsys.readouterr().err
     assert parse([*FOLDERS, "--passes=2"]).passes == 2
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers_model import ALL_LOSSES, STAGE1_LOSSES, STAGE2_LOSSES, assert_identical, identical
 
-from twodal_jax import batch_faces, forward, heatmap, train_step
+from twodal_jax import batch_faces, forward, heatmap, projection, train_step
 from twodal_jax.augmentation import AugmentationSettings
 from twodal_jax.forward import HeatmapSettings
 from twodal_jax.train_state import LOSS_NAMES, create_train_state
@@ -95,6 +95,16 @@ def test_the_second_pass_shows_the_mouth_centre_of_its_heatmaps_and_the_losses_c
     np.testing.assert_allclose(points[:, 16], result.landmarks[:, centre, :2].mean(axis=1), rtol=1e-5)
     np.testing.assert_array_equal(np.delete(points, 16, axis=1), np.delete(result.landmarks_18, 16, axis=1))
     np.testing.assert_array_equal(terms["loss_cyc"], terms["loss_2d_con"])
+
+
+@pytest.mark.parametrize("kind, centre", [("points", [62, 66]), ("gaussian", [48, 54])])
+def test_the_first_heatmap_of_an_annotated_face_shows_the_mouth_centre_of_its_kind(batch, model, kind, centre):
+    method = helpers_model.tiny_method(losses=STAGE1_LOSSES).replace(heatmap=HeatmapSettings(kind))
+    faces = batch_faces.prepare_annotated(batch["annotated"], model, method)
+    alpha = np.asarray(faces.whitened) * model.alpha_std + model.alpha_mean
+    expected = projection.landmarks_crop(model, alpha)[:, centre, :2].mean(axis=1)
+    np.testing.assert_allclose(faces.heatmap_landmarks[:, 16], expected, atol=1e-3)
+    np.testing.assert_array_equal(np.delete(faces.heatmap_landmarks, 16, axis=1), np.delete(faces.landmarks, 16, axis=1))
 
 
 def test_faces_are_the_same_from_images_in_rgb(batch, model):

@@ -29,7 +29,8 @@ class Faces:
       image: [B, 120, 120, 3] float 0..255, BGR.
       landmarks: [B, P, 2] true (annotated) or given (wild) landmarks; visible: [B, P]. P is 18, or 21 where
         the batch has jaw points, which follow the 18.
-      heatmap_landmarks, heatmap_visible: the 18 with a detector's noise; what the heatmap shows.
+      heatmap_landmarks, heatmap_visible: the 18 with a detector's noise; what the heatmap shows. Of annotated faces
+        with the mouth centre of the heatmap's kind (`forward.HeatmapSettings`).
       whitened: [B, 62] true whitened coefficients, None for wild faces.
     """
 
@@ -50,9 +51,10 @@ def prepare_annotated(batch: dict[str, jax.Array], model: MorphableModel, method
         image, alpha = augmentation.augment_annotated(
             key_face, image, alpha, model.mirror_map, method.augmentation
         )
-        points = heatmap.landmarks_18_from_68(projection.landmarks_crop(model, alpha)[:, :2])
+        points_68 = projection.landmarks_crop(model, alpha)[:, :2]
+        points, shown = heatmap.landmarks_18_from_68(points_68), method.heatmap.landmarks_18(points_68)
         visible = jnp.ones(heatmap.NUM_LANDMARKS)
-        noisy = augmentation.detector_noise(key_noise, points, visible, method.augmentation)
+        noisy = augmentation.detector_noise(key_noise, shown, visible, method.augmentation)
         whitened = coefficients.whiten(alpha, model.alpha_mean, model.alpha_std)
         return Faces(image, points, visible, *noisy, whitened)
 
