@@ -135,7 +135,7 @@ def _shard_reader(prepared: PreparedSet, chosen: dict[str, Any]) -> Reader:
     """One batch at a time, here and now."""
     tf = records.tensorflow_on_cpu()
     serialized = _record_reader(prepared)
-    parse = tf.function(lambda batch: records.parse_batch(tf, batch, chosen),
+    parse = tf.function(lambda batch: records.parse_batch(tf, batch, chosen, at_a_time=reading_threads()),
                         input_signature=[tf.TensorSpec([None], tf.string)])
     return lambda rows: _as_stored(parse(tf.constant(serialized(rows))))
 
@@ -147,7 +147,7 @@ def _shard_stream(prepared: PreparedSet, chosen: dict[str, Any], rows_of: Callab
     read = _record_reader(prepared)
     return parsed_stream.parsed(
         tf, _ahead(lambda step: read(rows_of(step)), start_step, threads, threads),
-        lambda batch: records.parse_batch(tf, batch, chosen),
+        lambda batch: records.parse_batch(tf, batch, chosen, at_a_time=1),
         batch_size=size, num_threads=threads, ahead=ahead,
     )
 

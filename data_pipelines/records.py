@@ -82,11 +82,16 @@ def open_shards(paths: Sequence[pathlib.Path]) -> Any:
     return array_record_data_source.ArrayRecordDataSource([os.fspath(path) for path in paths])
 
 
-def parse_batch(tf: Any, serialized: Any, fields: Mapping[str, Mapping[str, Any]],
-                ) -> dict[str, Any]:
-    """Serialized examples, string tensor [b] -> {field: tensor [b, ...]}, images RGB uint8.
+def parse_batch(tf: Any, serialized: Any, fields: Mapping[str, Mapping[str, Any]], *, at_a_time: int) -> dict[str, Any]:
+    """Serialized examples -> arrays. For a `tf.function`.
 
-    `fields` is the manifest's, or a part of it: only those are parsed. For a `tf.function`.
+    Args:
+      tf: the module of `tensorflow_on_cpu`. serialized: string tensor [b].
+      fields: the manifest's, or a part of it: only those are parsed.
+      at_a_time: faces decoded side by side. One where batches are: that is 1.5 % faster.
+
+    Returns:
+      {field: tensor [b, ...]}, images RGB uint8.
     """
     spec = {name: tf.io.FixedLenFeature([], tf.string) if field["dtype"] in ("uint8", "string")
             else tf.io.FixedLenFeature(field["shape"], tf.float32)
@@ -102,5 +107,4 @@ def parse_batch(tf: Any, serialized: Any, fields: Mapping[str, Mapping[str, Any]
         return face
 
     kinds = {name: tf.uint8 if name == "image" else spec[name].dtype for name in fields}
-    # Batches are made side by side, not the faces of one: 1.5 % faster than parsing a batch first.
-    return tf.map_fn(one, serialized, fn_output_signature=kinds, parallel_iterations=1)
+    return tf.map_fn(one, serialized, fn_output_signature=kinds, parallel_iterations=at_a_time)
