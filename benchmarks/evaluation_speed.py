@@ -2,7 +2,8 @@
 
     python -m benchmarks.evaluation_speed [--quick] [--images=2000] [--icp_images=200]
 
-Uses the 40 + 10 BFM of $TWODAL_DATA_DIR where it is, else the built-in face with points of its surface for as many vertices.
+Uses the 40 + 10 BFM of $TWODAL_DATA_DIR where it is, else the built-in face with points of its surface added to as
+many vertices.
 ICP is timed on fewer images and told per 2,000; and against ICP whose every step looks at all vertices.
 """
 

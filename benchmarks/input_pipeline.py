@@ -162,12 +162,11 @@ def reading_rows(encoded, sets, folder, threads: int, seconds: float, rounds: in
 
 def _ratio(batches, reference, rounds: int, seconds: float) -> float:
     """Median of rate over the reference's, which is measured before and after it in each round."""
-    found, before = [], rate_of(reference, seconds)
+    rates, references = [], [rate_of(reference, seconds)]
     for _ in range(rounds):
-        rate, after = rate_of(batches, seconds), rate_of(reference, seconds)
-        found.append(2 * rate / (before + after))
-        before = after
-    return float(np.median(found))
+        rates.append(rate_of(batches, seconds))
+        references.append(rate_of(reference, seconds))
+    return timing.ratio(rates, [(before + after) / 2 for before, after in itertools.pairwise(references)])
 
 
 def waiting_rows(sets, steps: int) -> list[Row]:

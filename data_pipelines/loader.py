@@ -213,21 +213,22 @@ class _Pool(concurrent.futures.ThreadPoolExecutor):
 
 def _as_stored(parsed: dict[str, Any]) -> Batch:
     """TensorFlow's tensors -> what the folder holds: strings as str, images BGR."""
-    return {name: _stored_field(name, tensor) for name, tensor in parsed.items()}
+    batch = _as_decoded(parsed)
+    if IMAGE_RGB in batch:
+        rgb = batch.pop(IMAGE_RGB)
+        batch["image"] = cv2.cvtColor(rgb.reshape(-1, rgb.shape[2], 3), cv2.COLOR_RGB2BGR).reshape(rgb.shape)
+    return batch
 
 
 def _as_decoded(parsed: dict[str, Any]) -> Batch:
-    """TensorFlow's tensors -> arrays; images RGB, as `image_rgb`, in TensorFlow's own memory."""
-    other = {name: tensor for name, tensor in parsed.items() if name != "image"}
-    images = {IMAGE_RGB: np.asarray(memoryview(parsed["image"]))} if "image" in parsed else {}
-    return _as_stored(other) | images
+    """TensorFlow's tensors -> arrays: strings as str; images RGB, as `image_rgb`, in TensorFlow's own memory."""
+    return dict(_decoded_field(name, tensor) for name, tensor in parsed.items())
 
 
-def _stored_field(name: str, tensor: Any) -> np.ndarray:
+def _decoded_field(name: str, tensor: Any) -> tuple[str, np.ndarray]:
     if name == "image":
-        rgb = np.asarray(memoryview(tensor))  # `tensor.numpy()` copies
-        return cv2.cvtColor(rgb.reshape(-1, rgb.shape[2], 3), cv2.COLOR_RGB2BGR).reshape(rgb.shape)
+        return IMAGE_RGB, np.asarray(memoryview(tensor))  # `tensor.numpy()` copies
     array = tensor.numpy()
     if array.dtype == object:
-        return np.array([value.decode("utf-8") for value in array])
-    return array
+        array = np.array([value.decode("utf-8") for value in array])
+    return name, array
