@@ -70,6 +70,62 @@ def test_every_starting_rotation_up_to_30_degrees_gives_the_same_answer(face):
     assert spread.max() < 0.1
 
 
+def test_the_result_is_that_of_plain_icp_with_all_points(face):
+    """Steps that look up all points anew and are not accelerated, until they hardly move."""
+    other = face[0] * [1.04, 0.97, 1.05] + 0.3 * np.sin(face[0] / 9)
+    target = icp.Target(*face)
+    rotation, shift = random_motion(10, 4)
+    source = moved = other @ rotation.T + shift
+    for step in range(400):
+        distance, index = target.tree.query(moved)
+        turn, move = icp.robust_step(moved, target, distance, index, to_planes=step < 20)
+        moved = moved @ turn.T + move
+    plain = 100.0 * target.tree.query(moved)[0].mean() / 60.0
+    assert icp.reconstruction_error(source, target, 60.0) == pytest.approx(plain, rel=2e-3)
+    everyone = icp.align(source, target, sample=len(source))(source)
+    assert np.linalg.norm(everyone - moved, axis=1).mean() < 0.03
+
+
+def test_followed_points_have_the_nearest_of_all(face):
+    """Over steps small and large; on a grid, where many are equally near, the distances."""
+    rng = np.random.default_rng(3)
+    grid = np.stack(np.meshgrid(*[np.arange(8.0)] * 3), axis=-1).reshape(-1, 3)
+    for points, scale in ((face[0], 1.0), (grid, 0.5)):
+        target = icp.Target(points, np.zeros_like(points))
+        moved = points[rng.choice(len(points), 500)] + rng.normal(0, scale, (500, 3))
+        nearest = icp._Follower(target, len(moved))
+        for size in (0, 0, 1e-4, 1e-3, 1e-2, 1e-2, 0.1, 0.1, 1.0, 10.0, 1e-3):
+            moved = moved + rng.normal(0, size, moved.shape)
+            distance, index = nearest(moved)
+            assert distance == pytest.approx(target.tree.query(moved)[0], rel=1e-9, abs=1e-12)
+            assert distance == pytest.approx(np.linalg.norm(points[index] - moved, axis=1), rel=1e-9, abs=1e-12)
+
+
+def test_acceleration_reaches_a_slow_fixed_point_in_few_steps():
+    """A linear step that plain repetition needs some 700 steps for."""
+    shrink = np.diag([0.98, 0.9, 0.5, 0.97, -0.3, 0.2])
+    fixed = np.arange(1.0, 7.0)
+    place, accelerated = np.zeros(6), icp._Anderson()
+    for _ in range(20):
+        place = accelerated(place, fixed + shrink @ (place - fixed))
+    assert place == pytest.approx(fixed, abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [3, 4, 50, 1000, 4000, 5000])
+def test_few_points_are_enough(face, count):
+    rng = np.random.default_rng(count)
+    rotation, shift = random_motion(2, 1)
+    points = face[0][rng.choice(len(face[0]), count, replace=False)]
+    found = icp.align(points @ rotation.T + 0.1 * shift, icp.Target(points, np.tile([0.0, 0.0, 1.0], (count, 1))))
+    assert np.isfinite(found.rotation).all() and np.isfinite(found.translation).all()
+
+
+def test_points_all_in_one_place_stay_there():
+    count = 20
+    same = icp.align(np.ones((count, 3)), icp.Target(np.ones((count, 3)), np.tile([0.0, 0.0, 1.0], (count, 1))))
+    assert same(np.ones((count, 3))) == pytest.approx(np.ones((count, 3)))
+
+
 def test_agrees_with_trimesh(face):
     trimesh = pytest.importorskip("trimesh")
     rng = np.random.default_rng(1)
@@ -78,7 +134,7 @@ def test_agrees_with_trimesh(face):
     source = points @ rotation.T + shift + 0.05 * rng.standard_normal(points.shape)
     matrix, *_ = trimesh.registration.icp(source, face[0], threshold=1e-9, max_iterations=300)
     theirs = icp.RigidMotion(matrix[:3, :3], matrix[:3, 3])
-    ours = icp.align(source, icp.Target(*face), sample=len(source))
+    ours = icp.align(source, icp.Target(*face))
     apart = np.linalg.norm(theirs(source) - ours(source), axis=1)
     assert apart.mean() < 0.1
     assert misplacement(face, motion, ours) <= misplacement(face, motion, theirs) + 0.02

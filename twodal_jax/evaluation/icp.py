@@ -1,10 +1,15 @@
 """Rigid iterative closest points (ICP): how far a reconstruction is from a scan it has no part in.
 
 Points are compared without correspondences: each point of the source with the nearest of the target.
-First point-to-plane steps on a sample, which converge from far; then point-to-point steps to the
-least-squares fit the paper's protocol means. Both are robust: a pair counts the less the farther apart
-it is, so that noise, outliers and parts only one of the two has do not pull. No scale is fitted.
-NumPy in float64; nearest neighbours by SciPy's k-d tree.
+First point-to-plane steps on few points, which converge from far; then point-to-point steps to the
+least-squares fit the paper's protocol means, on ever more points. All are robust: a pair counts the less
+the farther apart it is, so that noise, outliers and parts only one of the two has do not pull. No scale
+is fitted.
+
+Plain point-to-point steps crawl: the fit slides along the surface by ever less. Here they are
+accelerated (`_Anderson`), and a point is looked up anew only when it has moved so far that another
+target point may be nearer (`_Follower`), which changes no result. NumPy in float64; nearest neighbours by
+SciPy's k-d tree.
 """
 
 import dataclasses
@@ -12,9 +17,10 @@ import dataclasses
 import numpy as np
 import scipy.spatial
 
-SAMPLE = 4000
-MAX_STEPS = 60
-TOLERANCE = 3e-5  # of the target's size: mean motion of the points in one step
+FIRST_SAMPLES = (1000, 4000)  # points that find the place; `SAMPLE` find the exact one
+SAMPLE = 16_000
+FIRST_TOLERANCE, TOLERANCE = 5e-5, 1e-5  # of the target's size: motion of the points in a stage's last step
+MAX_STEPS = 60  # of a stage
 REACH = 3.0  # a pair this many typical distances apart counts a quarter
 
 
@@ -24,7 +30,7 @@ class RigidMotion:
 
     Attributes:
       rotation: [3, 3]. translation: [3].
-      steps: how many were taken; converged: whether the last one moved less than the tolerance.
+      steps: how many were taken, of all stages; converged: whether the last one moved less than its tolerance.
     """
 
     rotation: np.ndarray
@@ -103,10 +109,74 @@ def robust_weights(distance: np.ndarray) -> np.ndarray:
     return 1.0 / (1.0 + np.square(distance / (REACH * typical))) ** 2
 
 
+def robust_step(
+    source: np.ndarray, target: Target, distance: np.ndarray, index: np.ndarray, to_planes: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The motion (rotation [3, 3], translation [3]) of one step of source points [N, 3] onto the target's points
+    `index` [N], `distance` [N] away, or onto their planes."""
+    points, weights = target.points[index], robust_weights(distance)
+    if not to_planes:
+        return fit_rigid(source, points, weights)
+    normals = target.normals[index]
+    weights = weights * robust_weights(np.abs(np.einsum("ni,ni->n", points - source, normals)))
+    return _step_to_planes(source, points, normals, weights)
+
+
+class _Follower:
+    """Nearest target points of points that move little by little.
+
+    The nearest target point of a point stays the nearest until the point has moved by half of what the second
+    nearest is farther away; only then it is looked up again.
+    """
+
+    def __init__(self, target: Target, count: int):
+        self._target = target
+        self._seen = np.full((count, 3), np.inf)  # where each point was looked up
+        self._index = np.zeros(count, np.intp)
+        self._reach = np.zeros(count)  # squared distance from there within which the index holds
+
+    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distances [N] and indices [N] of the target points nearest to points [N, 3]."""
+        stale = np.flatnonzero(_squared_length(points - self._seen) >= self._reach)
+        if len(stale):
+            distance, index = self._target.tree.query(points[stale], k=2)
+            self._seen[stale], self._index[stale] = points[stale], index[:, 0]
+            self._reach[stale] = np.square(distance[:, 1] - distance[:, 0]) / 4
+        return np.sqrt(_squared_length(self._target.points[self._index] - points)), self._index
+
+
+def _squared_length(vectors: np.ndarray) -> np.ndarray:
+    return np.einsum("ni,ni->n", vectors, vectors)
+
+
+class _Anderson:
+    """Anderson acceleration of steps x -> g(x) to a fixed point: Pavlov et al., "AA-ICP" (2018).
+
+    The next x is the combination of the last steps' ends whose motion g(x) - x would be the smallest, were g linear.
+    After a step that moves more than the one before it, the history is dropped and the plain step taken.
+    """
+
+    WINDOW = 6
+
+    def __init__(self):
+        self._ends: list[np.ndarray] = []
+        self._motions: list[np.ndarray] = []
+
+    def __call__(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """The next x after a step from `start` to `end`, all of one shape [K]."""
+        motion = end - start
+        if self._motions and np.linalg.norm(motion) > np.linalg.norm(self._motions[-1]):
+            self._ends, self._motions = [], []
+        self._ends = [*self._ends, end][-self.WINDOW :]
+        self._motions = [*self._motions, motion][-self.WINDOW :]
+        if len(self._ends) == 1:
+            return end
+        ends, motions = (np.diff(history, axis=0).T for history in (self._ends, self._motions))
+        return end - ends @ np.linalg.lstsq(motions, motion, rcond=1e-8)[0]
+
+
 def align(source: np.ndarray, target: Target, *, sample: int = SAMPLE, seed: int = 0) -> RigidMotion:
     """The rigid motion that brings the source onto the target.
-
-    A quarter of the sample finds the place, to planes and then to points; all of it the exact one.
 
     Args:
       source: [N, 3], finite. target: see `Target`; same unit, roughly the same place and pose (within
@@ -114,38 +184,15 @@ def align(source: np.ndarray, target: Target, *, sample: int = SAMPLE, seed: int
       sample: how many of the source's points decide. seed: of the choice.
     """
     source = _checked("source", source)
-    if len(source) > sample:
-        source = source[np.random.default_rng(seed).choice(len(source), sample, replace=False)]
+    order = np.random.default_rng(seed).permutation(len(source))
+    last = min(sample, len(source))
+    counts = [*(count for count in FIRST_SAMPLES if count < last), last]
+    stages = [(counts[0], True), *((count, False) for count in counts)]
     motion = RigidMotion(np.eye(3), np.zeros(3))
-    few = source[: max(3, len(source) // 4)]
-    for points, to_planes, tolerance in (
-        (few, True, TOLERANCE), (few, False, TOLERANCE), (source, False, TOLERANCE)
-    ):  # fmt: skip
-        motion = _iterate(points, target, motion, to_planes, tolerance)
+    for stage, (count, to_planes) in enumerate(stages, start=1):
+        points = source[np.sort(order[:count])]  # in the source's order, where neighbours stand together
+        motion = _iterate(points, target, motion, to_planes, TOLERANCE if stage == len(stages) else FIRST_TOLERANCE)
     return motion
-
-
-def _iterate(
-    source: np.ndarray, target: Target, motion: RigidMotion, to_planes: bool, tolerance: float
-) -> RigidMotion:
-    """Steps of one kind from `motion` on, until one moves the points less than `tolerance` of the target."""
-    rotation, translation = motion.rotation, motion.translation
-    for count in range(1, MAX_STEPS + 1):
-        moved = source @ rotation.T + translation
-        distance, index = target.nearest(moved)
-        if to_planes:
-            normals = target.normals[index]
-            weights = robust_weights(np.abs(np.einsum("ni,ni->n", target.points[index] - moved, normals)))
-            weights = weights * robust_weights(distance)
-            step = _step_to_planes(moved, target.points[index], normals, weights)
-        else:
-            step = fit_rigid(moved, target.points[index], robust_weights(distance))
-        rotation, translation = step[0] @ rotation, step[0] @ translation + step[1]
-        moved_by = np.linalg.norm(source @ rotation.T + translation - moved, axis=1).mean()
-        converged = bool(moved_by < tolerance * target.size)
-        if converged:
-            break
-    return RigidMotion(rotation, translation, motion.steps + count, converged)
 
 
 def reconstruction_error(
@@ -155,3 +202,44 @@ def reconstruction_error(
     of the outer interocular distance (Section IV-C; protocol of PRNet, its reference [35])."""
     moved = align(source, target, sample=sample)(np.asarray(source, np.float64))
     return 100.0 * float(target.nearest(moved)[0].mean()) / interocular
+
+
+def _iterate(
+    source: np.ndarray, target: Target, motion: RigidMotion, to_planes: bool, tolerance: float
+) -> RigidMotion:
+    """Steps of one kind from `motion` on, until one moves the points less than `tolerance` of the target.
+
+    A motion is counted, for acceleration and tolerance, as the points' root mean square displacement at most: the
+    rotation vector about their centre times their spread, and the centre's shift.
+    """
+    start = motion(source)
+    nearest = _Follower(target, len(start))
+    centre = start.mean(axis=0)
+    spread = np.sqrt(_squared_length(start - centre).mean()) or 1.0
+    accelerated, place = _Anderson(), np.zeros(6)
+    for count in range(1, MAX_STEPS + 1):
+        rotation, translation = _motion(place, centre, spread)
+        moved = start @ rotation.T + translation
+        distance, index = nearest(moved)
+        step = robust_step(moved, target, distance, index, to_planes)
+        end = _place(step[0] @ rotation, step[0] @ translation + step[1], centre, spread)
+        converged = bool(np.linalg.norm(end - place) < tolerance * target.size)
+        place = end if converged or to_planes else accelerated(place, end)
+        if converged:
+            break
+    rotation, translation = _motion(place, centre, spread)
+    return RigidMotion(
+        rotation @ motion.rotation, rotation @ motion.translation + translation, motion.steps + count, converged
+    )
+
+
+def _place(rotation, translation, centre, spread) -> np.ndarray:
+    """A motion as six lengths [6]: see `_iterate`."""
+    turn = scipy.spatial.transform.Rotation.from_matrix(rotation).as_rotvec()
+    return np.concatenate([turn * spread, rotation @ centre + translation - centre])
+
+
+def _motion(place, centre, spread) -> tuple[np.ndarray, np.ndarray]:
+    """`_place` undone."""
+    rotation = scipy.spatial.transform.Rotation.from_rotvec(place[:3] / spread).as_matrix()
+    return rotation, centre + place[3:] - rotation @ centre

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from twodal_jax import text_file
-from twodal_jax.evaluation import charts, report_figures, report_style
+from twodal_jax.evaluation import report_figures, report_style
 from twodal_jax.printable import as_html
 from twodal_jax.rendering import drawing
 

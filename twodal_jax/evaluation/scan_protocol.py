@@ -100,5 +100,4 @@ def reconstruction_error(
     depth = camera.rotation[2]
     gap = np.quantile(target.points @ depth, 0.98) - np.quantile(points @ depth, 0.98)
     points = points + gap * depth
-    moved = icp.align(points, target)(points)
-    return 100.0 * float(target.nearest(moved)[0].mean()) / interocular
+    return icp.reconstruction_error(points, target, interocular)
