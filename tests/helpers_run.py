@@ -3,7 +3,7 @@
 As a program, `python helpers_run.py WORKDIR '{"events": {"3": "SIGTERM"}, "config": {...}}'` trains a
 tiny model and prints {"hash": ..., "tensorflow": ...}; `events` sends the process a signal, spoils the
 annotated batch ("nan"), or lets happen what `helpers_disk.happen` knows, at the batch of a step; "slow",
-{"3": SECONDS}, makes steps take longer.
+{"3": SECONDS}, makes steps take longer, "slow_report", SECONDS, the report.
 """
 
 import ctypes
@@ -192,6 +192,17 @@ def slowed(make_step, seconds):
     return make
 
 
+def slowed_report(write, seconds):
+    """`training_report.write` that says when it begins, and then takes so much longer."""
+
+    def slow(*arguments, **settings):
+        print("reporting", file=sys.stderr, flush=True)
+        deaf(seconds)
+        write(*arguments, **settings)
+
+    return slow
+
+
 def main() -> None:
     workdir, settings = sys.argv[1], json.loads(sys.argv[2])
     import helpers_disk
@@ -201,6 +212,7 @@ def main() -> None:
     import helpers_model
 
     from twodal_jax import checkpoint, devices, experiment, hosts, run_log, train
+    from twodal_jax.evaluation import training_report
 
     try:
         hosts.start(settings.get("distributed", hosts.AUTO), heartbeat_seconds=10)
@@ -208,12 +220,13 @@ def main() -> None:
         sys.exit(str(error))
     model = helpers_model.tiny_model()
     config = tiny_config(**settings.get("config", {}))
+    if settings.get("slow_report"):
+        training_report.write = slowed_report(training_report.write, settings["slow_report"])
     if settings.get("slow"):
         devices.mapped_train_step = slowed(devices.mapped_train_step, settings["slow"])
     data = tiny_data(model, settings.get("events", {}), faces=config.batch_annotated)
     try:
         state = train.train_and_evaluate(config, workdir, data, model)
-        hosts.wait_for_all("finished")
     except train.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.code)

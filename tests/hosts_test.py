@@ -30,13 +30,13 @@ def env(tmp_path_factory):
     }
 
 
-def commands(workdir, events=({}, {}), slow=(), **config):
-    """Both processes' command lines; events: of each, slow: of both, see helpers_run."""
+def commands(workdir, events=({}, {}), slow=(), slow_report=0, **config):
+    """Both processes' command lines; events: of each, slow, slow_report: of both, see helpers_run."""
     port = free_port()
     return [
         ["tests/helpers_run.py", workdir, json.dumps({
             "distributed": place(index, port), "events": events[index], "slow": dict(slow),
-            "config": CONFIG | config,
+            "slow_report": slow_report, "config": CONFIG | config,
         })]
         for index in range(2)
     ]  # fmt: skip
@@ -165,6 +165,24 @@ def test_while_they_compile_or_evaluate_they_leave_as_soon(env, tmp_path):
         time.sleep(1)
         assert stop(both, signal.SIGTERM, [1], [143, 143]) == 0
     assert steps_saved(tmp_path) == []
+
+
+@SIGNALS
+def test_while_the_report_is_made_all_leave_and_the_same_commands_make_it(
+    never_killed, env, tmp_path, number, whom, codes
+):
+    with started(commands(tmp_path, slow_report=60), env) as both:
+        wait_for(both[0], "reporting")
+        time.sleep(1)
+        for index in whom:
+            os.kill(both[index].pid, number)
+        ended = finish(both, timeout=10)
+    assert [process.returncode for process in ended] == codes, ended[0].stderr[-3000:]
+    assert all("Stopped while the report was made" in process.stderr for process in ended)
+    assert "Traceback" not in ended[0].stderr + ended[1].stderr
+    assert not (tmp_path / "report.html").exists()
+    assert hashes(together(commands(tmp_path), env)) == [never_killed[1]] * 2
+    assert (tmp_path / "report.html").exists()
 
 
 def test_where_the_first_process_waits_for_data_what_there_is_is_saved(env, tmp_path):

@@ -48,8 +48,10 @@ def env(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(env):
-    def start(workdir, events=(), env=env, slow=(), **config):
-        settings = json.dumps({"events": dict(events), "slow": dict(slow), "config": config})
+    def start(workdir, events=(), env=env, slow=(), slow_report=0, **config):
+        settings = json.dumps({
+            "events": dict(events), "slow": dict(slow), "slow_report": slow_report, "config": config,
+        })  # fmt: skip
         return start_python("tests/helpers_run.py", workdir, settings, env=env)
 
     return start
@@ -87,6 +89,19 @@ def test_a_run_in_a_step_of_a_minute_saves_the_step_before(start, tmp_path, numb
     assert seconds < SECONDS and "Traceback" not in said
     assert "Stopped at step 3; saved" in said
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_makes_its_report_leaves_and_the_same_command_makes_it(start, tmp_path, number):
+    process = start(tmp_path, slow_report=60)
+    seconds, said = signalled(process, number, seen="reporting", delay=1)
+    assert process.returncode == 128 + number, said[-3000:]
+    assert seconds < SECONDS and "Traceback" not in said
+    assert "Stopped while the report was made" in said and not (tmp_path / "report.html").exists()
+    with start(tmp_path) as again:
+        said = again.communicate(timeout=300)[1]
+    assert again.returncode == 0, said[-3000:]
+    assert (tmp_path / "report.html").exists()
 
 
 def test_a_reader_of_the_log_that_goes_first_costs_nothing(start, tmp_path):

@@ -1,4 +1,5 @@
-"""Saving and leaving for a signal that the loop is too busy to hear: in a long step, compiling, waiting for data.
+"""Saving and leaving for a signal that the loop is too busy to hear: in a long step, compiling, waiting for data; and
+leaving before and after it.
 
 A thread does it. In a group the first process saves and tells the others, each of which leaves as well.
 """
@@ -21,6 +22,7 @@ from twodal_jax.run_saves import RunSaves
 
 STOPPED = "Stopped at step {step}; saved. The same command continues from here."
 EARLY = "Stopped before training began."
+LATE = "Stopped while the report was made; training is done and saved. The same command makes the report."
 LOOK_SECONDS = 0.05
 XLA_THREADS = "tf_XLA"  # how their names begin
 # A tenth of an ordinary thread's share. With the least there is (19) a process on busy cores takes five seconds to
@@ -43,8 +45,7 @@ def in_time(progress: Progress, saves: RunSaves, log: RunLog) -> Iterator[None]:
         if found is not None:  # else the loop has heard, after all
             _say_and_leave(number, *found, log.stop_display)
 
-    asked = notices.sigterm_received if hosts.is_group() else None
-    with stopping.in_time(leave, at_once=_pass_on, asked=asked):
+    with stopping.in_time(leave, at_once=_pass_on, asked=_asked()):
         try:
             yield
         finally:
@@ -62,9 +63,27 @@ def before_training() -> Iterator[None]:
     def leave(number: int) -> None:
         _say_and_leave(number, EARLY, True)
 
-    group = hosts.is_group()
-    with stopping.in_time(leave, grace=0.0, asked=notices.sigterm_received) if group else contextlib.nullcontext():
+    with stopping.in_time(leave, grace=0.0, asked=_asked()) if hosts.is_group() else contextlib.nullcontext():
         yield
+
+
+@contextlib.contextmanager
+def after_training() -> Iterator[None]:
+    """Ends the process soon after SIGTERM or Ctrl-C to it or to any of a group; the last state is saved by then.
+
+    To be entered by the main thread, by all processes of a group.
+    """
+
+    def leave(number: int) -> None:
+        _say_and_leave(number, LATE, True)
+
+    with hosts.stop_requests(), stopping.in_time(leave, grace=0.0, at_once=_pass_on, asked=_asked()):
+        yield
+
+
+def _asked() -> Callable[[], bool] | None:
+    """What tells whether any process of a group was sent a SIGTERM; None for a process alone."""
+    return notices.sigterm_received if hosts.is_group() else None
 
 
 def _say_and_leave(

@@ -74,7 +74,6 @@ def run(config, workdir: pathlib.Path) -> None:
             model = assets.load_morphable_model(config.morphable_model)
             data, model = training_data.open_training_data(config, workdir, model)
         train.train_and_evaluate(config, workdir, data, model)
-        hosts.wait_for_all("finished")  # the first process may still be writing the report
     except train.Stopped as stopped:
         fail(str(stopped), stopped.code)
     except mendable as error:

@@ -105,7 +105,7 @@ def train_and_evaluate(
     data: TrainingData,
     model: MorphableModel,
 ) -> TrainState:
-    """Trains through both stages, or what is left of them, and writes the report.
+    """Trains through both stages, or what is left of them, and writes the report; all of a group return together.
 
     Args:
       config: see `configs/paper.py`. workdir: the run's folder, made if missing.
@@ -168,11 +168,12 @@ def train_and_evaluate(
                 _train(run, requests, missed)
                 _save_last(run)
     final = devices.host_copy(run.state)
-    if active:
-        with run_log.writing(workdir):
-            training_report.write(
-                workdir, config, model, data, stages[-1].method, final, seconds=time.monotonic() - began
-            )
+    with leaving.after_training():
+        if active:
+            seconds = time.monotonic() - began
+            with run_log.writing(workdir):
+                training_report.write(workdir, config, model, data, stages[-1].method, final, seconds=seconds)
+        hosts.wait_for_all("finished")  # the first process may still be writing
     return final
 
 
