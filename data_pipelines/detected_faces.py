@@ -103,7 +103,7 @@ class DetectedFaces(LandmarkFaces):
         found = [face for face in self._finder.find(image) if face.landmarks is not None]
         best = best_match(self.roi_boxes[row], np.array([face.roi_box for face in found]).reshape(-1, 4))
         if best is None:
-            raise SkipFace(NO_DETECTION, f"{self.paths[row]}: {self._detector} finds {len(found)} faces, none is this"
+            raise SkipFace(NO_DETECTION, f"{self.path(row)}: {self._detector} finds {len(found)} faces, none is this"
                            " one")  # fmt: skip
         face = found[best]
         points = np.asarray(projection.image_to_crop(np.float32(face.landmarks), face.roi_box))

@@ -26,7 +26,7 @@ class LandmarkFaces:
     Args:
       description: for the manifest.
       names: N names.
-      paths: N image files.
+      paths: N image files; None: each lies below `root` by its name.
       landmarks: [N, P, 2] in the image's pixels, y down; P is 18, or 21 (`faces.with_jaw`).
       visible: [N, P], 1 or 0.
       yaw_deg: [N], NaN where unknown.
@@ -36,20 +36,21 @@ class LandmarkFaces:
       problems: {row: (reason, detail)} of lines that cannot be used; their paths may be None.
       root: the folder all images must lie in, symbolic links followed; None does not look.
 
-    A row takes about half a kilobyte, images aside: 236 or 272 bytes of numbers, the rest its name and path.
+    A row takes 236 or 272 bytes of numbers, and its name, and its path where one is given.
     """
 
     kind = "wild"
 
     def __init__(
-        self, *, description: str, names: Sequence[str], paths: Sequence[os.PathLike | str | None],
+        self, *, description: str, names: Sequence[str], paths: Sequence[os.PathLike | str | None] | None,
         landmarks: np.ndarray, visible: np.ndarray, yaw_deg: np.ndarray,
         roi_boxes: np.ndarray | None = None, ready: bool | None = None, margin: int = 20,
         problems: dict[int, Problem] | None = None, root: pathlib.Path | None = None,
     ):
         self.description = description
         self.names = list(names)
-        self.paths = [None if path is None else str(path) for path in paths]  # a Path takes five times the memory
+        # A Path takes five times the memory.
+        self._paths = None if paths is None else [None if path is None else str(path) for path in paths]
         self.landmarks, self.visible, self.yaw_deg = (
             np.asarray(array, np.float32) for array in (landmarks, visible, yaw_deg))
         self.roi_boxes = (np.full((len(self.names), 4), np.nan, np.float32)
@@ -63,10 +64,16 @@ class LandmarkFaces:
     def __len__(self) -> int:
         return len(self.names)
 
+    def path(self, row: int) -> str | None:
+        """The image file of a row; None, or of no meaning, where the row is one of `problems`."""
+        return os.path.join(self.root, self.names[row]) if self._paths is None else self._paths[row]
+
     def fingerprint(self) -> str:
-        digest = hashlib.sha256("\n".join(self.names).encode())
+        digest = hashlib.sha256()
+        for row, name in enumerate(self.names):
+            digest.update(("\n" * (row > 0) + name).encode())
         for array in (self.landmarks, self.visible, self.roi_boxes, self.yaw_deg):
-            digest.update(array.tobytes())
+            digest.update(np.ascontiguousarray(array))
         digest.update(repr(sorted(self.problems)).encode())
         return digest.hexdigest()[:16] + ("-ready" if self.ready else "")
 
@@ -89,12 +96,12 @@ class LandmarkFaces:
         if row in self.problems:
             raise SkipFace(*self.problems[row])
         if not self.visible[row, :NUM_LANDMARKS].any():
-            raise SkipFace("no landmarks", f"{self.paths[row]}: none of the 18 is visible")
+            raise SkipFace("no landmarks", f"{self.path(row)}: none of the 18 is visible")
         if isinstance(roi_box, Skip):
             raise SkipFace(roi_box.reason, roi_box.detail)
         image = self._image(row)
         if self.ready and image.shape[:2] != (CROP_SIZE, CROP_SIZE):
-            raise SkipFace("not a 120 x 120 crop", f"{self.paths[row]}: {image.shape[1]} x"
+            raise SkipFace("not a 120 x 120 crop", f"{self.path(row)}: {image.shape[1]} x"
                            f" {image.shape[0]}, the other images are ready crops")
         return {
             "name": self.names[row],
@@ -105,8 +112,8 @@ class LandmarkFaces:
 
     def _image(self, row: int) -> np.ndarray:
         if self.root is not None:
-            check_inside(self.paths[row], self.root)
-        return read_image(self.paths[row])
+            check_inside(self.path(row), self.root)
+        return read_image(self.path(row))
 
     def _roi_box(self, row: int) -> np.ndarray:
         box = self.roi_boxes[row]
@@ -116,7 +123,7 @@ class LandmarkFaces:
 
     def _looks_ready(self) -> bool:
         sizes = set()
-        for row in range(min(_PEEK, len(self.paths))):
+        for row in range(min(_PEEK, len(self))):
             try:
                 if row not in self.problems:
                     sizes.add(self._image(row).shape[:2])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import array
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from data_pipelines.faces import SourceError
 from twodal_jax.csv_lines import csv_lines
+
+SLICE = 1024  # lines
 
 
 def read_header(path: pathlib.Path) -> list[str]:
@@ -37,21 +39,51 @@ def read_columns(
     Raises:
       SourceError: columns are missing; the message names them and those found.
     """
+    texts, table, problems = [], Rows(len(number_columns)), {}
+    for some_texts, numbers, some_problems in column_slices(path, text_column, number_columns):
+        problems |= {len(texts) + row: problem for row, problem in some_problems.items()}
+        texts += some_texts
+        table.extend(numbers)
+    return texts, table.array(), problems
+
+
+def column_slices(
+    path: pathlib.Path, text_column: str, number_columns: Sequence[str]
+) -> Iterator[tuple[list[str], np.ndarray, dict[int, str]]]:
+    """`read_columns` some thousand lines at a time; a problem's row counts from the slice's first."""
     header = read_header(path)
     wanted = [text_column, *number_columns]
     missing = [name for name in wanted if name not in header]
     if missing:
         raise SourceError(f"{path}: lacks the columns {_some(missing)}; found {_some(header)}")
     places = [header.index(name) for name in wanted]
-    texts, numbers, problems = [], array.array("f"), {}
-    for line_number, line, broken in itertools.islice(csv_lines(path), 1, None):
-        text, values, problem = _parse(line, places, len(header), wanted)
-        if problem := broken or problem:
-            problems[len(texts)] = f"{path} line {line_number}: {problem}"
-        texts.append(text)
-        numbers.extend(values)  # four bytes a number, where a list takes 32
-    table = np.frombuffer(numbers, np.float32) if numbers else np.zeros(0, np.float32)
-    return texts, table.reshape(len(texts), len(number_columns)), problems
+    lines = itertools.islice(csv_lines(path), 1, None)
+    while True:
+        texts, numbers, problems = [], array.array("f"), {}
+        for line_number, line, broken in itertools.islice(lines, SLICE):
+            text, values, problem = _parse(line, places, len(header), wanted)
+            if problem := broken or problem:
+                problems[len(texts)] = f"{path} line {line_number}: {problem}"
+            texts.append(text)
+            numbers.extend(values)  # four bytes a number, where a list takes 32
+        if not texts:
+            return
+        yield texts, np.frombuffer(numbers, np.float32).reshape(len(texts), -1), problems
+
+
+class Rows:
+    """A float32 array [N, *shape] that grows by rows, and is not held twice on the way."""
+
+    def __init__(self, *shape: int):
+        self._shape, self._bytes = shape, bytearray()
+
+    def extend(self, rows: np.ndarray) -> None:
+        """Adds rows [n, *shape]."""
+        self._bytes += np.ascontiguousarray(rows, np.float32).data.cast("B") if rows.size else b""
+
+    def array(self) -> np.ndarray:
+        """All rows so far; no more can be added while it lives."""
+        return np.frombuffer(self._bytes, np.float32).reshape(-1, *self._shape)
 
 
 def broken_lines(problems: dict[int, str]) -> dict[int, tuple[str, str]]:

@@ -7,10 +7,11 @@ P1X, P1Y, VIS1 ... P21X, P21Y, VIS21 in AFLW's order of 21 points, whole-image p
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -18,14 +19,14 @@ from data_pipelines import detected_faces, safe_paths
 from data_pipelines.detected_faces import DetectedFaces
 from data_pipelines.faces import SourceError, as_18, with_jaw
 from data_pipelines.landmark_faces import LandmarkFaces
-from data_pipelines.tables import broken_lines, read_columns
+from data_pipelines.tables import Rows, broken_lines, column_slices
 from data_pipelines.wild import checked_folder, roi_boxes_of_68, valid_points
 from twodal_jax import projection
 
 NUM_POINTS = 21
 VISIBLE_ABOVE = 0.5  # VIS is a float, about 0 for hidden and about 1 for visible points
-SLICE = 4096
 BOX_COLUMNS = ("FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT", "YAW")
+POINT_COLUMNS = tuple(name for k in range(1, NUM_POINTS + 1) for name in (f"P{k}X", f"P{k}Y", f"VIS{k}"))
 
 
 def umdfaces(
@@ -49,14 +50,21 @@ def umdfaces(
       SourceError: no folder, no CSV, or missing columns (named, with those found).
     """
     folder = checked_folder(folder)
-    names, keys, paths, problems, parts = [], [], [], {}, []
+    names, keys, problems = [], [], {}
+    box, landmarks, seen = Rows(len(BOX_COLUMNS)), Rows(NUM_POINTS, 2), Rows(NUM_POINTS)
     for path in _find_tables(folder):
-        table = _read_batch(path, folder)
-        problems.update({len(names) + row: problem for row, problem in table.problems.items()})
-        names, paths = names + table.names, paths + table.paths
-        keys += table.keys if detections else []
-        parts += _small_parts(table.numbers)
-    box, landmarks, seen = (np.concatenate(part) for part in zip(*parts))
+        for files, numbers, broken in column_slices(path, "FILE", [*BOX_COLUMNS, *POINT_COLUMNS]):
+            inside, refused = safe_paths.listed(files, functools.partial(_name, path.parent, folder))
+            some = [name or file for name, file in zip(inside, files)]
+            problems |= {len(names) + row: problem for row, problem in (refused | broken_lines(broken)).items()}
+            names += some
+            keys += zip(some, files) if detections else []
+            box.extend(numbers[:, : len(BOX_COLUMNS)])
+            points = numbers[:, len(BOX_COLUMNS) :].reshape(-1, NUM_POINTS, 3)
+            visible = valid_points(points[..., :2]) & (points[..., 2] > VISIBLE_ABOVE)
+            for rows, found in zip((landmarks, seen), with_jaw(points[..., :2], visible)):
+                rows.extend(found)
+    box, landmarks, seen = (rows.array() for rows in (box, landmarks, seen))
     roi_boxes, description = _roi_boxes(box), f"umdfaces:{folder.name}"
     if detections:
         points, missing = detected_faces.landmarks_of_file(detections, keys, roi_boxes)
@@ -64,21 +72,11 @@ def umdfaces(
         roi_boxes, description = roi_boxes_of_68(points, visible), f"{description}:{pathlib.Path(detections).name}"
         landmarks, seen = as_18(points, visible)
     table = dict(
-        names=names, paths=paths, landmarks=landmarks, visible=seen, yaw_deg=box[:, 4], roi_boxes=roi_boxes,
+        names=names, paths=None, landmarks=landmarks, visible=seen, yaw_deg=box[:, 4], roi_boxes=roi_boxes,
         ready=False, margin=margin, problems=problems, root=folder)
     if detect:
         return DetectedFaces(make_finder, detect, description=f"{description}:{detect}", **table)
     return LandmarkFaces(description=description, **table)
-
-
-def _small_parts(numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows of BOX_COLUMNS and 21 points -> boxes [n, 5], landmarks [n, 21, 2] and their visibility, some thousand
-    rows at a time: what is needed on the way is several times larger than the table."""
-    for start in range(0, len(numbers), SLICE):
-        rows = numbers[start : start + SLICE]
-        points = rows[:, len(BOX_COLUMNS):].reshape(-1, NUM_POINTS, 3)
-        visible = valid_points(points[..., :2]) & (points[..., 2] > VISIBLE_ABOVE)
-        yield rows[:, : len(BOX_COLUMNS)].copy(), *with_jaw(points[..., :2], visible)
 
 
 def _find_tables(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -89,22 +87,9 @@ def _find_tables(folder: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
-class _Table(NamedTuple):
-    names: list[str]
-    keys: list[tuple[str, str]]  # the names relative to the folder, and to the batch
-    paths: list[str | None]
-    numbers: np.ndarray
-    problems: dict[int, safe_paths.Problem]
-
-
-def _read_batch(path: pathlib.Path, root: pathlib.Path) -> _Table:
-    columns = [f"{kind}{k}{axis}" if axis else f"{kind}{k}" for k in range(1, NUM_POINTS + 1)
-               for kind, axis in (("P", "X"), ("P", "Y"), ("VIS", ""))]
-    files, numbers, problems = read_columns(path, "FILE", [*BOX_COLUMNS, *columns])
-    paths, refused = safe_paths.listed(files, lambda file: str(safe_paths.joined(path.parent, file)))
-    names = [pathlib.Path(image).relative_to(root).as_posix() if image else file
-             for image, file in zip(paths, files)]
-    return _Table(names, list(zip(names, files)), paths, numbers, refused | broken_lines(problems))
+def _name(batch: pathlib.Path, root: pathlib.Path, file: str) -> str:
+    """A file of a batch as seen from the root. Raises SkipFace where it would lead out of the batch."""
+    return safe_paths.joined(batch, file).relative_to(root).as_posix()
 
 
 def _roi_boxes(box: np.ndarray) -> np.ndarray:
