@@ -1,6 +1,6 @@
 """Time and memory of measuring 2,000 reconstructions of 53,215 vertices, with and without ICP.
 
-    python -m benchmarks.evaluation_speed [--quick] [--images=2000] [--icp_images=200]
+    python -m benchmarks.evaluation_speed [--quick] [--images=2000] [--icp_images=100]
 
 Uses the 40 + 10 BFM of $TWODAL_DATA_DIR where it is, else the built-in face with points of its surface added to as
 many vertices.
@@ -51,26 +51,26 @@ def evaluation_rows(model, count: int, with_icp: bool) -> list[Row]:
     return [Row(name, seconds, "s", note=f"measured on {count}; peak memory {timing.peak_memory_gb():.1f} GB")]
 
 
-def plain_icp(points: np.ndarray, target: icp.Target, motion: icp.RigidMotion, to_planes: bool, tolerance: float):
+def plain_icp(
+    points: np.ndarray, target: icp.Target, motion: icp.RigidMotion, to_planes: bool, tolerance: float
+) -> icp.RigidMotion:
     """Steps of one kind with all points [N, 3], from `motion` until one moves less than `tolerance` of the target."""
     rotation, translation = motion.rotation, motion.translation
-    for count in range(1, 2000):
+    for _ in range(2000):
         moved = points @ rotation.T + translation
         step = icp.robust_step(moved, target, *target.nearest(moved), to_planes)
         rotation, translation = step[0] @ rotation, step[0] @ translation + step[1]
         moved_by = np.linalg.norm(points @ rotation.T + translation - moved, axis=1).mean()
         if moved_by < tolerance * target.size:
             break
-    return icp.RigidMotion(rotation, translation, motion.steps + count)
+    return icp.RigidMotion(rotation, translation)
 
 
-def icp_rows(model, faces: int) -> list[Row]:
-    """ICP against plain ICP, a face a round."""
+def made_pairs(model, faces: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, float]]:
+    """[(true vertices [N, 3], their normals, predicted vertices [N, 3], interocular distance), ...]."""
     truth, predictions = made_truth(model, faces)
     corners = np.asarray(model.landmark_indices)[list(OUTER_EYE_CORNERS)]
-    tolerance = icp.TOLERANCE
-    errors: dict[str, list[float]] = {"ours": [], "plain": [], "converged": []}
-    pairs, motions = [], []
+    pairs = []
     for face in range(faces):
         here = slice(face, face + 1)
         true, predicted = (
@@ -79,31 +79,34 @@ def icp_rows(model, faces: int) -> list[Row]:
         )
         left, right = true[corners]
         pairs.append((true, icp.Target(true).normals, predicted, float(np.linalg.norm(left - right))))
+    return pairs
 
-    def error(motion, target, predicted, interocular):
-        return 100.0 * float(target.nearest(motion(predicted))[0].mean()) / interocular
+
+def icp_rows(model, faces: int) -> list[Row]:
+    """ICP against plain ICP, a face a round."""
+    pairs = made_pairs(model, faces)
+    found, stopped, converged, motions = [], [], [], []
 
     def ours():
-        true, normals, predicted, interocular = pairs[len(errors["ours"])]
-        errors["ours"].append(icp.reconstruction_error(predicted, icp.Target(true, normals), interocular))
+        true, normals, predicted, interocular = pairs[len(found)]
+        found.append(icp.reconstruction_error(predicted, icp.Target(true, normals), interocular))
 
     def plain():
-        true, normals, predicted, interocular = pairs[len(errors["plain"])]
+        true, normals, predicted, interocular = pairs[len(stopped)]
         target = icp.Target(true, normals)
         motion = icp.RigidMotion(np.eye(3), np.zeros(3))
         for to_planes in (True, False):
-            motion = plain_icp(predicted, target, motion, to_planes, tolerance)
+            motion = plain_icp(predicted, target, motion, to_planes, icp.TOLERANCE)
         motions.append(motion)
-        errors["plain"].append(error(motion, target, predicted, interocular))
+        stopped.append(icp.error_after(motion, predicted, target, interocular))
 
     times = in_turn({"ours": ours, "plain": plain}, faces)
     for motion, (true, normals, predicted, interocular) in zip(motions, pairs):
         target = icp.Target(true, normals)
-        motion = plain_icp(predicted, target, motion, False, tolerance / 10)
-        errors["converged"].append(error(motion, target, predicted, interocular))
-    found, stopped, converged = (np.array(errors[name]) for name in ("ours", "plain", "converged"))
-    apart, worst = 100 * abs(found.mean() / converged.mean() - 1), 100 * np.abs(found / converged - 1).max()
-    early = 100 * abs(stopped.mean() / converged.mean() - 1)
+        motion = plain_icp(predicted, target, motion, False, icp.TOLERANCE / 10)
+        converged.append(icp.error_after(motion, predicted, target, interocular))
+    apart, early = (100 * abs(np.mean(errors) / np.mean(converged) - 1) for errors in (found, stopped))
+    worst = 100 * np.abs(np.divide(found, converged) - 1).max()
     return [
         Row("ICP of one face", timing.median_ms(times["ours"]), "ms",
             note=f"{icp.SAMPLE:,} of {model.num_vertices:,} vertices decide, all are measured at the end"),

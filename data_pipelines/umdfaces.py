@@ -59,10 +59,7 @@ def umdfaces(
             problems |= {len(names) + row: problem for row, problem in (refused | broken_lines(broken)).items()}
             names += some
             keys += zip(some, files) if detections else []
-            box.extend(numbers[:, : len(BOX_COLUMNS)])
-            points = numbers[:, len(BOX_COLUMNS) :].reshape(-1, NUM_POINTS, 3)
-            visible = valid_points(points[..., :2]) & (points[..., 2] > VISIBLE_ABOVE)
-            for rows, found in zip((landmarks, seen), with_jaw(points[..., :2], visible)):
+            for rows, found in zip((box, landmarks, seen), _fields(numbers)):
                 rows.extend(found)
     box, landmarks, seen = (rows.array() for rows in (box, landmarks, seen))
     roi_boxes, description = _roi_boxes(box), f"umdfaces:{folder.name}"
@@ -77,6 +74,13 @@ def umdfaces(
     if detect:
         return DetectedFaces(make_finder, detect, description=f"{description}:{detect}", **table)
     return LandmarkFaces(description=description, **table)
+
+
+def _fields(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of BOX_COLUMNS and POINT_COLUMNS -> boxes [n, 5], landmarks [n, 21, 2] and their visibility [n, 21]."""
+    points = numbers[:, len(BOX_COLUMNS) :].reshape(-1, NUM_POINTS, 3)
+    visible = valid_points(points[..., :2]) & (points[..., 2] > VISIBLE_ABOVE)
+    return numbers[:, : len(BOX_COLUMNS)], *with_jaw(points[..., :2], visible)
 
 
 def _find_tables(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -7,13 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import tables
 from data_pipelines.detections import read_detections
 from data_pipelines.faces import Skip, SourceError, as_18
 from data_pipelines.umdfaces import umdfaces
 from data_pipelines.wild import detection_faces, wild_csv_faces
 from tests.helpers_face_files import photo
-from tests.helpers_umdfaces import write_umdfaces
 from twodal_jax import heatmap
 
 needs_data = pytest.mark.skipif("TWODAL_DATA_DIR" not in os.environ,
@@ -181,26 +179,6 @@ def test_umdfaces_batches_are_read_by_column_name(tmp_path):
     shift = second["landmarks"] - scale * points[heatmap.INDICES_OF_21]
     np.testing.assert_allclose(second["jaw"], scale * points[[12, 16, 20]] + shift[0], atol=1e-3)
     assert len(read_all(umdfaces(tmp_path / "umdfaces_batch2"))) == 1
-
-
-def test_tables_are_read_alike_in_slices_of_any_size(tmp_path, monkeypatch):
-    """Two batches whose rows, some of them broken, fall into the slices in other ways."""
-    for batch, count in (("first", 7), ("second", 4)):
-        write_umdfaces(tmp_path / batch, count)
-        (tmp_path / batch / "umdfaces_batch1").rename(tmp_path / batch[0])
-    table = tmp_path / "f" / "umdfaces_batch1_ultraface.csv"
-    lines = table.read_text().splitlines()
-    lines[3], lines[6] = "3,cut short", lines[6].replace("s0/face0005.jpg", "../out.jpg")
-    table.write_text("\n".join(lines) + "\n")
-    found = []
-    for size in (tables.SLICE, 1, 2, 3, 11):
-        monkeypatch.setattr(tables, "SLICE", size)
-        source = umdfaces(tmp_path)
-        found.append((source.names, source.problems, source.fingerprint(), source.landmarks.shape))
-    assert len(source) == 11 and sorted(source.problems) == [2, 5]
-    assert all(one == found[0] for one in found)
-    names = [face["name"] for face in read_all(source) if not isinstance(face, Skip)]
-    assert names == [name for row, name in enumerate(source.names) if row not in (2, 5)]
 
 
 def test_umdfaces_with_missing_columns_or_tables_are_errors(tmp_path):

@@ -5,6 +5,7 @@ A thread does it. In a group the first process saves and tells the others, each 
 """
 
 import contextlib
+import functools
 import os
 import pathlib
 import signal
@@ -60,9 +61,7 @@ def before_training() -> Iterator[None]:
     A process alone just dies of one; in a group JAX has taken it for its own. To be entered by the main thread.
     """
 
-    def leave(number: int) -> None:
-        _say_and_leave(number, EARLY, True)
-
+    leave = functools.partial(_say_and_leave, message=EARLY, saved=True)
     with stopping.in_time(leave, grace=0.0, asked=_asked()) if hosts.is_group() else contextlib.nullcontext():
         yield
 
@@ -74,9 +73,7 @@ def after_training() -> Iterator[None]:
     To be entered by the main thread, by all processes of a group.
     """
 
-    def leave(number: int) -> None:
-        _say_and_leave(number, LATE, True)
-
+    leave = functools.partial(_say_and_leave, message=LATE, saved=True)
     with hosts.stop_requests(), stopping.in_time(leave, grace=0.0, at_once=_pass_on, asked=_asked()):
         yield
 

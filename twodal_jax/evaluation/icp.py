@@ -200,7 +200,12 @@ def reconstruction_error(
 ) -> float:
     """Mean distance of all source points [N, 3] to their nearest target points after `align`, in per cent
     of the outer interocular distance (Section IV-C; protocol of PRNet, its reference [35])."""
-    moved = align(source, target, sample=sample)(np.asarray(source, np.float64))
+    return error_after(align(source, target, sample=sample), source, target, interocular)
+
+
+def error_after(motion: RigidMotion, source: np.ndarray, target: Target, interocular: float) -> float:
+    """`reconstruction_error` of source points [N, 3] where another alignment than `align` gave the motion."""
+    moved = motion(np.asarray(source, np.float64))
     return 100.0 * float(target.nearest(moved)[0].mean()) / interocular
 
 
