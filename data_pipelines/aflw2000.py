@@ -109,7 +109,7 @@ def _read_one(path: pathlib.Path, annotated: dict) -> tuple[dict | None, list[st
     landmarks = mat.get("pt3d_68", annotated.get("pts68"))
     if landmarks is None or landmarks.shape != (3, 68) or not np.isfinite(landmarks).all():
         return None, [*reasons[:1], "left out: no true 68 landmarks (pt3d_68 of the .mat)"][-1:]
-    landmarks = np.asarray(landmarks, np.float32).T
+    landmarks = alpha_truth.mat_points(np.asarray(landmarks, np.float32).T)
     box = annotated.get("roi_box")
     if box is None:
         box = projection.roi_box_from_landmarks(landmarks)
@@ -125,7 +125,7 @@ def _read_one(path: pathlib.Path, annotated: dict) -> tuple[dict | None, list[st
         crop = alpha_truth.crop_alpha(alpha, box, height)
     again = annotated.get("pts68_reannotated", np.full((2, 68), np.nan))
     return {
-        "landmarks68": landmarks, "reannotated": np.asarray(again, np.float32)[:2].T,
+        "landmarks68": landmarks, "reannotated": alpha_truth.mat_points(np.asarray(again, np.float32)[:2].T),
         "yaw_deg": np.float64(yaw), "roi_box": box, "alpha": crop,
     }, reasons  # fmt: skip
 

@@ -1,4 +1,7 @@
-"""300W-LP's parameters -> alpha and true landmarks of a crop."""
+"""300W-LP's parameters -> alpha and true landmarks of a crop.
+
+The .mat files count pixels from 1; what leaves this module is in the frames of `projection`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ PARAMETER_SIZES = {"Pose_Para": 7, "Shape_Para": 199, "Exp_Para": 29}
 
 
 def image_alpha(parameters: dict[str, np.ndarray], *, inside_out: bool = False) -> np.ndarray:
-    """`Pose_Para`, `Shape_Para`, `Exp_Para` -> raw alpha [62] float32 of the whole image, y up.
+    """`Pose_Para`, `Shape_Para`, `Exp_Para` -> raw alpha [62] float32 of the whole image, as the file
+    counts pixels (from 1), y up.
 
     `Pose_Para` = pitch, yaw, roll (radians), t_x, t_y, t_z (image pixels, y up), f; the first 40 and
     10 of the 199 and 29 coefficients are kept. `inside_out` lets a negative f pass: AFLW2000-3D has one
@@ -42,7 +46,7 @@ def crop_alpha(alpha_image: np.ndarray, roi_box: np.ndarray, image_height: int) 
 
 def landmarks_image(model: MorphableModel, alpha_image: np.ndarray, height: int) -> np.ndarray:
     """The 68 landmarks [68, 3] float32 that alpha and the model make, image pixels, y down."""
-    # Any crop box works as a stepping stone; this one is the identity on x and z.
+    # Any crop box works as a stepping stone; this one is the identity.
     box = np.array([0.0, 0.0, projection.CROP_SIZE, projection.CROP_SIZE], np.float32)
     alpha = _to_crop(alpha_image, box, np.float32(height))
     return np.asarray(_landmarks(without_mesh(model), alpha))
@@ -51,6 +55,11 @@ def landmarks_image(model: MorphableModel, alpha_image: np.ndarray, height: int)
 def points_to_crop(points: np.ndarray, roi_box: np.ndarray) -> np.ndarray:
     """points [P, 2 or 3], image pixels -> crop pixels, float32."""
     return np.asarray(projection.image_to_crop(np.float32(points), np.float32(roi_box)))
+
+
+def mat_points(points: np.ndarray) -> np.ndarray:
+    """Landmarks [P, 2 or 3] of a .mat file -> image pixels, float32."""
+    return np.asarray(projection.mat_to_image(np.float32(points)))
 
 
 def model_digest(model: MorphableModel) -> bytes:
@@ -80,5 +89,5 @@ def _compose(angles, translation, scale, shape, expression):
     return coefficients.join(coefficients.compose_pose(pose), shape, expression)
 
 
-_to_crop = jax.jit(projection.alpha_image_to_crop)
+_to_crop = jax.jit(projection.alpha_mat_to_crop)
 _landmarks = jax.jit(projection.landmarks_crop)

@@ -128,7 +128,7 @@ class MatFaces:
 
     def _landmarks(self, name, path, mat, alpha_image, height) -> np.ndarray:
         if "pt3d_68" in mat:
-            return _checked_points(path, "pt3d_68", mat["pt3d_68"], (3, 68)).T
+            return alpha_truth.mat_points(_checked_points(path, "pt3d_68", mat["pt3d_68"], (3, 68)).T)
         if self.model is None:
             raise SkipFace("needs a morphable model", f"{path}: no pt3d_68, so the landmarks are"
                            " rebuilt from the parameters; give --morphable_model")
@@ -137,7 +137,7 @@ class MatFaces:
         own = self.root / "landmarks" / folder / f"{base}_pts.mat"
         if own.is_file():
             check_inside(own, self.folder)
-            points = _checked_points(own, "pts_3d", read_mat(own).get("pts_3d"), (68, 2))
+            points = alpha_truth.mat_points(_checked_points(own, "pts_3d", read_mat(own).get("pts_3d"), (68, 2)))
             landmarks = np.concatenate([points, landmarks[:, 2:]], axis=1)
         return landmarks
 

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from data_pipelines import safe_paths
+from data_pipelines import alpha_truth, safe_paths
 from data_pipelines.benchmark_faces import Faces, cut_faces
 from data_pipelines.faces import SkipFace, SourceError, as_18, roi_box_from_18
 from data_pipelines.mat_faces import read_mat
@@ -94,6 +94,7 @@ def read_lfpa(folder: os.PathLike | str) -> tuple[SparseTruth, list[str]]:
         raise SourceError(f"{folder}: {len(rows)} rows of landmarks, but {len(boxes)} bounding boxes")
     points = np.stack([rows[:, :LFPA_POINTS], rows[:, LFPA_POINTS : 2 * LFPA_POINTS]], axis=-1)
     valid = valid_points(points)
+    points = np.where(valid[..., None], alpha_truth.mat_points(points), points)
     mask = rows[:, 2 * LFPA_POINTS :] > 0.5
     shown = _mask_is_visible(points, valid, mask)
     visible = valid & (mask if shown else ~mask)

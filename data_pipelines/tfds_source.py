@@ -79,7 +79,7 @@ class TfdsFaces:
         points = np.asarray(example["landmarks_3d"], np.float32) * IMAGE_SIZE
         if not np.isfinite(points).all():
             raise SkipFace("not finite", f"{name}: landmarks_3d has NaN or infinite values")
-        landmarks = np.concatenate([points, landmarks[:, 2:]], axis=1)
+        landmarks = np.concatenate([alpha_truth.mat_points(points), landmarks[:, 2:]], axis=1)
         roi_box = np.asarray(projection.roi_box_from_landmarks(landmarks), np.float32)
         detected, visible = as_18(np.full((68, 2), np.nan, np.float32), np.zeros(68))
         return {

@@ -16,7 +16,7 @@ from data_pipelines import aflw2000
 from scripts import benchmark_cli as cli
 from twodal_jax import projection
 from twodal_jax.evaluation import benchmark, benchmark_output, figures, metrics, published
-from twodal_jax.evaluation.predictions import Predictions, unwhitened
+from twodal_jax.evaluation.predictions import Predictions, crop_alpha
 from twodal_jax.rendering import drawing, overlay
 
 NAME = "AFLW2000-3D"
@@ -81,9 +81,9 @@ def draw(predictions, truth, model, errors, options) -> None:
             continue
         canvas, mesh = drawing.upscale(crop, SCALE), None
         if predictions.landmarks68 is None:
-            alpha = unwhitened(predictions, model.alpha_mean, model.alpha_std)[row : row + 1]
             own = predictions.roi_box
             box = truth.roi_box[i : i + 1] if own is None else own[row : row + 1]
+            alpha = crop_alpha(predictions, np.array([row]), box, model.alpha_mean, model.alpha_std)
             points = np.asarray(benchmark.landmarks_image(model, alpha, box))[0]
             vertices = benchmark.vertices_image(model, alpha, box)
             vertices = np.asarray(projection.image_to_crop(vertices, truth.roi_box[i : i + 1]))[0]

@@ -25,7 +25,7 @@ from data_pipelines.faces import SkipFace, SourceError, as_18
 from scripts import benchmark_cli as cli
 from twodal_jax import projection
 from twodal_jax.evaluation import benchmark, benchmark_output, held_out, icp, scan_eyes, scan_protocol
-from twodal_jax.evaluation.predictions import Predictions, listed, unwhitened
+from twodal_jax.evaluation.predictions import Predictions, crop_alpha, listed
 from twodal_jax.images import crop_face
 from twodal_jax.reconstruction.outputs import write_picture
 from twodal_jax.rendering import overlay, shading
@@ -191,12 +191,11 @@ def meshes(predictions: Predictions, renderings, model, problems):
         return
     if predictions.alpha is None:
         raise cli.UsageError(f"{predictions.label}: Florence needs `vertices` or `alpha`.")
-    alpha = unwhitened(predictions, model.alpha_mean, model.alpha_std)
     for i in np.flatnonzero(rows >= 0):
         own = predictions.roi_box
         box = renderings[i].roi_box if own is None else own[rows[i]]
-        points = projection.vertices_crop(model, alpha[rows[i]][None])
-        yield i, np.asarray(projection.crop_to_image(points, box[None]))[0]
+        alpha = crop_alpha(predictions, rows[i : i + 1], box[None], model.alpha_mean, model.alpha_std)
+        yield i, np.asarray(benchmark.vertices_image(model, alpha, box[None]))[0]
 
 
 def measure(predictions, renderings, targets, interocular, model, problems) -> np.ndarray:

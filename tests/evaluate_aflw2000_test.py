@@ -98,8 +98,8 @@ def test_another_crop_box_is_taken_from_the_predictions(truth):
     centre = (truth.roi_box[:, :2] + truth.roi_box[:, 2:]) / 2
     half = (truth.roi_box[:, 2:] - truth.roi_box[:, :2]) / 3
     other = np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
-    image = projection.alpha_crop_to_image(truth.alpha, truth.roi_box, 450.0)
-    alpha = np.asarray(projection.alpha_image_to_crop(image, other, 450.0))
+    image = projection.alpha_crop_to_mat(truth.alpha, truth.roi_box, 450.0)
+    alpha = np.asarray(projection.alpha_mat_to_crop(image, other, 450.0))
     predictions = Predictions("m", tuple(truth.keys), alpha=alpha, roi_box=other)
     errors, _ = measured(predictions, truth, with_icp=False)
     assert all((values < 0.05).all() for values in errors.values())

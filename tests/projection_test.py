@@ -88,7 +88,7 @@ def image_alpha_and_roi(count=5, seed=2):
 
 def test_alpha_of_the_crop_projects_where_the_images_alpha_does(model):
     alpha, roi_box = image_alpha_and_roi()
-    crop_alpha = projection.alpha_image_to_crop(alpha, roi_box, IMAGE_HEIGHT)
+    crop_alpha = projection.alpha_mat_to_crop(alpha, roi_box, IMAGE_HEIGHT)
     found = projection.landmarks_crop(model, crop_alpha)
     for row, box, points in zip(alpha, roi_box, found):
         in_image = helpers_model.project_loop(
@@ -101,16 +101,16 @@ def test_alpha_of_the_crop_projects_where_the_images_alpha_does(model):
 
 def test_alpha_to_the_image_and_back_comes_back():
     alpha, roi_box = image_alpha_and_roi()
-    crop_alpha = projection.alpha_image_to_crop(alpha, roi_box, IMAGE_HEIGHT)
-    again = projection.alpha_crop_to_image(crop_alpha, roi_box, IMAGE_HEIGHT)
+    crop_alpha = projection.alpha_mat_to_crop(alpha, roi_box, IMAGE_HEIGHT)
+    again = projection.alpha_crop_to_mat(crop_alpha, roi_box, IMAGE_HEIGHT)
     np.testing.assert_allclose(again, alpha, atol=2e-3)
 
 
 def test_heights_may_differ_within_a_batch():
     alpha, roi_box = image_alpha_and_roi(2)
     heights = np.array([300.0, 700.0], np.float32)
-    together = projection.alpha_image_to_crop(alpha, roi_box, heights)
-    apart = [projection.alpha_image_to_crop(*row) for row in zip(alpha, roi_box, heights)]
+    together = projection.alpha_mat_to_crop(alpha, roi_box, heights)
+    apart = [projection.alpha_mat_to_crop(*row) for row in zip(alpha, roi_box, heights)]
     np.testing.assert_allclose(together, np.stack(apart), atol=1e-4)
 
 
@@ -161,7 +161,7 @@ def test_jit_and_vmap_agree_with_the_batch(model):
 
     def walk(model, alpha, roi_box):
         moved = projection.transform_alpha(
-            projection.alpha_image_to_crop(alpha, roi_box, IMAGE_HEIGHT), matrix
+            projection.alpha_mat_to_crop(alpha, roi_box, IMAGE_HEIGHT), matrix
         )
         return projection.crop_to_image(projection.landmarks_crop(model, moved), roi_box)
 

@@ -95,7 +95,7 @@ def run(model, moves, num_frames=150, noise=1.0, **options):
     rng, std = np.random.default_rng(2), np.asarray(model.alpha_std, np.float64)
     truth = true_alphas(num_frames, moves, std)
     roi_boxes = boxes_around(truth, rng, 3.0 * noise)
-    crops = np.asarray(projection.alpha_image_to_crop(truth, roi_boxes, HEIGHT))
+    crops = np.asarray(projection.alpha_mat_to_crop(truth, roi_boxes, HEIGHT))
     scale = np.concatenate([np.tile([0.01, 0.01, 0.01, 0.0], 3) * 44, 0.15 * std[12:]])
     scale[[3, 7]] = 1.0  # crop pixels
     noisy = (crops + noise * rng.normal(size=crops.shape) * scale).astype(np.float32)
@@ -135,7 +135,7 @@ def test_a_moving_face_trembles_less_and_lags_by_two_frames_at_most(model):
 
 def test_the_rotation_stays_one_through_a_wild_turn(model):
     _, _, _, alphas, boxes = run(model, moves=3, noise=2.0)
-    image = np.asarray(projection.alpha_crop_to_image(alphas, boxes, HEIGHT))
+    image = np.asarray(projection.alpha_crop_to_mat(alphas, boxes, HEIGHT))
     for alpha in image:
         sizes = np.linalg.svd(alpha[:12].reshape(3, 4)[:, :3], compute_uv=False)
         assert sizes.min() > 0.85 * 80 and sizes.max() < 1.15 * 80

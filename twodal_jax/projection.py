@@ -1,12 +1,23 @@
 """From a shape to pixels, and every change of frame. No other module converts between frames.
 
+Where a pixel is, in this whole program: the centre of the first pixel of an image or a crop is (0, 0), the next one
+in its row (1, 0), y down. Landmarks, detections, vertices, heatmaps and drawings all count so.
+
 Frames:
   model: the morphable model's own, y up.
-  alpha's: pixels of the 120-pixel crop (or of a whole image), y up, 1-based as in MATLAB.
-  crop: pixels of the 120-pixel crop, y down:           y_crop = 121 - y_alpha.
-  image: pixels of the whole image, y down:             y_image = height + 1 - y_alpha.
+  crop: pixels of the 120-pixel crop.
+  image: pixels of the whole image.
+  alpha's: those of the crop with y up, y_alpha = 121 - y_crop (3DDFA's layout).
+  mat: pixels of the whole image as 300W-LP's and AFLW2000-3D's .mat files count them, from 1 as MATLAB does:
+    x_mat = x_image + 1, y down; their pose parameters have y up, y_up = height + 1 - y_mat.
 z grows towards the viewer in all of them and has the scale of x and y.
-A `roi_box` = (sx, sy, ex, ey) places the crop in its image, in image pixels.
+
+A `roi_box` = (sx, sy, ex, ey) cuts the crop out of its image as the slice image[sy:ey, sx:ex] would: its numbers
+count the edges of pixels, not their centres. The crop is resampled as `cv2.resize` does, so with s = (ex - sx) / 120
+  x_image = (x_crop + 0.5) s - 0.5 + sx.
+3DDFA, and with it the paper's authors, leave out the half pixels, x_mat = x s + sx: their coordinates of a crop are
+0.5 + 0.5 / s larger than the place that they mean (`alpha_from_3ddfa`).
+
 Every function takes any number of leading dimensions.
 """
 
@@ -16,6 +27,7 @@ import jax.numpy as jnp
 from twodal_jax import coefficients, morphable_model
 
 CROP_SIZE = 120
+MAT_ORIGIN = 1.0  # what MATLAB calls the first pixel
 
 
 def _turned(vectors_model: jax.Array, pose: jax.Array) -> jax.Array:
@@ -30,7 +42,7 @@ def _project(points_model: jax.Array, alpha: jax.Array) -> jax.Array:
 
 
 def flip_y(points: jax.Array, height: float | jax.Array) -> jax.Array:
-    """y up <-> y down: y -> height + 1 - y. points [..., 2 or 3]; its own inverse."""
+    """y up <-> y down of alpha's frame and of .mat files: y -> height + 1 - y. points [..., 2 or 3]; its own inverse."""
     points = jnp.asarray(points)
     return points.at[..., 1].set(height + 1 - points[..., 1])
 
@@ -53,9 +65,11 @@ def directions_crop(directions: jax.Array, alpha: jax.Array) -> jax.Array:
 
 
 def _roi_scale_offset(roi_box: jax.Array, dims: int) -> tuple[jax.Array, jax.Array]:
+    """(scale, offset) [..., dims] with image = scale * crop + offset; z has the mean scale and no offset."""
     roi_box = jnp.asarray(roi_box, jnp.float32)
-    offset = roi_box[..., :2]
-    scale = (roi_box[..., 2:] - offset) / CROP_SIZE
+    corner = roi_box[..., :2]
+    scale = (roi_box[..., 2:] - corner) / CROP_SIZE
+    offset = corner + 0.5 * scale - 0.5
     if dims == 3:
         scale = jnp.concatenate([scale, scale.mean(axis=-1, keepdims=True)], axis=-1)
         offset = jnp.concatenate([offset, jnp.zeros_like(offset[..., :1])], axis=-1)
@@ -74,30 +88,56 @@ def image_to_crop(points_image: jax.Array, roi_box: jax.Array) -> jax.Array:
     return (points_image - offset[..., None, :]) / scale[..., None, :]
 
 
-def alpha_image_to_crop(
+def mat_to_image(points: jax.Array) -> jax.Array:
+    """points [..., P, 2 or 3] as .mat files count pixels, from 1, y down -> image pixels."""
+    return jnp.asarray(points).at[..., :2].add(-MAT_ORIGIN)
+
+
+def alpha_mat_to_crop(
     alpha: jax.Array, roi_box: jax.Array, image_height: float | jax.Array
 ) -> jax.Array:
-    """alpha [..., 62] (raw) of a whole image -> that of its crop; roi_box [..., 4], height in pixels."""
+    """alpha [..., 62] (raw) of a whole image as a .mat file gives it (pixels from 1, y up) -> that of the crop.
+
+    roi_box [..., 4], image_height in pixels.
+    """
     pose, shape, expression = coefficients.split(alpha)
     scale, offset = _roi_scale_offset(roi_box, 3)
     moved = pose / scale[..., :, None]
-    t_x = (pose[..., 0, 3] - offset[..., 0]) / scale[..., 0]
-    t_y = CROP_SIZE + 1 - (image_height + 1 - pose[..., 1, 3] - offset[..., 1]) / scale[..., 1]
+    x_image = pose[..., 0, 3] - MAT_ORIGIN
+    y_image = image_height + 1 - pose[..., 1, 3] - MAT_ORIGIN
+    t_x = (x_image - offset[..., 0]) / scale[..., 0]
+    t_y = CROP_SIZE + 1 - (y_image - offset[..., 1]) / scale[..., 1]
     moved = moved.at[..., 0, 3].set(t_x).at[..., 1, 3].set(t_y)
     return coefficients.join(moved, shape, expression)
 
 
-def alpha_crop_to_image(
+def alpha_crop_to_mat(
     alpha: jax.Array, roi_box: jax.Array, image_height: float | jax.Array
 ) -> jax.Array:
-    """The inverse of `alpha_image_to_crop`."""
+    """The inverse of `alpha_mat_to_crop`."""
     pose, shape, expression = coefficients.split(alpha)
     scale, offset = _roi_scale_offset(roi_box, 3)
     moved = pose * scale[..., :, None]
-    t_x = pose[..., 0, 3] * scale[..., 0] + offset[..., 0]
-    y_image = (CROP_SIZE + 1 - pose[..., 1, 3]) * scale[..., 1] + offset[..., 1]
-    moved = moved.at[..., 0, 3].set(t_x).at[..., 1, 3].set(image_height + 1 - y_image)
+    t_x = pose[..., 0, 3] * scale[..., 0] + offset[..., 0] + MAT_ORIGIN
+    y_mat = (CROP_SIZE + 1 - pose[..., 1, 3]) * scale[..., 1] + offset[..., 1] + MAT_ORIGIN
+    moved = moved.at[..., 0, 3].set(t_x).at[..., 1, 3].set(image_height + 1 - y_mat)
     return coefficients.join(moved, shape, expression)
+
+
+def alpha_from_3ddfa(alpha: jax.Array, roi_box: jax.Array) -> jax.Array:
+    """alpha [..., 62] (raw) of a crop as 3DDFA and the paper's authors have it -> ours; roi_box [..., 4].
+
+    Both lie where the same point of the image is: (theirs) x_mat = x s + sx, (ours) see the module's docstring.
+    """
+    pose, shape, expression = coefficients.split(jnp.asarray(alpha))
+    scale, _ = _roi_scale_offset(roi_box, 2)
+    shift = offset_of_3ddfa(scale) * jnp.array([-1.0, 1.0])
+    return coefficients.join(pose.at[..., :2, 3].add(shift), shape, expression)
+
+
+def offset_of_3ddfa(scale: jax.Array) -> jax.Array:
+    """How much larger 3DDFA's crop coordinates are than ours, in crop pixels; scale: image pixels a crop pixel."""
+    return 0.5 + 0.5 / scale
 
 
 def roi_box_from_landmarks(landmarks: jax.Array) -> jax.Array:

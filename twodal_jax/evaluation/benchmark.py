@@ -17,7 +17,7 @@ import numpy as np
 
 from twodal_jax import projection
 from twodal_jax.evaluation import icp, metrics
-from twodal_jax.evaluation.predictions import Predictions, listed, unwhitened
+from twodal_jax.evaluation.predictions import Predictions, crop_alpha, listed
 from twodal_jax.morphable_model import OUTER_EYE_CORNERS, MorphableModel
 from twodal_jax.rendering import shading
 
@@ -163,17 +163,15 @@ def _batches(predictions, truth, rows, model, names) -> Iterator[tuple[np.ndarra
             yield np.array([image_of[row] for row in chosen]), points, block
         return
     images = np.flatnonzero(rows >= 0)
-    alpha = None
-    if predictions.alpha is not None:
-        alpha = unwhitened(predictions, model.alpha_mean, model.alpha_std)
     for start in range(0, len(images), BATCH):
         here = images[start : start + BATCH]
         chosen = rows[here]
         points, vertices = None if own_landmarks is None else own_landmarks[chosen], None
-        if alpha is not None:
+        if predictions.alpha is not None:
             own = predictions.roi_box
             roi_box = truth.roi_box[here] if own is None else own[chosen]
-            padded = (_padded(alpha[chosen]), _padded(roi_box))  # one shape: compiled once
+            alpha = crop_alpha(predictions, chosen, roi_box, model.alpha_mean, model.alpha_std)
+            padded = (_padded(alpha), _padded(roi_box))  # one shape: compiled once
             if points is None:
                 points = np.asarray(landmarks_image(model, *padded))[: len(here)]
             if dense:

@@ -7,6 +7,9 @@ and one or more of
                 either with an optional roi_box [n, 4] (default: the benchmark's crops)
   landmarks68   [n, 2 or 3, 68], image pixels, y down, z towards the viewer
   vertices      [n, 3, N], likewise
+and perhaps
+  pixel_origin  [], 1 (default): pixels count from 1 and alpha is 3DDFA's, as in AFLW2000-3D's .mat files, 3DDFA's
+                programs and the authors' released predictions; 0: both are this program's (`projection`)
 """
 
 import dataclasses
@@ -17,11 +20,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from twodal_jax import coefficients, npy_file
+from twodal_jax import coefficients, npy_file, projection
 from twodal_jax.outside_files import BrokenFileError, memory_budget
 
 KINDS = ("alpha", "alpha_whitened", "landmarks68", "vertices")
-_SMALL = ("name", "alpha", "alpha_whitened", "roi_box", "landmarks68")
+ORIGIN = "pixel_origin"
+_SMALL = ("name", "alpha", "alpha_whitened", "roi_box", "landmarks68", ORIGIN)
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".mat")
 
 
@@ -44,16 +48,19 @@ class Predictions:
     Attributes:
       label: how tables and figures call it.
       keys: [n], see `image_key`.
-      alpha: [n, 62] raw float32, or None. whitened: whether `alpha` is whitened instead.
+      alpha: [n, 62] raw float32, or None. whitened: whether `alpha` is whitened instead. alpha_of_3ddfa: whether
+        it is in 3DDFA's frame of the crop (`projection.alpha_from_3ddfa`) instead of ours.
       roi_box: [n, 4] float32, or None: the benchmark's.
       landmarks68: [n, 68, 2 or 3] float32, or None.
       vertices: [n, 3, N] on disk, or None.
+    Landmarks and vertices are in image pixels (`projection`), whatever the file counts from.
     """
 
     label: str
     keys: tuple[str, ...]
     alpha: np.ndarray | None = None
     whitened: bool = False
+    alpha_of_3ddfa: bool = False
     roi_box: np.ndarray | None = None
     landmarks68: np.ndarray | None = None
     vertices: "ArrayOnDisk | None" = None
@@ -84,14 +91,14 @@ def listed(names: list[str], most: int = 10) -> str:
 
 
 class ArrayOnDisk:
-    """One array of an .npz, read a few rows at a time and never whole.
+    """One array [n, 3, N] of an .npz, read a few rows at a time and never whole.
 
     Attributes:
       shape: of the whole array. dtype: as stored.
     """
 
-    def __init__(self, path: pathlib.Path, name: str):
-        self._path, self._name = path, name
+    def __init__(self, path: pathlib.Path, name: str, pixel_origin: float = 0.0):
+        self._path, self._name, self._origin = path, name, pixel_origin
         with npy_file.open_array(path, name) as (header, _):
             self.shape, self.dtype, fortran, _ = header
         if fortran or self.dtype.kind not in "fiu":
@@ -103,7 +110,7 @@ class ArrayOnDisk:
             raise PredictionsError(f"{path}: one row of `{name}` takes {self._row_bytes():,} bytes.")
 
     def batches(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, float32 [<= rows, ...]) one after the other, in the file's order."""
+        """(first row, float32 [<= rows, 3, N], image pixels) one after the other, in the file's order."""
         row_bytes = self._row_bytes()
         try:
             with npy_file.open_array(self._path, self._name) as (_, file):
@@ -113,7 +120,9 @@ class ArrayOnDisk:
                     if len(data) < count * row_bytes:
                         raise BrokenFileError(f"`{self._name}` ends early")
                     block = np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
-                    yield start, block.astype(np.float32)
+                    block = block.astype(np.float32)
+                    block[:, :2] -= self._origin
+                    yield start, block
         except BrokenFileError as error:
             raise PredictionsError(f"{error}.") from None
 
@@ -135,7 +144,8 @@ def read_predictions(path: os.PathLike | str, label: str | None = None) -> Predi
         raise PredictionsError(f"{path}: no such file of predictions (.npz).")
     try:
         found, arrays = npy_file.npz_names(path), npy_file.read_npz(path, _SMALL)
-        vertices = ArrayOnDisk(path, "vertices") if "vertices" in found else None
+        origin = _pixel_origin(path, arrays.get(ORIGIN, 1))
+        vertices = ArrayOnDisk(path, "vertices", origin) if "vertices" in found else None
     except BrokenFileError as error:
         raise PredictionsError(f"{error}.") from None
     if "name" not in arrays or not any(kind in found for kind in KINDS):
@@ -157,13 +167,17 @@ def read_predictions(path: os.PathLike | str, label: str | None = None) -> Predi
     whitened = "alpha" not in arrays
     alpha = arrays.get("alpha_whitened" if whitened else "alpha")
     landmarks = arrays.get("landmarks68")
+    if landmarks is not None:
+        landmarks = np.swapaxes(landmarks, 1, 2).astype(np.float32)
+        landmarks[..., :2] -= origin
     return Predictions(
         label=label or path.stem,
         keys=tuple(image_key(name) for name in names.tolist()),
         alpha=None if alpha is None else alpha.astype(np.float32),
         whitened=whitened and alpha is not None,
+        alpha_of_3ddfa=origin == 1,
         roi_box=None if "roi_box" not in arrays else arrays["roi_box"].astype(np.float32),
-        landmarks68=None if landmarks is None else np.swapaxes(landmarks, 1, 2).astype(np.float32),
+        landmarks68=landmarks,
         vertices=vertices,
     )
 
@@ -180,8 +194,22 @@ def _check_shape(path, name, shape, expected) -> None:
         )
 
 
-def unwhitened(predictions: Predictions, alpha_mean: np.ndarray, alpha_std: np.ndarray) -> np.ndarray:
-    """alpha [n, 62], raw, of predictions that hold one; whitening [62] of the morphable model."""
-    if not predictions.whitened:
-        return predictions.alpha
-    return np.asarray(coefficients.unwhiten(predictions.alpha, alpha_mean, alpha_std))
+def _pixel_origin(path: pathlib.Path, value: np.ndarray | int) -> int:
+    if np.shape(value) != () or value not in (0, 1):
+        raise PredictionsError(f"{path}: `{ORIGIN}` must be 0 or 1, got {np.asarray(value).tolist()}.")
+    return int(value)
+
+
+def crop_alpha(
+    predictions: Predictions, rows: np.ndarray, roi_box: np.ndarray, alpha_mean: np.ndarray, alpha_std: np.ndarray
+) -> np.ndarray:
+    """alpha [b, 62], raw, in our frame of the crop, of `rows` [b] of predictions that hold one.
+
+    roi_box: [b, 4], the crops of these rows. alpha_mean, alpha_std: [62], of the morphable model.
+    """
+    alpha = predictions.alpha[rows]
+    if predictions.whitened:
+        alpha = coefficients.unwhiten(alpha, alpha_mean, alpha_std)
+    if predictions.alpha_of_3ddfa:
+        alpha = projection.alpha_from_3ddfa(alpha, roi_box)
+    return np.asarray(alpha)

@@ -17,7 +17,7 @@ import numpy as np
 
 from twodal_jax import projection
 from twodal_jax.evaluation.benchmark import BATCH, landmarks_image
-from twodal_jax.evaluation.predictions import Predictions, listed, unwhitened
+from twodal_jax.evaluation.predictions import Predictions, crop_alpha, listed
 from twodal_jax.morphable_model import MorphableModel
 
 MAPS = pathlib.Path(__file__).with_name("landmark_maps")
@@ -140,9 +140,6 @@ def predicted_points(
     rows: [n] of the predictions, -1 for none. Landmarks win over alpha, but for vertices of the map.
     """
     found = np.full((len(truth), len(landmark_map.vertices), 2), np.nan, np.float32)
-    alpha = None
-    if predictions.alpha is not None:
-        alpha = unwhitened(predictions, model.alpha_mean, model.alpha_std)
     images = np.flatnonzero(rows >= 0)
     at_vertex = landmark_map.vertices >= 0
     from_68 = landmark_map.weights.sum(axis=1) > 0
@@ -155,16 +152,19 @@ def predicted_points(
         chosen = rows[here]
         own = predictions.roi_box
         roi_box = truth.roi_box[here] if own is None else own[chosen]
+        alpha = None
+        if predictions.alpha is not None:
+            alpha = crop_alpha(predictions, chosen, roi_box, model.alpha_mean, model.alpha_std)
         if predictions.landmarks68 is not None:
             points = predictions.landmarks68[chosen]
         elif alpha is not None:
-            points = landmarks_image(model, alpha[chosen], roi_box)
+            points = landmarks_image(model, alpha, roi_box)
         else:
             continue
         mapped = np.asarray(_mapped_points(points, landmark_map.weights))
         found[np.ix_(here, np.flatnonzero(from_68))] = mapped[:, from_68]
         if at_vertex.any() and alpha is not None:
-            vertices = projection.crop_to_image(projection.vertices_crop(small, alpha[chosen]), roi_box)
+            vertices = projection.crop_to_image(projection.vertices_crop(small, alpha), roi_box)
             found[np.ix_(here, np.flatnonzero(at_vertex))] = np.asarray(vertices)[..., :2]
     return found
 

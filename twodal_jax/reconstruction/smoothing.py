@@ -1,7 +1,7 @@
 """Smoothing faces over time: the one-euro filter on a pose taken apart in the picture's frame.
 
 The numbers of alpha belong to its crop, whose box moves from frame to frame, so alpha is smoothed in the
-frame of the whole image (`projection.alpha_crop_to_image`) and put back into the smoothed box. Its pose is
+frame of the whole image (`projection.alpha_crop_to_mat`) and put back into the smoothed box. Its pose is
 taken apart into M = R P (polar decomposition; R, a rotation, stays one; P, symmetric, is the scale) and the
 place of the face's middle, M c + t, which a network's error in R leaves alone; t itself is the place of the
 model's origin, and trembles with R.
@@ -23,8 +23,8 @@ import numpy as np
 from twodal_jax import coefficients, projection
 from twodal_jax.morphable_model import MorphableModel
 
-_to_image = jax.jit(projection.alpha_crop_to_image)
-_to_crop = jax.jit(projection.alpha_image_to_crop)
+_to_image = jax.jit(projection.alpha_crop_to_mat)
+_to_crop = jax.jit(projection.alpha_mat_to_crop)
 
 
 class OneEuroFilter:
