@@ -44,6 +44,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     # steps with an empty heatmap 3.01 / 4.17 / 5.05 % without these two, 3.02 / 4.12 / 4.88 % with.
     config.repeats_wild = (2, 4, 5)
     config.equal_faces = True
+    config.loss_unit, config.loss_reduction = "pixel", "sum"  # what the weights below are for
     config.critic.width = 0.125
     config.critic.half_size = True
 
@@ -90,6 +91,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.augmentation.blur = 0.1
     config.augmentation.noise = 0.015
     config.augmentation.occlusion = 0.1
+    config.augmentation.margin = 0  # wild faces are ready crops
     config.augmentation.landmark_jitter = 2.0
     config.augmentation.landmark_dropout = 0.05
     config.augmentation.heatmap_dropout = 0.5

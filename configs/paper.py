@@ -83,6 +83,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.critic.width = 1.0  # [ours: encoder 32 to 256 features; critic 512, 1024, 1024, 1: paper]
     config.critic.half_size = False  # [ours] True: the encoder sees 60 pixels, for small machines
     config.critic.learning_rate = 1e-4  # [paper] Adam
+    # [paper] "alternately": the critic's step, then the regressor's against the new critic. False: both see the other
+    # as it was before the step.
+    config.critic.alternate = True
+    # [ours] Against a critic that wins at once, after which L_sc has no gradient; 0 and 0: the paper's.
+    config.critic.label_smoothing = 0.1  # `losses.loss_sc_critic`
+    config.critic.coefficient_noise = 0.5  # standard deviation, in whitened coefficients, of what the critic sees
     # [ours] Side of training's crops over the exact box of the landmarks; scripts.reconstruct crops alike.
     config.crop_looseness = 1.0
     config.heatmap = ml_collections.ConfigDict()
@@ -101,6 +107,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.jaw_weight = 0.0
     # [ours] True: wild faces count alike. As the paper sums, a profile counts half: half its landmarks are visible.
     config.equal_faces = False
+    # [ours] Unit of the losses of landmarks and vertices (`losses.unit_scale`): "pixel" of the crop or "side" of the
+    # crop, "sum" over landmarks or their weighted "mean". The paper names none. In pixels and sums its lambda 3 = 1
+    # gives L_cyc a thousand times the gradient of L_3d, and the run diverges within ten steps.
+    config.loss_unit = "side"
+    config.loss_reduction = "mean"
     # Dimensions of the landmarks that weigh L_3d's coefficients. [ours] The text says 2D landmarks, which
     # leaves the third row of the pose untrained in stage 1; 3 is what its reference [69] implements.
     config.loss_3d_dims = 3
@@ -116,6 +127,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.weight_decay = 5e-4
     config.optimizer.clip_norm = 0.0
     config.optimizer.warmup_steps = 0
+    # [ours] Multiplies all learning rates below. 1: the paper's plain setting.
+    config.optimizer.rate_scale = 1.0
 
     config.stage1 = ml_collections.ConfigDict()
     config.stage1.steps = 115_000  # [ours] 30 epochs of 300W-LP with its flips (122,450 images)
@@ -151,6 +164,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augmentation.blur = 0.2
     config.augmentation.noise = 0.03
     config.augmentation.occlusion = 0.2
+    config.augmentation.margin = 20  # as scripts.prepare_data stores it; see `augmentation.AugmentationSettings`
     config.augmentation.landmark_jitter = 1.5
     config.augmentation.landmark_dropout = 0.1
     config.augmentation.heatmap_dropout = 0.4

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from twodal_jax import heatmap, projection
+from twodal_jax.models.layers import on_cpu
 
 CROP_SIZE = projection.CROP_SIZE
 CENTRE = (CROP_SIZE - 1) / 2.0
@@ -37,6 +38,8 @@ class AugmentationSettings:
       landmark_jitter: mean size in pixels of the noise on the landmarks that enter the heatmap.
       landmark_dropout: probability that a single landmark is missing in the heatmap.
       heatmap_dropout: probability of an empty heatmap.
+      margin: most pixels around the crop that moved crops are filled from. The self-critic compares annotated with
+        wild crops, so it must be what both sets have: else repeated edges tell them apart.
     """
 
     rotation_degrees: float = flax.struct.field(pytree_node=False, default=0.0)
@@ -54,6 +57,7 @@ class AugmentationSettings:
     landmark_jitter: float = flax.struct.field(pytree_node=False, default=0.0)
     landmark_dropout: float = flax.struct.field(pytree_node=False, default=0.0)
     heatmap_dropout: float = flax.struct.field(pytree_node=False, default=0.0)
+    margin: int = flax.struct.field(pytree_node=False, default=20)
 
 
 def sample_keys(seed: int, stream: int, positions: jax.Array) -> jax.Array:
@@ -91,6 +95,12 @@ def mirror_matrix() -> np.ndarray:
     return np.array([[-1.0, 0.0, CROP_SIZE - 1.0], [0.0, 1.0, 0.0]], np.float32)
 
 
+def _inverse_2x2(matrix: jax.Array) -> jax.Array:
+    """In closed form: `jnp.linalg.inv` calls a solver."""
+    (a, b), (c, d) = matrix
+    return jnp.array([[d, -b], [-c, a]]) / (a * d - b * c)
+
+
 def _compose(second: jax.Array, first: jax.Array) -> jax.Array:
     """The affine map `second` after `first`, both [2, 3]."""
     linear = _product(second[:, :2], first[:, :2])
@@ -110,7 +120,7 @@ def warp_image(image: jax.Array, matrix: jax.Array) -> jax.Array:
     """
     size = image.shape[0]
     margin = (size - CROP_SIZE) / 2.0
-    inverse = jnp.linalg.inv(matrix[:, :2])
+    inverse = _inverse_2x2(matrix[:, :2])
     grid = jnp.arange(CROP_SIZE, dtype=jnp.float32)
     target = jnp.stack(jnp.meshgrid(grid, grid, indexing="xy"), axis=-1)
     source = _product(target - matrix[:, 2], inverse.T) + margin
@@ -161,7 +171,8 @@ def random_appearance(key: jax.Array, image: jax.Array, settings: AugmentationSe
 def _batch_appearance(axis_size, in_batched, keys, images, settings):
     """Of a batch [B, 120, 120, 3] with a key each; without the blur where it strikes no face.
 
-    The branch has a second use: the compiler writes down what goes in and what comes out. Fused with its
+    On a CPU alone: of a large batch the blur nearly always strikes some face. There
+    the branch has a second use: the compiler writes down what goes in and what comes out. Fused with its
     neighbours, a CPU would warp every image nine times, once for each tap of the blur, and compute the three
     channels' common part three times (half the time of all augmentation).
     """
@@ -173,8 +184,8 @@ def _batch_appearance(axis_size, in_batched, keys, images, settings):
     def all_faces(blur):
         return jax.vmap(functools.partial(_appearance, settings=settings, blur=blur))
 
-    if not settings.blur:
-        return all_faces(False)(keys, images), True
+    if not (settings.blur and on_cpu()):
+        return all_faces(bool(settings.blur))(keys, images), True
     strikes = jax.vmap(functools.partial(_blur_strength, settings=settings))(keys) > 0
     return jax.lax.cond(strikes.any(), all_faces(True), all_faces(False), keys, images), True
 
@@ -280,7 +291,12 @@ def augment_wild(
     return _augment_image(key_appearance, image, matrix, settings), landmarks, visible
 
 
+def with_margin(images: jax.Array, margin: int) -> jax.Array:
+    """The crop with at most `margin` pixels around it: [..., S, S, 3] -> [..., S', S', 3]."""
+    start = max((images.shape[-2] - CROP_SIZE) // 2 - margin, 0)
+    return images[..., start : images.shape[-3] - start, start : images.shape[-2] - start, :]
+
+
 def centre_crop(images: jax.Array) -> jax.Array:
     """The crop inside its margin: [..., S, S, 3] -> [..., 120, 120, 3]."""
-    margin = (images.shape[-2] - CROP_SIZE) // 2
-    return images[..., margin : margin + CROP_SIZE, margin : margin + CROP_SIZE, :]
+    return with_margin(images, 0)

@@ -31,6 +31,7 @@ class Faces:
         the batch has jaw points, which follow the 18.
       heatmap_landmarks, heatmap_visible: the 18 with a detector's noise; what the heatmap shows. Of annotated faces
         with the mouth centre of the heatmap's kind (`forward.HeatmapSettings`).
+      critic_key: [B] keys of the noise on what the critic sees of each face.
       whitened: [B, 62] true whitened coefficients, None for wild faces.
     """
 
@@ -39,6 +40,7 @@ class Faces:
     visible: jax.Array
     heatmap_landmarks: jax.Array
     heatmap_visible: jax.Array
+    critic_key: jax.Array
     whitened: jax.Array | None = None
 
 
@@ -47,7 +49,7 @@ def prepare_annotated(batch: dict[str, jax.Array], model: MorphableModel, method
     keys = augmentation.sample_keys(method.seed, ANNOTATED_STREAM, batch["position"])
 
     def one(key, image, alpha):
-        key_face, key_noise = jax.random.split(key)
+        key_face, key_noise, key_critic = jax.random.split(key, 3)
         image, alpha = augmentation.augment_annotated(
             key_face, image, alpha, model.mirror_map, method.augmentation
         )
@@ -56,9 +58,9 @@ def prepare_annotated(batch: dict[str, jax.Array], model: MorphableModel, method
         visible = jnp.ones(heatmap.NUM_LANDMARKS)
         noisy = augmentation.detector_noise(key_noise, shown, visible, method.augmentation)
         whitened = coefficients.whiten(alpha, model.alpha_mean, model.alpha_std)
-        return Faces(image, points, visible, *noisy, whitened)
+        return Faces(image, points, visible, *noisy, key_critic, whitened)
 
-    return jax.vmap(one)(keys, _images(batch), batch["alpha"])
+    return jax.vmap(one)(keys, _images(batch, method.augmentation), batch["alpha"])
 
 
 def prepare_wild(batch: dict[str, jax.Array], method: Method) -> Faces:
@@ -70,21 +72,22 @@ def prepare_wild(batch: dict[str, jax.Array], method: Method) -> Faces:
     keys = augmentation.sample_keys(method.seed, WILD_STREAM, batch["position"])
 
     def one(key, image, landmarks, visible):
-        key_face, key_noise = jax.random.split(key)
+        key_face, key_noise, key_critic = jax.random.split(key, 3)
         landmarks = jnp.where(visible[:, None] > 0, landmarks, 0.0)
         image, landmarks, visible = augmentation.augment_wild(
             key_face, image, landmarks, visible, method.augmentation
         )
         shown = landmarks[: heatmap.NUM_LANDMARKS], visible[: heatmap.NUM_LANDMARKS]
         noisy = augmentation.detector_noise(key_noise, *shown, method.augmentation)
-        return Faces(image, landmarks, visible, *noisy)
+        return Faces(image, landmarks, visible, *noisy, key_critic)
 
-    return jax.vmap(one)(keys, _images(batch), landmarks, visible)
+    return jax.vmap(one)(keys, _images(batch, method.augmentation), landmarks, visible)
 
 
-def _images(batch: dict[str, jax.Array]) -> jax.Array:
-    """[B, S, S, 3] uint8 BGR."""
-    return batch["image"] if "image" in batch else batch["image_rgb"][..., ::-1]
+def _images(batch: dict[str, jax.Array], settings: augmentation.AugmentationSettings) -> jax.Array:
+    """[B, S, S, 3] uint8 BGR, with as much of the stored margin as `AugmentationSettings.margin` lets be seen."""
+    images = batch["image"] if "image" in batch else batch["image_rgb"][..., ::-1]
+    return augmentation.with_margin(images, settings.margin)
 
 
 def network_inputs(faces: Faces, method: Method) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from twodal_jax import heatmap, muon
+from twodal_jax import heatmap, losses, muon
 from twodal_jax.augmentation import AugmentationSettings
 from twodal_jax.forward import HeatmapSettings
 from twodal_jax.models.critic import EncoderCritic
@@ -81,10 +81,10 @@ def learning_rate_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
         total += stage.steps
         boundaries.append(total)
     decay = optax.join_schedules(pieces, boundaries[:-1])
-    warmup = config.optimizer.warmup_steps
+    warmup, scale = config.optimizer.warmup_steps, config.optimizer.rate_scale
 
     def schedule(count):
-        return decay(count) * (jnp.minimum(1.0, (count + 1) / warmup) if warmup else 1.0)
+        return scale * decay(count) * (jnp.minimum(1.0, (count + 1) / warmup) if warmup else 1.0)
 
     return schedule
 
@@ -162,7 +162,10 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
     check_choice("network (config.regressor.name)", config.regressor.name, tuple(STAGE_SIZES))
     check_choice("variant (config.regressor.variant)", config.regressor.variant, VARIANTS)
     check_choice("heatmap (config.heatmap.kind)", config.heatmap.kind, heatmap.KINDS)
+    check_choice("unit (config.loss_unit)", config.loss_unit, losses.UNITS)
+    check_choice("reduction (config.loss_reduction)", config.loss_reduction, losses.REDUCTIONS)
     dtype = DTYPES[config.regressor.dtype]
+    weights = landmark_weights(config)
     shared: dict[str, Any] = dict(
         regressor=Regressor(
             depth=config.regressor.name,
@@ -176,7 +179,8 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
         critic=EncoderCritic(config.critic.width, dtype, config.critic.half_size),
         regressor_optimizer=regressor_optimizer(config),
         critic_optimizer=optax.adam(config.critic.learning_rate),
-        landmark_weights=landmark_weights(config),
+        landmark_weights=weights,
+        loss_scale=losses.unit_scale(config.loss_unit, config.loss_reduction, weights),
         weight_dims=config.loss_3d_dims,
         train_depth_offset=config.train_depth_offset,
         augmentation=AugmentationSettings(**config.augmentation),
@@ -185,6 +189,9 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
         accumulate=config.get("accumulate", 1),
         learn_landmark_offsets=config.self_supervision and config.get("learn_landmark_offsets", False),
         equal_faces=config.get("equal_faces", False),
+        alternate=config.critic.alternate,
+        label_smoothing=config.critic.label_smoothing,
+        coefficient_noise=config.critic.coefficient_noise,
     )
     stages, start = [], 0
     for name, stage in stage_configs(config).items():

@@ -43,8 +43,9 @@ JAW_OF_68 = np.array([2, 14, 8])
 # The same for the 18 landmarks followed by the jaw points.
 MIRROR_WITH_JAW = np.array([*MIRROR_18, 19, 18, 20])
 
-RED = (7, 10, 13, 16)  # eye centres, nose tip, mouth centre
-PINK = (8, 9, 12, 14, 15, 17)  # inner eye corners, nose wings, mouth corners
+# The colours of Fig. 4 as the authors' public code has them (XgTu/2DASL, commit ead2e164, `lmsMask_18pts`).
+HIGH_WEIGHT = (13, 16)  # red: nose tip, mouth centre
+MEDIUM_WEIGHT = (7, 10, 15, 17)  # pink: eye centres, mouth corners
 
 
 def landmarks_18_from_68(landmarks: jax.Array, *, authors_mouth: bool = False) -> jax.Array:
@@ -70,11 +71,11 @@ def with_jaw_from_68(landmarks: jax.Array) -> jax.Array:
     return jnp.concatenate([landmarks_18_from_68(landmarks), landmarks[..., JAW_OF_68, :]], axis=-2)
 
 
-def weight_mask(red: float, pink: float, yellow: float) -> np.ndarray:
+def weight_mask(high: float, medium: float, low: float) -> np.ndarray:
     """[18] float32 weights v_i of Eq. (L_2d-con) and Fig. 4 for a ratio red : pink : yellow."""
-    weights = np.full(NUM_LANDMARKS, yellow, np.float32)
-    weights[list(PINK)] = pink
-    weights[list(RED)] = red
+    weights = np.full(NUM_LANDMARKS, low, np.float32)
+    weights[list(MEDIUM_WEIGHT)] = medium
+    weights[list(HIGH_WEIGHT)] = high
     return weights
 
 

@@ -2,17 +2,45 @@
 
 Notation: alpha* is the truth, alpha^ the prediction; H(alpha) are the 68 projected landmarks,
 x the landmarks a heatmap was made from, y those of the prediction. The weights lambda live in the
-config (`config.loss`), the mean over the batch in `twodal_jax.train_step`. All are finite and have
+config (`config.stage1.loss_weights`), the mean over the batch in `twodal_jax.train_step`. All are finite and have
 finite gradients everywhere, also at zero distance and with no visible landmark.
+
+Losses of landmarks and vertices are sums over landmarks, in crop pixels, as the paper writes them. Its lambdas only
+balance in another unit: `unit_scale`.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from twodal_jax import coefficients
 from twodal_jax.morphable_model import NUM_DIRECTIONS, MorphableModel, landmarks_model
+from twodal_jax.projection import CROP_SIZE
 
+UNITS = ("pixel", "side")
+REDUCTIONS = ("sum", "mean")
 MOST_FACE_FACTOR = 4.0  # a face of which less is visible than this can make up for says too little
+
+
+def unit_scale(unit: str, reduction: str, landmark_weights: Sequence[float]) -> dict[str, float]:
+    """{name: factor} that brings the losses of landmarks and vertices into a unit; the others have none.
+
+    Args:
+      unit: "pixel", or "side": of the 120-pixel crop.
+      reduction: "sum" over landmarks, or "mean": the sum over the total of the weights v, hidden landmarks included
+        (over 68 for L_3d-con). VDC is a mean over vertices and the contour's loss one over points anyway.
+      landmark_weights: the mask v of L_2d-con and L_cyc, [18], or [21] with the jaw points.
+    """
+    length = 1.0 / CROP_SIZE if unit == "side" else 1.0
+    count_2d, count_3d = (sum(landmark_weights), 68.0) if reduction == "mean" else (1.0, 1.0)
+    return {
+        "loss_2d_con": length / count_2d,
+        "loss_3d_con": length / count_3d,
+        "loss_cyc": length / count_2d,
+        "loss_vdc": length**2,
+        "loss_contour": length,
+    }
 
 
 def safe_norm(vectors: jax.Array) -> jax.Array:
@@ -135,14 +163,21 @@ def loss_cyc(
     return loss_2d_con(landmarks_second_pass, landmarks, weights)
 
 
-def loss_sc_critic(logits_true: jax.Array, logits_predicted: jax.Array) -> jax.Array:
+def loss_sc_critic(logits_true: jax.Array, logits_predicted: jax.Array, *, smoothing: float = 0.0) -> jax.Array:
     """-L_sc, what the critic and the encoder minimise: -(log C(z*, alpha*) + log(1 - C(z, R(I)))).
 
     logits_true: [A] of annotated pairs, logits_predicted: [B] of wild ones -> []: mean over each.
     Section III-E, computed from logits.
+
+    smoothing: e, the critic learns 1 - e and e in place of 1 and 0 (label smoothing, Salimans et al. 2016, here of
+    both labels). A critic that separates both sets then ends at C = e for predictions, where the gradient of
+    log(1 - C) with respect to its logit is -e, and not 0. 0 is the paper's.
     """
-    true, predicted = jax.nn.log_sigmoid(logits_true), jax.nn.log_sigmoid(-logits_predicted)
-    return -(jnp.mean(true) + jnp.mean(predicted))
+
+    def cross_entropy(logits, label):
+        return -jnp.mean(label * jax.nn.log_sigmoid(logits) + (1.0 - label) * jax.nn.log_sigmoid(-logits))
+
+    return cross_entropy(logits_true, 1.0 - smoothing) + cross_entropy(logits_predicted, smoothing)
 
 
 def loss_sc(logits_predicted: jax.Array) -> jax.Array:

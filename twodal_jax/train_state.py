@@ -67,6 +67,7 @@ class Method:
       regressor_optimizer, critic_optimizer: Optax transformations.
       loss_weights: {name of `LOSS_NAMES`: lambda}; a loss of weight 0 is not computed, nor a pass that
         only such losses need.
+      loss_scale: {name: factor} of the losses' unit, see `losses.unit_scale`.
       landmark_weights: [18] tuple, the mask v of Fig. 4; [21] where the wild faces' jaw points count too.
       equal_faces: whether wild faces count alike, see `losses.equal_face_weights`.
       weight_dims: 2 or 3, see `losses.coefficient_weights`.
@@ -74,6 +75,9 @@ class Method:
       augmentation: of annotated and of wild images. heatmap: how the heatmap is drawn.
       seed: of the augmentation.
       accumulate: into how many parts a device's batch is split, worked on one after the other.
+      alternate: whether the regressor's step sees the critic after its step, or both see each other as before.
+      label_smoothing: of the critic's labels, see `losses.loss_sc_critic`.
+      coefficient_noise: standard deviation of noise on the whitened coefficients that the critic sees.
       learn_landmark_offsets: whether `landmark_offsets` are learnt, beside the regressor's parameters.
     """
 
@@ -82,6 +86,7 @@ class Method:
     regressor_optimizer: optax.GradientTransformation = flax.struct.field(pytree_node=False)
     critic_optimizer: optax.GradientTransformation = flax.struct.field(pytree_node=False)
     loss_weights: Mapping[str, float] = flax.struct.field(pytree_node=False)
+    loss_scale: Mapping[str, float] = flax.struct.field(pytree_node=False)
     landmark_weights: tuple[float, ...] = flax.struct.field(pytree_node=False)
     weight_dims: int = flax.struct.field(pytree_node=False)
     augmentation: AugmentationSettings = flax.struct.field(pytree_node=False)
@@ -91,6 +96,9 @@ class Method:
     accumulate: int = flax.struct.field(pytree_node=False, default=1)
     learn_landmark_offsets: bool = flax.struct.field(pytree_node=False, default=False)
     equal_faces: bool = flax.struct.field(pytree_node=False, default=False)
+    alternate: bool = flax.struct.field(pytree_node=False, default=True)
+    label_smoothing: float = flax.struct.field(pytree_node=False, default=0.0)
+    coefficient_noise: float = flax.struct.field(pytree_node=False, default=0.0)
 
     def __post_init__(self):
         unknown = set(self.loss_weights) - set(LOSS_NAMES)

@@ -1,10 +1,14 @@
-"""One training step: regressor and critic, updated alternately. Pure; mapped over devices once.
+"""One training step: critic and regressor, updated alternately (Section III-F). Pure; mapped over devices once.
 
-What a batch holds is told in `twodal_jax.batch_faces`.
+The critic's step comes first: encoder and critic ascend L_sc with R(I) held fixed; then the regressor descends all
+losses against the new critic. R(I) does not depend on the critic, so both steps share one forward pass of the
+regressor. `Method.alternate` = False lets each see the other as it was before the step.
+
+`twodal_jax.batch_faces` describes a batch.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,12 +52,12 @@ def _annotated_losses(
 
 
 def _wild_losses(
-    result: forward.Reconstruction, wild: Faces, second_pass, marked, critic: NetState, method: Method
+    result: forward.Reconstruction, wild: Faces, second_pass, marked, critic: Any, noise: jax.Array, method: Method
 ) -> dict[str, jax.Array]:
     """{name: [W]} of the four self-supervision losses that have a weight.
 
     second_pass: landmarks [W, 18, 2] -> Reconstruction. marked: Reconstruction -> the landmarks [W, P, 2] as
-    the wild faces are marked.
+    the wild faces are marked. critic: the parameters of encoder and critic. noise: [W, 62], see `_critic_noise`.
     """
     count = len(method.landmark_weights)  # 18, or 21 with the jaw points, which are left if nothing weighs them
     given = wild.landmarks[:, :count]
@@ -70,8 +74,8 @@ def _wild_losses(
         if method.uses("loss_cyc"):
             terms["loss_cyc"] = losses.loss_cyc(marked(second), given, weights)
     if method.uses("loss_sc"):
-        latent = jax.lax.stop_gradient(encode(critic.params, wild.image, method))
-        terms["loss_sc"] = losses.loss_sc(_criticize(critic.params, latent, result.whitened, method))
+        latent = jax.lax.stop_gradient(encode(critic, wild.image, method))
+        terms["loss_sc"] = losses.loss_sc(_criticize(critic, latent, result.whitened + noise, method))
     return terms
 
 
@@ -99,6 +103,22 @@ def encode(params: Any, images: jax.Array, method: Method) -> jax.Array:
     )
 
 
+def _critic_noise(faces: Faces, method: Method) -> jax.Array:
+    """[B, 62] noise on the whitened coefficients that the critic sees, drawn from each face's position."""
+    if not method.coefficient_noise:
+        return jnp.zeros((len(faces.image), coefficients.NUM_COEFFICIENTS))
+    draw = jax.vmap(lambda key: jax.random.normal(key, (coefficients.NUM_COEFFICIENTS,)))
+    return method.coefficient_noise * draw(faces.critic_key)
+
+
+class _Updated(NamedTuple):
+    """The critic after its step: its state, its loss and the norm of its gradients."""
+
+    critic: NetState
+    loss: jax.Array
+    gradient_norm: jax.Array
+
+
 def regressor_loss(
     params: Any,
     state: TrainState,
@@ -106,11 +126,14 @@ def regressor_loss(
     wild: Faces | None,
     model: MorphableModel,
     method: Method,
-) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, jax.Array | None]]:
-    """Total loss of the regressor (Section III-F) and (mean losses, new statistics, wild whitened).
+    *,
+    update_critic: bool = False,
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any, jax.Array | None, _Updated | None]]:
+    """Total loss of the regressor (Section III-F) and (mean losses, new statistics, wild whitened, critic).
 
     Annotated and wild images go through the network as one batch, so that BatchNorm's statistics are
     those of real inputs; the second pass normalises by its own and leaves no trace in them.
+    update_critic: whether the critic takes its step between the forward pass and L_sc.
     """
     stats = state.regressor.batch_stats
     inputs = network_inputs(annotated, method)
@@ -121,9 +144,11 @@ def regressor_loss(
     )
     count = len(annotated.image)
     terms = _annotated_losses(whitened[:count], annotated.whitened, model, method)
-    wild_whitened = None
+    wild_whitened, updated = None, None
     if wild is not None:
         wild_whitened = whitened[count:]
+        if update_critic:
+            updated = _update_critic(state, _critic_gradients(state, annotated, wild, wild_whitened, method), method)
 
         def regress(inputs):
             variables = {"params": params, "batch_stats": stats}
@@ -135,10 +160,11 @@ def regressor_loss(
 
         result = forward.reconstruct(wild_whitened, model)
         marked = functools.partial(_marked, params=params, model=model, method=method)
-        terms |= _wild_losses(result, wild, second_pass, marked, state.critic, method)
-    means = {name: jnp.mean(term) for name, term in terms.items()}
+        critic = (updated.critic if update_critic else state.critic).params
+        terms |= _wild_losses(result, wild, second_pass, marked, critic, _critic_noise(wild, method), method)
+    means = {name: method.loss_scale.get(name, 1.0) * jnp.mean(term) for name, term in terms.items()}
     total = sum(method.loss_weights.get(name, 0.0) * mean for name, mean in means.items())
-    return total, (means | {"loss": total}, updates["batch_stats"], wild_whitened)
+    return total, (means | {"loss": total}, updates["batch_stats"], wild_whitened, updated)
 
 
 def _apply_gradients(
@@ -148,22 +174,23 @@ def _apply_gradients(
     return NetState(optax.apply_updates(net.params, updates), stats, opt_state)
 
 
-def _all_finite(tree: Any) -> jax.Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
-
-
 def _select(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
 def _regressor_gradients(
-    state: TrainState, annotated: Faces, wild: Faces | None, model: MorphableModel, method: Method
-) -> tuple[tuple[Any, dict[str, jax.Array], Any], jax.Array | None]:
-    """This device's (gradients of the total loss, metrics, new statistics), and R(I) [W, 62]."""
-    gradients, (metrics, stats, wild_whitened) = jax.grad(regressor_loss, has_aux=True)(
-        state.regressor.params, state, annotated, wild, model, method
+    state: TrainState,
+    annotated: Faces,
+    wild: Faces | None,
+    model: MorphableModel,
+    method: Method,
+    update_critic: bool = False,
+) -> tuple[tuple[Any, dict[str, jax.Array], Any], jax.Array | None, _Updated | None]:
+    """This device's (gradients of the total loss, metrics, new statistics), R(I) [W, 62], and the critic."""
+    gradients, (metrics, stats, wild_whitened, updated) = jax.grad(regressor_loss, has_aux=True)(
+        state.regressor.params, state, annotated, wild, model, method, update_critic=update_critic
     )
-    return (gradients, metrics, stats), wild_whitened
+    return (gradients, metrics, stats), wild_whitened, updated
 
 
 def _update_regressor(
@@ -178,30 +205,36 @@ def _update_regressor(
 
 def critic_loss(
     params: Any, annotated: Faces, wild: Faces, wild_whitened: jax.Array, method: Method
-) -> jax.Array:
-    """-L_sc (Section III-E): alpha* against R(I), each with the code of its own image."""
+) -> tuple[jax.Array, jax.Array]:
+    """What the critic minimises, and -L_sc (Section III-E): alpha* against R(I), each with the code of its own image.
+
+    Both are the same but for `method.label_smoothing`.
+    """
     # Encoded apart, so that the compiler finds the wild code the regressor's loss needs as well.
     latent = [encode(params, faces.image, method) for faces in (annotated, wild)]
-    whitened = [annotated.whitened, jax.lax.stop_gradient(wild_whitened)]
+    noise = [_critic_noise(faces, method) for faces in (annotated, wild)]
+    whitened = [annotated.whitened + noise[0], jax.lax.stop_gradient(wild_whitened) + noise[1]]
     logits = _criticize(params, jnp.concatenate(latent), jnp.concatenate(whitened), method)
     count = len(annotated.image)
-    return losses.loss_sc_critic(logits[:count], logits[count:])
+    logits = logits[:count], logits[count:]
+    return losses.loss_sc_critic(*logits, smoothing=method.label_smoothing), losses.loss_sc_critic(*logits)
 
 
 def _critic_gradients(
     state: TrainState, annotated: Faces, wild: Faces, wild_whitened: jax.Array, method: Method
 ) -> tuple[Any, jax.Array]:
-    """This device's (gradients, loss) of encoder and critic."""
-    loss, gradients = jax.value_and_grad(critic_loss)(
+    """This device's gradients of encoder and critic, and -L_sc."""
+    gradients, loss = jax.grad(critic_loss, has_aux=True)(
         state.critic.params, annotated, wild, wild_whitened, method
     )
     return gradients, loss
 
 
-def _update_critic(state: TrainState, found: tuple, method: Method) -> tuple[NetState, dict[str, jax.Array]]:
-    """Ascends L_sc in encoder and critic, the regressor's output held fixed -> (new critic, metrics)."""
+def _update_critic(state: TrainState, found: tuple, method: Method) -> _Updated:
+    """Ascends L_sc in encoder and critic, the regressor's output held fixed."""
     gradients, loss = averaging.over_devices(found, method.axis_name)
-    return _apply_gradients(state.critic, gradients, {}, method.critic_optimizer), {METRIC_CRITIC: loss}
+    critic = _apply_gradients(state.critic, gradients, {}, method.critic_optimizer)
+    return _Updated(critic, loss, optax.tree.norm(gradients))
 
 
 def _prepare(batch: Batch, model: MorphableModel, method: Method) -> tuple[Faces, Faces | None]:
@@ -235,53 +268,81 @@ def critic_step(
 
     def gradients(part):
         annotated, wild = _prepare(part, model, method)
-        _, (_, _, wild_whitened) = regressor_loss(
+        _, (_, _, wild_whitened, _) = regressor_loss(
             state.regressor.params, state, annotated, wild, model, method
         )
         return _critic_gradients(state, annotated, wild, wild_whitened, method)
 
     found = averaging.over_parts(gradients, batch, method.accumulate)
-    new, metrics = _update_critic(state, found, method)
-    return state.replace(critic=new), metrics
+    updated = _update_critic(state, found, method)
+    return state.replace(critic=updated.critic), _critic_metrics(updated)
 
 
-def train_step(
-    state: TrainState, batch: Batch, model: MorphableModel, *, method: Method
+def _critic_metrics(updated: _Updated) -> dict[str, jax.Array]:
+    return {METRIC_CRITIC: updated.loss, "gradient_norm_critic": updated.gradient_norm}
+
+
+def _alternate(
+    state: TrainState, batch: Batch, model: MorphableModel, method: Method
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Both updates from one forward pass: each sees the other network as it was before the step.
+    """The critic's step, then the regressor's against the new critic."""
+    if method.accumulate > 1:  # the critic needs the gradients of all parts before the regressor's first
+        half, metrics = critic_step(state, batch, model, method=method)
+        new, of_regressor = regressor_step(half, batch, model, method=method)
+        return new, metrics | of_regressor
+    annotated, wild = _prepare(batch, model, method)
+    found, _, updated = _regressor_gradients(
+        state, annotated, wild, model, method, update_critic=method.uses("loss_sc")
+    )
+    regressor, metrics = _update_regressor(state, found, method)
+    if updated is None:
+        return state.replace(regressor=regressor), metrics
+    return state.replace(regressor=regressor, critic=updated.critic), metrics | _critic_metrics(updated)
 
-    With `method.accumulate` each part of a device's batch is normalised by its own statistics; the running
-    ones move as by the parts' mean.
 
-    Where a loss or a gradient is not finite, on any device, both networks with their statistics and
-    optimisers stay as they were and the step counts as skipped.
-
-    Returns:
-      The new state, and {name: []} of the mean losses over all devices, the gradient's norm and whether
-      the step was skipped.
-    """
+def _together(
+    state: TrainState, batch: Batch, model: MorphableModel, method: Method
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Both steps, each seeing the other network as it was before."""
 
     def gradients(part):
         annotated, wild = _prepare(part, model, method)
-        found, wild_whitened = _regressor_gradients(state, annotated, wild, model, method)
+        found, wild_whitened, _ = _regressor_gradients(state, annotated, wild, model, method)
         if not method.uses("loss_sc"):
             return found, None
         return found, _critic_gradients(state, annotated, wild, wild_whitened, method)
 
     of_regressor, of_critic = averaging.over_parts(gradients, batch, method.accumulate)
     regressor, metrics = _update_regressor(state, of_regressor, method)
-    critic = state.critic
-    if of_critic is not None:
-        critic, critic_metrics = _update_critic(state, of_critic, method)
-        metrics |= critic_metrics
-    # The update of a non-finite gradient is itself not finite: looking at both covers everything.
-    finite = _all_finite((metrics, regressor, critic))
+    if of_critic is None:
+        return state.replace(regressor=regressor), metrics
+    updated = _update_critic(state, of_critic, method)
+    return state.replace(regressor=regressor, critic=updated.critic), metrics | _critic_metrics(updated)
+
+
+def train_step(
+    state: TrainState, batch: Batch, model: MorphableModel, *, method: Method
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step of critic and regressor, in the order of the module's docstring.
+
+    With `method.accumulate` each part of a device's batch is normalised by its own statistics; the running
+    ones move as by the parts' mean.
+
+    Where a loss or the norm of a network's gradients is not finite, on any device, both networks with their
+    statistics and optimisers stay as they were and the step counts as skipped.
+
+    Returns:
+      The new state, and {name: []} of the mean losses over all devices, the gradients' norms and whether
+      the step was skipped.
+    """
+    new, metrics = (_alternate if method.alternate else _together)(state, batch, model, method)
+    finite = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
     skipped = 1 - finite.astype(jnp.int32)
     new_state = TrainState(
         step=state.step + 1,
         skipped=state.skipped + skipped,
         skipped_in_a_row=(state.skipped_in_a_row + skipped) * skipped,
-        regressor=_select(finite, regressor, state.regressor),
-        critic=_select(finite, critic, state.critic),
+        regressor=_select(finite, new.regressor, state.regressor),
+        critic=_select(finite, new.critic, state.critic),
     )
     return new_state, metrics | {"skipped": skipped.astype(jnp.float32)}
