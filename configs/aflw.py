@@ -36,6 +36,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.regressor.name = "resnet18"
     config.regressor.variant = "keypoints"
     config.regressor.width = 0.25
+    config.regressor.zero_head = True
     # With an empty heatmap, at step 9,000: the last map flattened 5.13 %, keypoints 4.66 %, and keypoints with
     # learnt offsets of AFLW's landmarks from the mesh's 4.37 %.
     config.learn_landmark_offsets = True
@@ -55,6 +56,8 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.batch_wild = 20
     # Half an hour is short: 4,500 steps of Muon come farther than 14,000 of Adam (4.17 % and 4.26 %).
     config.optimizer.name = "muon"
+    config.optimizer.rate_scale = 1.0
+    config.optimizer.head_features = 0
     config.optimizer.decay = "linear"
     config.optimizer.clip_norm = 5.0
     config.optimizer.warmup_steps = 50

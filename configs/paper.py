@@ -77,6 +77,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.regressor.variant = "authors"  # [ours: as the authors' code; the paper says ResNet-50]
     config.regressor.width = 1.0
     config.regressor.heatmap_features = 0  # [ours] a dense way from the heatmap to the head; 0: none
+    config.regressor.zero_head = False  # [ours] True starts every face as the mean face, False as the authors' code does
     config.regressor.dtype = "float32"
     config.regressor.remat = False  # compute residual blocks again, not keep them: docs/several_machines.md
     config.critic = ml_collections.ConfigDict()
@@ -125,10 +126,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 5e-4
-    config.optimizer.clip_norm = 0.0
-    config.optimizer.warmup_steps = 0
-    # [ours] Multiplies all learning rates below. 1: the paper's plain setting.
-    config.optimizer.rate_scale = 1.0
+    config.optimizer.clip_norm = 5.0  # [ours]
+    config.optimizer.warmup_steps = 50  # [ours]
+    # [ours] From scratch, where the authors started from ImageNet: rate_scale multiplies all learning rates below, and
+    # head_features divides the head's by its inputs over this number (`experiment._scale_head`). 1 and 0: the paper's
+    # plain setting.
+    config.optimizer.rate_scale = 200.0
+    config.optimizer.head_features = 128
+    config.optimizer.muon_precision = "default"  # of Muon's matrix products; or "highest"
 
     config.stage1 = ml_collections.ConfigDict()
     config.stage1.steps = 115_000  # [ours] 30 epochs of 300W-LP with its flips (122,450 images)

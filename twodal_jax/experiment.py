@@ -95,16 +95,34 @@ def regressor_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTran
     check_choice("optimizer (config.optimizer.name)", settings.name, OPTIMIZERS)
     schedule = learning_rate_schedule(config)
     parts = []
+    if settings.head_features:
+        parts.append(_scale_head(settings.head_features))
     if settings.clip_norm:
         parts.append(optax.clip_by_global_norm(settings.clip_norm))
     if settings.name == "adam":
         return optax.chain(*parts, optax.adamw(schedule, weight_decay=settings.weight_decay))
     if settings.name == "muon":
-        return optax.chain(*parts, muon.muon(schedule, settings.weight_decay, _moves_as_a_matrix))
+        return optax.chain(*parts, muon.muon(schedule, settings.weight_decay, _moves_as_a_matrix, settings.muon_precision))
     if settings.weight_decay:
         parts.append(optax.add_decayed_weights(settings.weight_decay))
     sgd = optax.sgd(schedule, momentum=settings.momentum or None, nesterov=settings.nesterov)
     return optax.chain(*parts, sgd)
+
+
+def _scale_head(features: int) -> optax.GradientTransformation:
+    """Multiplies the gradient of the head's kernel by features / inputs, where it has more inputs than that.
+
+    A step of gradient descent moves the head's output by its rate times the squared norm of its input, which grows
+    with the network's width: 2,048 features are stable up to a sixteenth of the rate that 128 features are.
+    """
+
+    def update(gradients, state, params=None):
+        del params
+        kernel = gradients[HEAD]["kernel"]
+        scaled = kernel * min(1.0, features / kernel.shape[0])
+        return {**gradients, HEAD: {**gradients[HEAD], "kernel": scaled}}, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _moves_as_a_matrix(path: tuple) -> bool:
@@ -174,7 +192,8 @@ def make_stages(config: ml_collections.ConfigDict) -> list[Stage]:
             dtype=dtype,
             axis_name=AXIS_NAME,
             heatmap_features=config.regressor.heatmap_features,
-            remat=config.regressor.get("remat", False),  # runs made before these fields lack them
+            remat=config.regressor.remat,
+            zero_head=config.regressor.zero_head,
         ),
         critic=EncoderCritic(config.critic.width, dtype, config.critic.half_size),
         regressor_optimizer=regressor_optimizer(config),

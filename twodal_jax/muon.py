@@ -20,10 +20,6 @@ EPSILON = 1e-8
 ADAMS_SIZE = 0.2  # root mean square of Adam's updates (Liu et al.)
 TALL = 1.5  # rows by columns; below, the Gram matrix saves nothing
 
-# In full precision: what a Gram matrix loses, a small singular value does not have.
-_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-
-
 class MomentumState(NamedTuple):
     """count: [] int32, updates so far. momentum: as the parameters."""
 
@@ -31,38 +27,43 @@ class MomentumState(NamedTuple):
     momentum: Any
 
 
-def orthogonalize(matrix: jax.Array) -> jax.Array:
-    """U S' V^T of a matrix [m, n] = U S V^T, S' near 1: the Newton-Schulz iteration of Jordan et al."""
+def orthogonalize(matrix: jax.Array, precision: jax.lax.PrecisionLike = "highest") -> jax.Array:
+    """U S' V^T of a matrix [m, n] = U S V^T, S' near 1: the Newton-Schulz iteration of Jordan et al.
+
+    precision: of its products. With "highest" small singular values survive in the Gram matrix; "default" is one
+    bfloat16 pass on a TPU, six times cheaper, and what Jordan et al. train with. A CPU knows no difference.
+    """
+    _product = functools.partial(jnp.matmul, precision=precision)
     rows, columns = matrix.shape
     if rows < columns:
-        return orthogonalize(matrix.T).T
+        return orthogonalize(matrix.T, precision).T
     matrix = matrix / (jnp.linalg.norm(matrix) + EPSILON)
     if rows < TALL * columns:
         for _ in range(STEPS):
-            matrix = _product(matrix, _polynomial(_product(matrix.T, matrix)))
+            matrix = _product(matrix, _polynomial(_product(matrix.T, matrix), precision))
         return matrix
     gram = _product(matrix.T, matrix)
-    factor = product = _polynomial(gram)
+    factor = product = _polynomial(gram, precision)
     for _ in range(STEPS - 1):
         gram = _product(_product(gram, factor), factor)  # of the matrix after one step more
-        factor = _polynomial(gram)
+        factor = _polynomial(gram, precision)
         product = _product(product, factor)
     return _product(matrix, product)
 
 
-def _polynomial(gram: jax.Array) -> jax.Array:
+def _polynomial(gram: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
     """[n, n]: what a matrix with this Gram matrix is multiplied by in a step."""
     first, second, third = COEFFICIENTS
-    return first * jnp.eye(len(gram)) + second * gram + third * _product(gram, gram)
+    return first * jnp.eye(len(gram)) + second * gram + third * jnp.matmul(gram, gram, precision=precision)
 
 
-def _orthogonal_update(kernel: jax.Array) -> jax.Array:
+def _orthogonal_update(kernel: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
     """A kernel's momentum [..., out] made orthogonal as the matrix [inputs, out], as large as Adam's updates."""
     matrix = kernel.reshape(-1, kernel.shape[-1])
-    return (ADAMS_SIZE * max(matrix.shape) ** 0.5 * orthogonalize(matrix)).reshape(kernel.shape)
+    return (ADAMS_SIZE * max(matrix.shape) ** 0.5 * orthogonalize(matrix, precision)).reshape(kernel.shape)
 
 
-def scale_by_orthogonal_momentum() -> optax.GradientTransformation:
+def scale_by_orthogonal_momentum(precision: jax.lax.PrecisionLike = "highest") -> optax.GradientTransformation:
     """Gradients of kernels -> Nesterov's momentum, without its bias at the start, made orthogonal."""
 
     def init(params):
@@ -75,22 +76,26 @@ def scale_by_orthogonal_momentum() -> optax.GradientTransformation:
         ahead = optax.tree.bias_correction(momentum, MOMENTUM, optax.safe_increment(count))
         now = optax.tree.bias_correction(gradients, MOMENTUM, count)
         nesterov = jax.tree.map(lambda a, b: MOMENTUM * a + (1 - MOMENTUM) * b, ahead, now)
-        return jax.tree.map(_orthogonal_update, nesterov), MomentumState(count, momentum)
+        return jax.tree.map(functools.partial(_orthogonal_update, precision=precision), nesterov), MomentumState(count, momentum)
 
     return optax.GradientTransformation(init, update)
 
 
 def muon(
-    schedule: optax.Schedule, weight_decay: float, is_kernel: Callable[[tuple], bool]
+    schedule: optax.Schedule,
+    weight_decay: float,
+    is_kernel: Callable[[tuple], bool],
+    precision: jax.lax.PrecisionLike = "highest",
 ) -> optax.GradientTransformation:
     """The optimiser of a tree of parameters.
 
     Args:
       schedule: learning rate by step, of both parts. weight_decay: of both parts, decoupled.
+      precision: see `orthogonalize`.
       is_kernel: path of a leaf (`jax.tree_util`) -> whether it moves as a matrix, its last axis the outputs.
     """
     kernels = optax.chain(
-        scale_by_orthogonal_momentum(),
+        scale_by_orthogonal_momentum(precision),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(schedule),
     )

@@ -35,13 +35,15 @@ def use_huge_pages() -> None:
 
 
 def keep_compiled(folder: os.PathLike | str | None = None) -> None:
-    """Keeps compiled programs in `folder` (default: `cache_folder`), so that a second start need not compile.
+    """Keeps compiled programs in `folder` (default: `cache_folder`), so that a second start does not compile.
 
-    A folder that cannot be written is left alone: programs are compiled as ever.
+    $JAX_COMPILATION_CACHE_DIR, where it is set, wins over `folder`: several runs then share one cache. Where the folder
+    cannot be written, programs are compiled at each start.
     """
     import jax
 
-    folder = pathlib.Path(folder) if folder is not None else cache_folder() / "compiled"
+    shared = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    folder = pathlib.Path(shared or folder or cache_folder() / "compiled")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -99,6 +99,7 @@ class Regressor(nn.Module):
       folded: whether BatchNorm is part of the convolutions, for inference: see `models.folding`.
       channels_first_from: the first stage, from 0, of those that have the form of `models.channels_first` (of a
         folded ResNet-50 of the authors' variant); 4: none.
+      zero_head: whether the head starts at zero.
       remat: whether the gradient computes residual blocks again from their inputs, which alone are kept.
     """
 
@@ -111,6 +112,7 @@ class Regressor(nn.Module):
     folded: bool = False
     channels_first_from: int = STAGES
     remat: bool = False
+    zero_head: bool = True
 
     def stage_strides(self) -> Sequence[int]:
         return (1, 2, 2, 1 if self.variant == "authors" else 2)
@@ -142,8 +144,9 @@ class Regressor(nn.Module):
             x = nn.relu(nn.Dense(HIDDEN_FEATURES, name="hidden")(jnp.concatenate([x, places], axis=-1)))
         if self.heatmap_features:
             x = jnp.concatenate([x, self._look_at_heatmap(inputs[..., 3])], axis=-1)
-        # A zero kernel starts every face as the mean face.
-        head = nn.Dense(coefficients.NUM_COEFFICIENTS, kernel_init=nn.initializers.zeros, name=HEAD)
+        # A zero kernel starts every face as the mean face; otherwise as PyTorch's Linear starts.
+        init = nn.initializers.zeros if self.zero_head else nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        head = nn.Dense(coefficients.NUM_COEFFICIENTS, kernel_init=init, name=HEAD)
         return head(x)
 
     def features(self, stage: int) -> int:
