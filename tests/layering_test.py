@@ -10,6 +10,7 @@ from helpers_run import ROOT, run_python
 # Low to high. A module may import what comes before it in this list, and its own package.
 LAYERS = (
     "twodal_jax.startup",
+    "twodal_jax.platforms",
     "twodal_jax.printable",
     "twodal_jax.text_file",
     "twodal_jax.csv_lines",

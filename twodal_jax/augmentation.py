@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from twodal_jax import heatmap, projection
-from twodal_jax.models.layers import on_cpu
+from twodal_jax.platforms import on_cpu
 
 CROP_SIZE = projection.CROP_SIZE
 CENTRE = (CROP_SIZE - 1) / 2.0

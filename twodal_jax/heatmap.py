@@ -8,15 +8,18 @@ Ears and chin lie on the jaw line: where wild faces have them ("jaw points"), tr
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from twodal_jax import projection
+from twodal_jax.platforms import on_cpu
 
 NUM_LANDMARKS = 18
 KINDS = ("gaussian", "points")
+REACH = 6.0  # standard deviations: exp(-REACH^2 / 2) is 1.5e-8
 LANDMARK_NAMES = (
     "left brow outer", "left brow middle", "left brow inner",
     "right brow inner", "right brow middle", "right brow outer",
@@ -154,7 +157,15 @@ def _gaussian_heatmap_backward(sigma, size, residuals, cotangent):
     nearest = functools.reduce(jnp.minimum, planes)
     shared = functools.reduce(jnp.add, [(plane <= nearest).astype(landmarks.dtype) for plane in planes])
     pull = cotangent * 2.0 * jnp.exp(-nearest / (2.0 * sigma**2)) / (sigma**2 * shared)
-    grid = jnp.arange(size, dtype=landmarks.dtype)
+    width = 2 * math.ceil(REACH * sigma) + 1
+    if on_cpu() and width < size:
+        return _moments_of_windows(landmarks, seen, pull, nearest, width), None
+    return _moments_of_planes(landmarks, seen, pull, nearest, planes), None
+
+
+def _moments_of_planes(landmarks, seen, pull, nearest, planes):
+    """[B, 18, 2]: the sum of pull * (pixel - landmark) over each landmark's own pixels."""
+    grid = jnp.arange(pull.shape[-1], dtype=landmarks.dtype)
     gradients = []
     for k, plane in enumerate(planes):
         own = jnp.where(seen[:, k, None, None] & (plane <= nearest), pull, 0.0)
@@ -167,7 +178,25 @@ def _gaussian_heatmap_backward(sigma, size, residuals, cotangent):
                 [moments[0] - x * columns.sum(-1), moments[1] - y * rows.sum(-1)], axis=-1
             )
         )
-    return jnp.stack(gradients, axis=-2), None
+    return jnp.stack(gradients, axis=-2)
+
+
+def _moments_of_windows(landmarks, seen, pull, nearest, width):
+    """The same from a window of `width` pixels around each landmark: farther off nothing pulls.
+
+    On a CPU a fifteenth of the time of 54 sums over whole planes.
+    """
+    start = jnp.clip(jnp.round(landmarks).astype(jnp.int32) - width // 2, 0, pull.shape[-1] - width)
+
+    def one(start, landmark, seen, pull, nearest):
+        corner = start[1], start[0]
+        x, y = (start + jnp.arange(width)[:, None]).astype(landmark.dtype).T - landmark[:, None]
+        pull, nearest = (jax.lax.dynamic_slice(plane, corner, (width, width)) for plane in (pull, nearest))
+        own = jnp.where(seen & (y[:, None] ** 2 + x**2 <= nearest), pull, 0.0)
+        return jnp.stack([(own.sum(axis=0) * x).sum(), (own.sum(axis=1) * y).sum()])
+
+    of_face = jax.vmap(one, in_axes=(0, 0, 0, None, None))
+    return jax.vmap(of_face)(start, landmarks, seen, pull, nearest)
 
 
 _gaussian_heatmap.defvjp(_gaussian_heatmap_forward, _gaussian_heatmap_backward)

@@ -16,16 +16,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from twodal_jax.models import winograd
+from twodal_jax.platforms import on_cpu
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
 SHARED_MOMENTS = "shared_moments"  # kept where layers are computed again: they cost an all-reduce
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-def on_cpu() -> bool:
-    """Whether computations run on a CPU, where some layers take another form."""
-    return jax.default_backend() == "cpu"
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int]) -> jax.Array:
@@ -81,8 +77,9 @@ def _column_means(rows: jax.Array) -> jax.Array:
     at_a_time = 1
     while at_a_time * features < 128 and count % (16 * at_a_time) == 0:
         at_a_time *= 2
-    if on_cpu() and count % (8 * at_a_time) == 0:
-        selector = jnp.repeat(jnp.eye(8, dtype=rows.dtype), count // (8 * at_a_time), axis=1)
+    blocks = next((blocks for blocks in (8, 4, 2) if count % (blocks * at_a_time) == 0), 0)
+    if on_cpu() and blocks:
+        selector = jnp.repeat(jnp.eye(blocks, dtype=rows.dtype), count // (blocks * at_a_time), axis=1)
         wide = rows.reshape(count // at_a_time, at_a_time * features)
         sums = jnp.matmul(selector, wide, preferred_element_type=jnp.float32)
         return sums.reshape(-1, features).sum(axis=0) / count
