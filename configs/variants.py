@@ -1,66 +1,112 @@
-"""The variants of the paper's ablation (Section IV-D), as `--config=configs/NAME.py:VARIANT`.
+"""The rows of the ablation (Section IV-D), as `--config=configs/NAME.py:VARIANT`.
 
-  full     2DAL (ss+sc): everything. Also: ss+sc
-  ss       2DAL (ss): self-supervision without the self-critic
-  sc       2DAL (sc): the image alone, with the self-critic
-  plain    2DAL (base): the image alone, annotated images alone. Also: base
-  3ddfa    Table II's baseline: the image alone, weighted coefficients, then VDC; wild images by matching
-           their 2D landmarks
-  defa     Table II's other baseline: the image alone, unweighted coefficients and the contour constraint;
-           wild images by matching their 2D landmarks
+  full         2DAL (ss+sc): all losses. Alias: ss+sc
+  ss           2DAL (ss): L_2d-con, L_3d-con and L_cyc, without the self-critic. Alias: no-sc
+  sc           2DAL (sc): the self-critic alone; the network sees the image alone
+  plain        2DAL (base): annotated images only; the network sees the image alone. Alias: base
+  base+reproj  base, and L_2d-con on wild images [ours]; the network sees the image alone
+  no-2d-con, no-3d-con, no-cyc   full without this one loss [ours]
+  3ddfa        Table II's baseline: L_3d, then VDC; L_2d-con on wild images with equal weights; image alone
+  defa         Table II's baseline: unweighted coefficients and the contour; L_2d-con on wild images with equal
+               weights; image alone
+
+The heatmap is off in the variants that the paper trains on the image alone. `scripts.run_ablation` turns it on in all
+of them, so that the rows of one table differ in their losses only (docs/ablation.md).
+
+VARIANT-no-extras, such as `ss-no-extras`, is the same without what this project adds to the paper (EXTRAS_OFF).
 
 The paper contradicts itself about L_2d-con's weights: it defines (base) and (sc) without self-supervision, to which
 L_2d-con belongs, and in Fig. 10 runs them with and without its weights. The definition is followed here: these two
 have no L_2d-con, and other weights make no other run of them.
 """
 
+import dataclasses
+
 import ml_collections
 
-# name -> (self-supervision, self-critic, heatmap)
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """The switches of one row.
+
+    Attributes:
+      title: as tables show it. heatmap: False shows the network the image alone, as the paper defines the row.
+      without: losses of `config.stageN.loss_weights` that get weight 0.
+      equal_weights: whether the 18 landmarks count alike, and L_2d-con has a weight in stage 2 too.
+    """
+
+    title: str
+    self_supervision: bool = True
+    self_critic: bool = True
+    heatmap: bool = True
+    without: tuple[str, ...] = ()
+    equal_weights: bool = False
+
+
+_SECOND_PASS = ("loss_3d_con", "loss_cyc")
+_REPROJECTION = dict(self_critic=False, heatmap=False, without=_SECOND_PASS)
 VARIANTS = {
-    "full": (True, True, True),
-    "ss": (True, False, True),
-    "sc": (False, True, False),
-    "plain": (False, False, False),
-    "3ddfa": (True, False, False),
-    "defa": (True, False, False),
+    "full": Variant("ss+sc (2DAL)"),
+    "ss": Variant("ss (ss+sc without L_sc)", self_critic=False),
+    "sc": Variant("sc", self_supervision=False, heatmap=False),
+    "plain": Variant("base", self_supervision=False, self_critic=False, heatmap=False),
+    "base+reproj": Variant("base + L_2d-con", **_REPROJECTION),
+    "no-2d-con": Variant("ss+sc without L_2d-con", without=("loss_2d_con",)),
+    "no-3d-con": Variant("ss+sc without L_3d-con", without=("loss_3d_con",)),
+    "no-cyc": Variant("ss+sc without L_cyc", without=("loss_cyc",)),
+    "3ddfa": Variant("3DDFA-style", equal_weights=True, **_REPROJECTION),
+    "defa": Variant("DeFA-style", equal_weights=True, **_REPROJECTION),
 }
-ALIASES = {"base": "plain", "ss+sc": "full"}
+ALIASES = {"base": "plain", "ss+sc": "full", "no-sc": "ss"}
+WITHOUT_EXTRAS = "-no-extras"
+# The paper's settings of what configs/aflw.py adds. 0.05 is Muon's decoupled weight decay; SGD's is paper.py's.
+EXTRAS_OFF = {
+    "learn_landmark_offsets": False, "jaw_weight": 0.0, "repeats_annotated": (1, 1, 1), "repeats_wild": (1, 1, 1),
+    "equal_faces": False, "regressor.variant": "standard", "optimizer.name": "sgd", "optimizer.weight_decay": 5e-4,
+}  # fmt: skip
 
 
 def canonical(variant: str) -> str:
-    """The one name of a variant."""
-    return ALIASES.get(variant, variant)
+    """The one name of a variant, with or without extras."""
+    name = variant.removesuffix(WITHOUT_EXTRAS)
+    return ALIASES.get(name, name)
 
 
 def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
-    """The same config with the ablation's switches set."""
+    """The same config with the ablation's switches set.
+
+    Raises:
+      ValueError: no such variant.
+    """
     name = canonical(variant)
     if name not in VARIANTS:
         known = ", ".join((*VARIANTS, *ALIASES))
-        raise ValueError(f"Unknown variant {variant!r}; expected one of {known}.")
-    config.self_supervision, config.self_critic, config.heatmap.enabled = VARIANTS[name]
-    if name in ("3ddfa", "defa"):
-        _match_landmarks_only(config)
-    if name == "defa":
+        raise ValueError(
+            f"Unknown variant {variant!r}; expected one of {known}, with {WITHOUT_EXTRAS} at its end for the same"
+            " without extras."
+        )
+    chosen = VARIANTS[name]
+    config.self_supervision, config.self_critic = chosen.self_supervision, chosen.self_critic
+    config.heatmap.enabled = chosen.heatmap
+    if variant.endswith(WITHOUT_EXTRAS):
+        config.update_from_flattened_dict(EXTRAS_OFF)
+        name += WITHOUT_EXTRAS
+    if chosen.equal_weights:
+        config.landmark_mask = (1.0, 1.0, 1.0)
+        config.jaw_weight = float(config.jaw_weight > 0)
+        weights = config.stage2.loss_weights
+        weights.loss_2d_con = weights.loss_2d_con or config.stage1.loss_weights.loss_2d_con
+    for stage in (config.stage1, config.stage2):
+        stage.loss_weights.update(dict.fromkeys(chosen.without, 0.0))
+    if canonical(variant) == "defa":
         _defa_losses(config)
     if name != "full":
         config.name = f"{config.name}:{name}"
     return config
 
 
-def _match_landmarks_only(config: ml_collections.ConfigDict) -> None:
-    """Wild images serve by their 2D landmarks alone, all of one weight, in both stages."""
-    config.landmark_mask = (1.0, 1.0, 1.0)
-    config.jaw_weight = float(config.jaw_weight > 0)
-    for stage in (config.stage1, config.stage2):
-        stage.loss_weights.loss_2d_con = config.stage1.loss_weights.loss_2d_con
-        stage.loss_weights.loss_3d_con = 0.0
-        stage.loss_weights.loss_cyc = 0.0
-
-
 def _defa_losses(config: ml_collections.ConfigDict) -> None:
-    """Coefficients without weights, and the jaw's contour; no VDC."""
+    """Unweighted coefficients and the jaw's contour, in both stages; no VDC."""
     weight = config.stage1.loss_weights.loss_3d
     for stage in (config.stage1, config.stage2):
         stage.loss_weights.loss_3d = 0.0

@@ -1,290 +1,353 @@
-"""The paper's ablation in one command: trains what is missing, prints Tables II and III and Fig. 10.
+"""Train the rows of the paper's ablation under equal conditions and write their table.
 
-    python -m scripts.run_ablation --config=configs/aflw.py --workdir=runs/ablation \\
-        --variants=base,ss,sc,ss+sc --weights=4:2:1 --seeds=0,1 -- --config.stage2.steps=1000
+    python -m scripts.run_ablation --config=configs/aflw.py --workdir=runs/ablation --tune --seeds=0,1,2
 
-Every combination of variant, weight mask, number of wild images and seed is a run of twodal_jax.main in
-a folder of its own below --workdir; finished ones are kept, interrupted ones continued. What stands after
-`--` goes to every run. Figures are those of each run's held-out set, mean +- standard deviation over seeds.
+Every row, seed and learning rate is a run of twodal_jax.main in its own folder below --workdir, one at a time.
+Finished runs are kept and interrupted ones are continued. ablation.md and ablation.json in --workdir are written
+again after each run. docs/ablation.md describes the rows and the rules. Flags after `--` go to every run.
 """
 
 import argparse
 import dataclasses
-import importlib.util
-import itertools
 import json
 import pathlib
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import numpy as np
+import ml_collections
 
-from configs.variants import ALIASES, VARIANTS, canonical
+from configs.variants import ALIASES, VARIANTS, WITHOUT_EXTRAS, canonical
+from scripts import ablation_plan, ablation_table
 from scripts import benchmark_cli as cli
-from twodal_jax import text_file
-from twodal_jax.evaluation import figures, published
-from twodal_jax.run_log import write_json
+from scripts.ablation_plan import Row, Run
+from scripts.ablation_table import Finished
+from scripts.option_types import at_least_one, comma_list
+from twodal_jax import run_log, text_file
+from twodal_jax.evaluation.held_out import DETECTED, EMPTY
 
-BASELINES = ("3ddfa", "defa")
-TITLES = {"plain": "2DAL (base)", "ss": "2DAL (ss)", "sc": "2DAL (sc)", "full": "2DAL (ss+sc)",
-          "3ddfa": "3DDFA-style", "defa": "DeFA-style"}  # fmt: skip
-MEASURES = {"nme_2d_68": "2D, 68 points", "nme_3d_dense": "3D, all vertices"}
+ROWS = "base,base+reproj,ss,sc,ss+sc,no-2d-con,no-3d-con,no-cyc,no-sc,3ddfa,defa"
 FINISHED = "metrics.json"
 COMMAND = "ablation_run.json"
+TUNING_SEED = 0
+EXTENSIONS = 3  # further rates tried while the best one is the lowest or the highest
+NOTES = {
+    "same": "All rows see the heatmap of landmarks, which is left empty for half of the training images.",
+    "paper": "Each row sees what the paper defines: base, sc and the baselines see the image alone.",
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One training run of the ablation."""
-
-    variant: str
-    weights: str
-    num_wild: int
-    seed: int
-
-    @property
-    def folder(self) -> str:
-        wild = self.num_wild or "all"
-        return f"{self.variant}_w{self.weights.replace(':', '-')}_n{wild}_s{self.seed}"
-
-    def arguments(self, config: str, workdir: pathlib.Path, data_dir: pathlib.Path, extra: Sequence[str]):
-        """The command line of twodal_jax.main, without the interpreter."""
-        mask = ", ".join(f"{float(part)}" for part in self.weights.split(":"))
-        return [
-            "-m", "twodal_jax.main", f"--config={config}:{self.variant}", f"--workdir={workdir / self.folder}",
-            *([] if self.variant in BASELINES else [f"--config.landmark_mask=({mask})"]),
-            f"--config.data.wild.limit={self.num_wild}", f"--config.seed={self.seed}",
-            *shared_data(config, data_dir), *extra,
-        ]  # fmt: skip
+def _variant(name: str) -> str:
+    if canonical(name) not in VARIANTS or name.endswith(WITHOUT_EXTRAS):
+        raise ValueError
+    return canonical(name)
 
 
-def shared_data(config: str, data_dir: pathlib.Path) -> list[str]:
-    """Sets a run would make in its own folder are made once, for all."""
-    spec = importlib.util.spec_from_file_location("ablation_config", config)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sets = module.get_config().data
-    return [f"--config.data.{name}.folder={data_dir / name}" for name in sets if not sets[name].folder]
+def _mask(text: str) -> str:
+    if not text:
+        return ""
+    red, pink, yellow = (f"{float(part):g}" for part in text.split(":"))
+    return f"{red}:{pink}:{yellow}"
 
 
-def parse(arguments):
+def _positive(text: str) -> float:
+    if not 0 < float(text) < float("inf"):
+        raise ValueError
+    return float(text)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options; exits with a message where one has a value that cannot be."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.run_ablation", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--config", required=True, help="a config with variants, e.g. configs/aflw.py")
-    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="holds all runs and the tables")
-    parser.add_argument("--variants", default="base,ss,sc,ss+sc", help="also 3ddfa and defa, the baselines")
-    parser.add_argument("--weights", default="4:2:1", help="weight masks red:pink:yellow, e.g. 4:2:1,2:1:0,1:1:1")
-    parser.add_argument("--num_wild", default="0", help="numbers of wild images, 0: all, e.g. 2000,5000,0")
-    parser.add_argument("--seeds", default="0", help="e.g. 0,1,2")
-    parser.add_argument("extra", nargs="*", help="after --: overrides for every run")
-    options = parser.parse_args(arguments)
-    options.variants = [canonical(name) for name in options.variants.split(",")]
-    unknown = [name for name in options.variants if name not in VARIANTS]
-    if unknown:
-        parser.error(f"--variants: unknown {', '.join(unknown)}; known: {', '.join((*VARIANTS, *ALIASES))}")
-    options.weights = options.weights.split(",")
-    for weights in options.weights:
-        parts = weights.split(":")
-        if len(parts) != 3 or not all(part.replace(".", "", 1).isdigit() for part in parts):
-            parser.error(f"--weights: expected red:pink:yellow such as 4:2:1, got {weights!r}")
-    for name in ("num_wild", "seeds"):
-        try:
-            setattr(options, name, [int(part) for part in getattr(options, name).split(",")])
-        except ValueError:
-            parser.error(f"--{name}: expected whole numbers with commas, got {getattr(options, name)!r}")
+    add, known = parser.add_argument, ", ".join((*VARIANTS, *ALIASES))
+    add("--config", required=True, help="a config with variants, e.g. configs/aflw.py")
+    add("--workdir", required=True, type=pathlib.Path, help="folder of all runs and of the table")
+    add("--rows", default=ROWS, type=comma_list(_variant, f"some of {known}"),
+        help="variants of configs/variants.py (default: %(default)s)")
+    add("--extras", default="on,off", type=comma_list({"on": True, "off": False}.__getitem__, "on, off or both"),
+        help="with and without what this project adds to the paper (default: %(default)s)")
+    add("--seeds", default="0,1,2", type=comma_list(int, "whole numbers"),
+        help="an interval needs two, three or more are advised (default: %(default)s)")
+    add("--steps", type=at_least_one, help="of every run, divided as in the config (default: the config's)")
+    add("--tune", action="store_true", help="first choose each row's learning rate on validation faces")
+    add("--tune_steps", type=at_least_one, help="of every tuning run (default: a third of --steps)")
+    add("--rates", default="0.333,1,3", type=comma_list(_positive, "positive numbers"),
+        help="factors of the config's learning rate that --tune tries (default: %(default)s)")
+    add("--reference", default="ss+sc", help="the row that differences are taken from (default: %(default)s)")
+    add("--inputs", choices=tuple(NOTES), default="same", help="same: all rows see the heatmap; paper: as defined")
+    add("--weights", default="", type=comma_list(_mask, "masks such as 4:2:1"),
+        help="Table III: masks red:pink:yellow, e.g. 4:2:1,1:1:1 (default: the config's)")
+    add("--num_wild", default="0", type=comma_list(int, "whole numbers"),
+        help="Table II: numbers of wild images, 0 for all, e.g. 2000,5000,0 (default: %(default)s)")
+    add("--beside", action="append", default=[], metavar="[LABEL:]FOLDER",
+        help="an output folder of scripts.evaluate_aflw2000, shown below the table")
+    add("--dry_run", action="store_true", help="print the plan and train nothing")
+    add("--seconds_per_step", type=float, help="for the plan's estimate of time")
+    own = list(arguments)
+    end = own.index("--") if "--" in own else len(own)
+    options = parser.parse_args(own[:end])
+    options.extra = own[end + 1 :]
+    if canonical(options.reference) not in VARIANTS:
+        parser.error(f"--reference: expected one of {known}, got {options.reference!r}")
     if not pathlib.Path(options.config).is_file():
         parser.error(f"--config: no such file: {options.config}")
     return options
 
 
-def planned_runs(options) -> list[Run]:
-    """Every combination, each once: weight masks and wild images do not matter to those without them."""
-    runs = []
-    combinations = itertools.product(options.variants, options.weights, options.num_wild, options.seeds)
-    for variant, weights, num_wild, seed in combinations:
-        self_supervision, self_critic, _ = VARIANTS[variant]
-        weights = weights if self_supervision and variant not in BASELINES else "none"
-        num_wild = num_wild if self_supervision or self_critic else 0
-        run = Run(variant, "1:1:1" if weights == "none" else weights, num_wild, seed)
-        if run not in runs:
-            runs.append(run)
-    return runs
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """The parsed options with what follows from the config."""
+
+    options: argparse.Namespace
+    full: ml_collections.ConfigDict
+    rows: list[Row]
+    steps: int
+    tune_steps: int
+
+    def arguments(self, run: Run) -> list[str]:
+        """The command line of a run."""
+        options = self.options
+        return ablation_plan.run_arguments(
+            run, options.config, self.full, str(options.workdir), same_input=options.inputs == "same",
+            extra=options.extra,
+        )  # fmt: skip
+
+    def folder(self, run: Run) -> pathlib.Path:
+        return self.options.workdir / run.folder
+
+    def is_finished(self, run: Run) -> bool:
+        return (self.folder(run) / FINISHED).is_file()
+
+    def learning_rate(self, run: Run) -> float:
+        config = ablation_plan.load_config(self.options.config, run.row.config_variant)
+        return ablation_plan.learning_rate(config, run.factor)
+
+    def tuning_run(self, row: Row, factor: float) -> Run:
+        return Run(row, TUNING_SEED, self.tune_steps, factor, tuning=True)
+
+    def final_runs(self, factors: dict[Row, float]) -> list[Run]:
+        """Seed by seed, so that the table compares all rows as early as it can."""
+        return [Run(row, seed, self.steps, factors[row]) for seed in self.options.seeds for row in self.rows]
 
 
-def train(run: Run, options) -> None:
-    """Trains or continues one run, unless it is finished."""
-    arguments = run.arguments(options.config, options.workdir, options.workdir / "data", options.extra)
-    folder = options.workdir / run.folder
+def open_ablation(options: argparse.Namespace) -> Ablation:
+    """Reads the config and plans the rows."""
+    full = ablation_plan.load_config(options.config, "full")
+    steps = options.steps or ablation_plan.total_steps(full)
+    rows = ablation_plan.planned_rows(options.rows, options.extras, options.weights, options.num_wild)
+    return Ablation(options, full, rows, steps, options.tune_steps or max(steps // 3, 2))
+
+
+def train(run: Run, ablation: Ablation) -> bool:
+    """Trains or continues one run, unless it is finished -> whether there was anything to train.
+
+    Raises:
+      UsageError: its folder was made by another command, or the run ended with an error or by a signal.
+    """
+    arguments, folder = ablation.arguments(run), ablation.folder(run)
     recorded = folder / COMMAND
     if recorded.is_file() and json.loads(recorded.read_text(encoding="utf-8")) != arguments:
         raise cli.UsageError(
-            f"{folder}: was made by another command (see {COMMAND} in it); use another --workdir."
+            f"{folder}: was trained by another command ({COMMAND} in it). Give another --workdir, or remove the folder."
         )
-    if (folder / FINISHED).is_file():
-        cli.console.print(f"{run.folder}: finished before")
-        return
+    if ablation.is_finished(run):
+        cli.console.print(f"{run.folder}: finished before", highlight=False)
+        return False
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(recorded, arguments)
+    run_log.write_json(recorded, arguments)
     cli.console.rule(run.folder)
-    finished = subprocess.run([sys.executable, *arguments])
-    if finished.returncode:
-        raise cli.UsageError(f"{run.folder}: ended with status {finished.returncode}; see above.")
+    code = _wait_for([sys.executable, *arguments])
+    if code:
+        raise cli.UsageError(
+            f"{run.folder}: ended with status {code}, see above. The same command continues the ablation."
+        )
+    if not ablation.is_finished(run):
+        raise cli.UsageError(f"{run.folder}: stopped before its end. The same command continues the ablation.")
+    return True
 
 
-def errors_of(run: Run, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
-    """{measure: {"stage 1", "stage 2": mean of bins}} of a finished run; stage 2 is the end.
+def _wait_for(command: list[str]) -> int:
+    """Exit status of a command that saves its state on SIGINT and SIGTERM: it is given the time to."""
+    with subprocess.Popen(command) as process:
+        previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the terminal sent it to the run, too
+            process.wait()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, previous)
 
-    With detected landmarks where the variant looks at them, the paper's protocol, else the image alone.
+
+def validation_error(workdir: pathlib.Path) -> float:
+    """The validation error at the end of a run: mean of the yaw bins in per cent, infinite where it is not measurable.
+
+    With detected landmarks where the validation faces have them, else with the image alone.
     """
-    content = json.loads((workdir / run.folder / FINISHED).read_text(encoding="utf-8"))
-    protocols = content["final"]
-    protocol = "detected_landmarks" if "detected_landmarks" in protocols else "empty_heatmap"
-    found: dict[str, dict[str, float]] = {}
-    for stage, name in (("after stage 1", "stage 1"), ("after stage 2", "stage 2")):
-        for measure, summary in content["by_stage"].get(stage, {}).get(protocol, {}).items():
-            found.setdefault(measure, {})[name] = summary["mean_of_bins"]
+    evaluations = [entry for entry in run_log.read_history(workdir) if entry["kind"] == "evaluation"]
+    names = [f"validation/{protocol}/mean_of_bins" for protocol in (DETECTED, EMPTY)]
+    last = evaluations[-1] if evaluations else {}
+    name = next((name for name in names if name in last), None)
+    if name is None:
+        raise cli.UsageError(f"{workdir}: its history has no validation error at the end of the run.")
+    return float("inf") if last[name] is None else last[name]
+
+
+def tune_row(factors: Sequence[float], error_of: Callable[[float], float]) -> tuple[float, dict[float, float]]:
+    """The factor with the lowest error, and {factor: error} of all tried.
+
+    While the best factor is the lowest or the highest, one further is tried, at most EXTENSIONS in all: the optimum
+    of SGD and that of Muon need not lie around the same rate.
+    """
+    tried = {factor: error_of(factor) for factor in factors}
+    for _ in range(EXTENSIONS if len(tried) > 1 else 0):
+        ordered = sorted(tried)
+        best = min(ordered, key=tried.get)
+        if best == ordered[0]:
+            further = best * ordered[0] / ordered[1]
+        elif best == ordered[-1]:
+            further = best * ordered[-1] / ordered[-2]
+        else:
+            break
+        tried[further] = error_of(further)
+    return min(sorted(tried), key=tried.get), tried
+
+
+def tune(ablation: Ablation) -> list[dict]:
+    """Trains each row at several rates -> what was tried and chosen, as `ablation_table.text` takes it."""
+    found = []
+    for row in ablation.rows:
+
+        def error_of(factor: float, row: Row = row) -> float:
+            run = ablation.tuning_run(row, factor)
+            train(run, ablation)
+            return validation_error(ablation.folder(run))
+
+        chosen, tried = tune_row(ablation.options.rates, error_of)
+        if tried[chosen] == float("inf"):
+            raise cli.UsageError(f"{row.folder}: no rate gives a measurable validation error; try lower --rates.")
+        trials = [
+            {
+                "factor": factor,
+                "learning_rate": ablation.learning_rate(ablation.tuning_run(row, factor)),
+                "validation_error": error,
+                "folder": ablation.tuning_run(row, factor).folder,
+            }
+            for factor, error in sorted(tried.items())
+        ]
+        found.append({"row": row, "steps": ablation.tune_steps, "chosen": chosen, "trials": trials})
     return found
 
 
-def spread(values: list[float]) -> tuple[float, float]:
-    """Mean and standard deviation (0 for one) of what was measured."""
-    values = [value for value in values if value is not None]
-    if not values:
-        return float("nan"), 0.0
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-
-
-def shown(values: list[float]) -> str:
-    mean, deviation = spread(values)
-    if np.isnan(mean):
-        return "-"
-    return f"{mean:.2f}" + (f" ± {deviation:.2f}" if len(values) > 1 else "")
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
-class Collected:
-    """The errors of all runs, and the tables made of them."""
-
-    def __init__(self, runs: list[Run], workdir: pathlib.Path):
-        self.runs = runs
-        self.errors = {run: errors_of(run, workdir) for run in runs}
-
-    def values(self, measure: str = "nme_2d_68", stage: str = "stage 2", **chosen) -> list[float]:
-        """Of all seeds of the runs with these fields."""
-        return [
-            self.errors[run][measure][stage]
-            for run in self.runs
-            if all(getattr(run, name) == value for name, value in chosen.items())
-            and stage in self.errors[run].get(measure, {})
-        ]
-
-    def of(self, field: str) -> list:
-        return list(dict.fromkeys(getattr(run, field) for run in self.runs))
-
-    @property
-    def most_wild(self) -> int:
-        """The largest number of wild images there is (0: all of them)."""
-        return max(self.of("num_wild"), key=lambda number: number or np.inf)
-
-    def overview(self) -> str:
-        """Every combination, both stages."""
-        rows = []
-        for variant, weights, num_wild in dict.fromkeys((r.variant, r.weights, r.num_wild) for r in self.runs):
-            chosen = dict(variant=variant, weights=weights, num_wild=num_wild)
-            seeds = sum(all(getattr(r, k) == v for k, v in chosen.items()) for r in self.runs)
-            cells = [shown(self.values(stage=stage, **chosen)) for stage in ("stage 1", "stage 2")]
-            dense = shown(self.values("nme_3d_dense", **chosen))
-            rows.append([TITLES[variant], weights, str(num_wild or "all"), *cells, dense, str(seeds)])
-        header = ["variant", "weights", "wild images", "stage 1", "stage 2", "3D, all vertices", "seeds"]
-        return table(header, rows)
-
-    def table_2(self) -> str:
-        """NME by number of wild images, for 2DAL (with its first weight mask) and the baselines; the
-        paper's beside it."""
-        numbers = sorted(self.of("num_wild"), key=lambda n: n or np.inf)
-        rows = []
-        for variant in (name for name in self.of("variant") if name in (*BASELINES, "full")):
-            mask = next(run.weights for run in self.runs if run.variant == variant)
-            chosen = dict(variant=variant, weights=mask)
-            rows.append([TITLES[variant], *(shown(self.values(num_wild=n, **chosen)) for n in numbers)])
-        theirs = [
-            [f"{name} †", *(f"{value:.2f}" for value in row.values())]
-            for name, row in published.TABLE_2.items()
-        ]
-        wild = next(iter(published.TABLE_2.values()))
-        return (
-            table(["wild images", *(str(n or "all") for n in numbers)], rows) + "\n\n"
-            + table(["wild images (paper)", *(f"{n:,}" for n in wild)], theirs)
-        )  # fmt: skip
-
-    def table_3(self) -> str:
-        """NME of full 2DAL with most wild images by weight mask and stage; the paper's beside it."""
-        masks = list(dict.fromkeys(run.weights for run in self.runs if run.variant == "full"))
-        chosen = dict(variant="full", num_wild=self.most_wild)
-        rows = [
-            [stage.capitalize(), *(shown(self.values(stage=stage, weights=m, **chosen)) for m in masks)]
-            for stage in ("stage 1", "stage 2")
-        ]
-        theirs = [
-            [f"Stage {i + 1} †", *(f"{row[i]:.2f}" for row in published.TABLE_3.values())] for i in range(2)
-        ]
-        return table(["weights", *masks], rows) + "\n\n" + table(["weights (paper)", *published.TABLE_3], theirs)
-
-    def save_figures(self, folder: pathlib.Path) -> None:
-        """Fig. 10: a bar a variant, by measure and weight mask, with most wild images."""
-        for measure, title in MEASURES.items():
-            for weights in self.of("weights"):
-                values = {
-                    TITLES[variant]: spread(found)
-                    for variant in self.of("variant")
-                    if (found := self._with_mask(measure, variant, weights))
-                }
-                if values:
-                    name = f"ablation_{measure}_w{weights.replace(':', '-')}"
-                    heading = f"{title}; weights {weights}"
-                    figures.save(figures.bars(values, heading, "NME (%), mean of bins"), folder / name)
-
-    def _with_mask(self, measure, variant, weights):
-        """A variant without landmarks has no mask and stands beside all of them."""
-        chosen = dict(variant=variant)
-        if any(VARIANTS[variant][:2]):  # the others see no wild image
-            chosen["num_wild"] = self.most_wild
-        found = self.values(measure, weights=weights, **chosen)
-        return found or ([] if VARIANTS[variant][0] else self.values(measure, **chosen))
-
-
-def run_ablation(arguments) -> None:
-    options = parse(arguments)
-    runs = planned_runs(options)
-    for run in runs:
-        train(run, options)
-    collected = Collected(runs, options.workdir)
-    command = cli.command_line("scripts.run_ablation", arguments)
-    text = "\n\n".join([
-        "# Ablation: NME (%), mean of yaw bins, of each run's held-out set",
-        f"    {command}",
-        "2D error of 68 landmarks unless said otherwise; detected landmarks in the heatmap where the variant"
-        " has one, else the image alone; ± standard deviation over seeds.",
-        "## All variants (Fig. 10)", collected.overview(),
-        "## Number of wild images (Table II)", collected.table_2(),
-        "## Weights of the landmarks (Table III)", collected.table_3(),
-        f"† published in {published.SOURCE}.",
-    ])  # fmt: skip
-    text_file.write(options.workdir / "ablation.md", text + "\n")
-    write_json(
-        options.workdir / "ablation.json",
-        {"command": command,
-         "runs": [dataclasses.asdict(run) | {"nme": collected.errors[run]} for run in runs]},
+def read_finished(run: Run, ablation: Ablation) -> Finished:
+    """What a finished run left in its folder."""
+    folder = ablation.folder(run)
+    content = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]
+    uses_wild = config["self_supervision"] or config["self_critic"]
+    by_measure = {
+        measure: {name: found[measure] for name, found in content["final"].items() if measure in found}
+        for measure in ("nme_2d_68", "nme_3d_dense")
+    }
+    return Finished(
+        run, by_measure["nme_2d_68"], by_measure["nme_3d_dense"], content["step"],
+        (config["batch_annotated"], config["batch_wild"] * uses_wild), ablation.learning_rate(run),
     )  # fmt: skip
-    collected.save_figures(options.workdir)
-    print(text)
+
+
+def read_beside(arguments: Sequence[str]) -> dict[str, dict]:
+    """{label: summary of the 2D NME} of output folders of scripts.evaluate_aflw2000."""
+    found = {}
+    for argument in arguments:
+        label, folder = cli.labelled(argument)
+        methods = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["methods"]
+        for name, summaries in methods.items():
+            found[label if label and len(methods) == 1 else name] = summaries["nme_2d_68"]
+    return found
+
+
+def as_json(value: object) -> object:
+    """Dataclasses as dicts, and what JSON has no number for as None."""
+    if dataclasses.is_dataclass(value):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {name: as_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    return None if value == float("inf") else value
+
+
+def write_results(runs: Sequence[Run], tuned: list[dict], ablation: Ablation, command: str) -> str:
+    """Writes ablation.md and ablation.json of the runs that are finished -> the text."""
+    options = ablation.options
+    finished = [read_finished(run, ablation) for run in runs if ablation.is_finished(run)]
+    reference, beside = canonical(options.reference), read_beside(options.beside)
+    text = ablation_table.text(
+        finished, tuned, beside, reference=reference, reference_name=options.reference, planned=len(runs),
+        command=command, note=NOTES[options.inputs],
+    )  # fmt: skip
+    content = {
+        "command": command,
+        "inputs": options.inputs,
+        "reference": reference,
+        "planned_runs": len(runs),
+        "rows": ablation_table.row_summaries(finished, reference),
+        "runs": [{"folder": result.run.folder} | dataclasses.asdict(result) for result in finished],
+        "effects": [
+            dataclasses.asdict(effect) | {"verdict": effect.verdict} for effect in ablation_table.effects(finished)
+        ],
+        "tuning": tuned,
+        "beside": beside,
+    }
+    text_file.write(options.workdir / "ablation.md", text)
+    run_log.write_json(options.workdir / "ablation.json", as_json(content))
+    return text
+
+
+def plan_text(ablation: Ablation) -> str:
+    """What --dry_run prints."""
+    options = ablation.options
+    tuning = [
+        ablation.tuning_run(row, factor) for row in ablation.rows for factor in options.rates if options.tune
+    ]
+    final = ablation.final_runs(dict.fromkeys(ablation.rows, 1.0))
+    runs = [*tuning, *([] if options.tune else final)]
+    lines = [f"{run.folder}: {run.steps} steps{', finished' * ablation.is_finished(run)}" for run in runs]
+    left = sum(run.steps for run in runs if not ablation.is_finished(run))
+    if options.tune:  # a final run's folder is named after the rate, which is chosen by then
+        lines += [f"{run.row.folder}, seed {run.seed}, at the chosen rate: {run.steps} steps" for run in final]
+        left += sum(run.steps for run in final)
+        lines.append(
+            f"{len(tuning)} tuning runs (for each row up to {EXTENSIONS} more while its best rate is the lowest or the"
+            " highest)"
+        )
+    lines.append(f"{len(final)} final runs: {len(ablation.rows)} rows, {len(options.seeds)} seeds")
+    shown = f"{left:,} steps to train at most" if options.tune else f"{left:,} steps to train"
+    if options.seconds_per_step:
+        shown += f", about {left * options.seconds_per_step / 3600:.1f} hours"
+    return "\n".join([*lines, shown])
+
+
+def run_ablation(arguments: Sequence[str]) -> None:
+    """The command."""
+    options = parse(arguments)
+    ablation = open_ablation(options)
+    if options.dry_run:
+        print(plan_text(ablation))
+        return
+    command = cli.command_line("scripts.run_ablation", list(arguments))
+    read_beside(options.beside)  # a missing file is reported before anything is trained
+    tuned = tune(ablation) if options.tune else []
+    factors = dict.fromkeys(ablation.rows, 1.0) | {found["row"]: found["chosen"] for found in tuned}
+    runs = ablation.final_runs(factors)
+    for run in runs:
+        if train(run, ablation):
+            write_results(runs, tuned, ablation, command)
+    print(write_results(runs, tuned, ablation, command))
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def test_unknown_names_are_errors():
         experiment.make_stages(tiny_config(**{"regressor.dtype": "float16"}))
     with pytest.raises(ValueError, match="decay.*cosine.*exponential, linear"):
         experiment.make_stages(tiny_config(**{"optimizer.decay": "cosine"}))
-    with pytest.raises(ValueError, match="expected one of full, ss, sc, plain, 3ddfa"):
+    with pytest.raises(ValueError, match="expected one of full, ss, sc, plain, base\\+reproj"):
         aflw.get_config("everything")
 
 

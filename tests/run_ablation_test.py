@@ -1,12 +1,14 @@
-"""The ablation command: what it plans, what it trains, and the tables it makes."""
+"""The ablation command: its options, the choice of a learning rate, and whole small ablations."""
 
 import json
+import signal
+import time
 
 import pytest
-from helpers_run import run_python
+from helpers_run import run_python, shared_compilations, start_python
 
 from scripts import run_ablation
-from scripts.run_ablation import Collected, Run
+from scripts.ablation_plan import Row
 
 TINY = """
 import helpers_model
@@ -14,13 +16,13 @@ from configs import demo
 
 def get_config(variant="full"):
     config = demo.get_config(variant)
-    config.regressor.name, config.regressor.variant = "resnet10", "standard"
-    config.regressor.width = config.critic.width = 0.125
+    config.regressor.name, config.regressor.width = "resnet10", 0.125
+    config.critic.width = 0.125
     config.batch_annotated = config.batch_wild = 2
-    config.stage1.steps, config.stage2.steps = 2, 2
-    for name in ("annotated", "wild", "evaluation"):
-        config.data[name].count = 6
-    config.run.log_every = config.run.evaluate_every = config.run.checkpoint_every = 2
+    config.stage1.steps, config.stage2.steps = 1, 1
+    for name, count in (("annotated", 40), ("wild", 6), ("evaluation", 6)):
+        config.data[name].count = count
+    config.run.log_every = config.run.checkpoint_every = 2
     config.run.report_faces = 2
     return config
 """
@@ -32,27 +34,15 @@ def options(tmp_path, **changes):
     return run_ablation.parse([f"--{name}={value}" for name, value in arguments.items()])
 
 
-def plan(tmp_path, **changes):
-    return [run.folder for run in run_ablation.planned_runs(options(tmp_path, **changes))]
-
-
-def test_every_combination_is_planned_once(tmp_path):
-    found = plan(tmp_path, variants="ss,full", weights="4:2:1,1:1:1", num_wild="100,0", seeds="0,1")
-    assert len(found) == len(set(found)) == 16 and "full_w4-2-1_n100_s1" in found
-
-
-def test_masks_and_wild_images_do_not_multiply_runs_that_ignore_them(tmp_path):
-    found = plan(tmp_path, variants="base,sc,3ddfa", weights="4:2:1,1:1:1", num_wild="100,0")
-    assert found == [
-        "plain_w1-1-1_nall_s0", "sc_w1-1-1_n100_s0", "sc_w1-1-1_nall_s0",
-        "3ddfa_w1-1-1_n100_s0", "3ddfa_w1-1-1_nall_s0",
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize(
     "changes, message",
-    [({"variants": "base,bad"}, "unknown bad"), ({"weights": "4:2"}, "red:pink:yellow"),
-     ({"seeds": "x"}, "whole numbers"), ({"config": "nowhere.py"}, "no such file")],
+    [
+        ({"rows": "base,bad"}, "--rows: expected some of full"),
+        ({"rows": "base-no-extras"}, "--rows: expected some of full"),
+        ({"weights": "4:2"}, "--weights: expected masks such as 4:2:1"), ({"seeds": "x"}, "--seeds: expected whole"),
+        ({"extras": "maybe"}, "--extras: expected on, off or both"), ({"rates": "0,1"}, "--rates: expected positive"),
+        ({"reference": "bad"}, "--reference: expected one of"), ({"config": "nowhere.py"}, "no such file"),
+    ],
 )  # fmt: skip
 def test_wrong_options_are_named(tmp_path, capsys, changes, message):
     with pytest.raises(SystemExit):
@@ -60,50 +50,108 @@ def test_wrong_options_are_named(tmp_path, capsys, changes, message):
     assert message in capsys.readouterr().err
 
 
-def write_result(workdir, run, stage1, stage2, dense):
-    def by(value, **more):
-        return {"detected_landmarks": {"nme_2d_68": {"mean_of_bins": value}, **more}}
-
-    last = by(stage2, nme_3d_dense={"mean_of_bins": dense})
-    folder = workdir / run.folder
-    folder.mkdir(parents=True)
-    content = {"final": last, "by_stage": {"after stage 1": by(stage1), "after stage 2": last}}
-    (folder / "metrics.json").write_text(json.dumps(content))
+def test_two_names_of_one_row_are_one_row(tmp_path):
+    found = run_ablation.open_ablation(options(tmp_path, rows="ss,no-sc,ss+sc,full", extras="off"))
+    assert found.rows == [Row("ss", False), Row("full", False)]
 
 
-def test_tables_hold_mean_and_spread_over_seeds_and_the_papers_figures(tmp_path):
-    runs = [Run("full", mask, n, seed) for mask in ("1:1:1", "4:2:1") for n in (100, 0) for seed in (0, 1)]
-    runs += [Run("plain", "1:1:1", 0, seed) for seed in (0, 1)]
-    for run in runs:
-        value = 4.0 + run.seed + (run.weights == "1:1:1") * 0.5 + (run.variant == "plain") * 2
-        write_result(tmp_path, run, value + 1, value, 9.0)
-    found = Collected(runs, tmp_path)
-    assert "| 2DAL (ss+sc) | 4:2:1 | 100 | 5.50 ± 0.71 | 4.50 ± 0.71 | 9.00 ± 0.00 | 2 |" in found.overview()
-    assert "| 2DAL (base) | 1:1:1 | all | 8.00 ± 0.71 | 7.00 ± 0.71 |" in found.overview()
-    assert "| Stage 2 | 5.00 ± 0.71 | 4.50 ± 0.71 |" in found.table_3()
-    assert "| Stage 2 † | 3.94 | 3.52 | 3.39 |" in found.table_3()
-    assert "| 2DAL † | 3.83 | 3.64 | 3.52 | 3.39 |" in found.table_2()
-    found.save_figures(tmp_path)
-    assert (tmp_path / "ablation_nme_2d_68_w4-2-1.png").stat().st_size > 5000
+def test_the_plan_counts_what_is_left_and_trains_nothing(tmp_path, capsys):
+    wanted = options(tmp_path, rows="base,ss", extras="on", seeds="0,1", steps=100)
+    finished = tmp_path / "runs" / "ss_lr1_s1" / "metrics.json"
+    finished.parent.mkdir(parents=True)
+    finished.write_text("{}")
+    shown = run_ablation.plan_text(run_ablation.open_ablation(wanted))
+    assert "ss_lr1_s1: 100 steps, finished" in shown and "ss_lr1_s0: 100 steps\n" in shown
+    assert "4 final runs: 2 rows, 2 seeds" in shown and "300 steps to train" in shown
+    run_ablation.run_ablation([
+        f"--config={tmp_path / 'tiny.py'}", f"--workdir={tmp_path / 'runs'}", "--rows=base,ss", "--seeds=0,1",
+        "--extras=on", "--steps=3600", "--tune", "--rates=1,3", "--dry_run", "--seconds_per_step=0.5",
+    ])  # fmt: skip
+    shown = capsys.readouterr().out
+    assert "4 tuning runs" in shown and "19,200 steps to train at most, about 2.7 hours" in shown  # 4 x 1200 + 4 x 3600
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["ss_lr1_s1"]
+
+
+def test_the_rate_with_the_lowest_validation_error_is_chosen():
+    errors = {0.5: 4.2, 1.0: 4.0, 2.0: 4.5}
+    assert run_ablation.tune_row(list(errors), errors.__getitem__) == (1.0, errors)
+
+
+@pytest.mark.parametrize("best", [0.2, 7.0])
+def test_rates_beyond_the_tried_ones_are_tried_while_the_best_is_at_an_end(best):
+    chosen, tried = run_ablation.tune_row([0.5, 1.0, 2.0], lambda factor: abs(factor - best))
+    assert abs(chosen - best) == min(abs(2.0**power - best) for power in range(-9, 9))
+    assert min(tried) < chosen < max(tried)
+
+
+def test_trying_further_rates_ends():
+    _, tried = run_ablation.tune_row([1.0, 2.0], lambda factor: -factor)
+    assert sorted(tried) == [1.0, 2.0, 4.0, 8.0, 16.0]
+
+
+def test_a_rate_that_diverged_is_not_chosen(tmp_path):
+    entries = [{"kind": "evaluation", "step": 9, "validation/empty_heatmap/mean_of_bins": 3.0}]
+    entries += [{"kind": "evaluation", "step": 18, "validation/empty_heatmap/mean_of_bins": None}]
+    history = tmp_path / "history.jsonl"
+    history.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    assert run_ablation.validation_error(tmp_path) == float("inf")
+    history.write_text(json.dumps(entries[0]) + "\n")
+    assert run_ablation.validation_error(tmp_path) == 3.0
+    history.write_text(json.dumps({"kind": "evaluation", "step": 9, "empty_heatmap/mean_of_bins": 3.0}) + "\n")
+    with pytest.raises(run_ablation.cli.UsageError, match="no validation error"):
+        run_ablation.validation_error(tmp_path)
+
+
+def command(tmp_path, *arguments):
+    return [
+        "-m", "scripts.run_ablation", f"--config={tmp_path / 'tiny.py'}", f"--workdir={tmp_path / 'runs'}", *arguments
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
-def test_the_command_trains_what_is_missing_and_keeps_what_is_there(tmp_path):
+def test_the_command_tunes_trains_what_is_missing_and_keeps_what_is_finished(tmp_path):
     (tmp_path / "tiny.py").write_text(TINY)
-
-    def command(variants):
-        return run_python(
-            "-m", "scripts.run_ablation", f"--config={tmp_path / 'tiny.py'}",
-            f"--workdir={tmp_path / 'runs'}", f"--variants={variants}",
-        )  # fmt: skip
-
-    first = command("base,defa")
+    environment = shared_compilations(tmp_path / "compiled")
+    arguments = command(tmp_path, "--rows=base,ss+sc", "--extras=off", "--seeds=0,1", "--tune", "--rates=1", "--steps=2")
+    first = run_python(*arguments, "--tune_steps=2", env=environment)
     assert first.returncode == 0, first.stderr[-3000:]
-    kept = (tmp_path / "runs" / "plain_w1-1-1_nall_s0" / "metrics.json").stat().st_mtime_ns
-    assert "2DAL (base)" in first.stdout and "DeFA-style" in first.stdout
-    again = command("base,defa")
-    assert again.returncode == 0 and again.stderr.count("finished before") == 2
-    path = tmp_path / "runs" / "plain_w1-1-1_nall_s0" / "metrics.json"
-    assert path.stat().st_mtime_ns == kept
-    table = json.loads((tmp_path / "runs" / "ablation.json").read_text())
-    assert len(table["runs"]) == 2 and table["runs"][0]["nme"]["nme_3d_dense"]["stage 2"] > 0
+    found = json.loads((tmp_path / "runs" / "ablation.json").read_text())
+    assert first.stdout == (tmp_path / "runs" / "ablation.md").read_text() + "\n"
+    assert "Not complete" not in first.stdout and "L_cyc" not in first.stdout
+    assert [tuple(row["images_a_step"]) for row in found["rows"]] == [(4, 0), (2, 2)]
+    assert [row["seeds"] for row in found["rows"]] == [[0, 1], [0, 1]]
+    assert {effect["what"] for effect in found["effects"]} == {
+        "Self-supervision and self-critic added to base (without extras)"
+    }
+    assert [row["trials"][0]["validation_error"] > 0 for row in found["tuning"]] == [True, True]
+
+    final = {result["folder"]: result["nme"]["empty_heatmap"]["mean_of_bins"] for result in found["runs"]}
+    for folder, error in final.items():
+        own = json.loads((tmp_path / "runs" / folder / "metrics.json").read_text())
+        assert own["final"]["empty_heatmap"]["nme_2d_68"]["mean_of_bins"] == error and own["step"] == 2
+    tuning = json.loads((tmp_path / "runs" / "tune2_full-no-extras_lr1_s0" / "config.json").read_text())
+    assert tuning["data"]["evaluation"]["source"] == tuning["data"]["annotated"]["source"]
+
+    kept = (tmp_path / "runs" / "full-no-extras_lr1_s1" / "metrics.json").stat().st_mtime_ns
+    again = run_python(*arguments, "--tune_steps=2", env=environment)
+    assert again.returncode == 0 and again.stderr.count("finished before") == 6
+    assert (tmp_path / "runs" / "full-no-extras_lr1_s1" / "metrics.json").stat().st_mtime_ns == kept
+    other = run_python(*command(tmp_path, "--rows=base", "--extras=off", "--steps=3"), env=environment)
+    assert other.returncode == 1 and "was trained by another command" in other.stderr
+
+
+@pytest.mark.slow
+def test_on_a_signal_the_run_at_work_saves_its_state(tmp_path):
+    (tmp_path / "tiny.py").write_text(TINY)
+    arguments = command(tmp_path, "--rows=base", "--extras=off", "--seeds=0", "--steps=4000")
+    folder = tmp_path / "runs" / "plain-no-extras_lr1_s0"
+    with start_python(*arguments) as process:
+        deadline = time.monotonic() + 400
+        while not (folder / "history.jsonl").is_file() or '"train"' not in (folder / "history.jsonl").read_text():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "The same command continues the ablation" in errors
+    saved = [int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()]
+    assert saved and not (folder / "metrics.json").exists()
