@@ -10,6 +10,7 @@ again after each run. docs/ablation.md describes the rows and the rules. Flags a
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -160,7 +161,7 @@ def train(run: Run, ablation: Ablation) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     run_log.write_json(recorded, arguments)
     cli.console.rule(run.folder)
-    code = _wait_for([sys.executable, *arguments])
+    code = _wait_for([sys.executable, *arguments], compiled=ablation.options.workdir.absolute() / ".compiled")
     if code:
         raise cli.UsageError(
             f"{run.folder}: ended with status {code}, see above. The same command continues the ablation."
@@ -170,9 +171,13 @@ def train(run: Run, ablation: Ablation) -> bool:
     return True
 
 
-def _wait_for(command: list[str]) -> int:
-    """Exit status of a command that saves its state on SIGINT and SIGTERM: it is given the time to."""
-    with subprocess.Popen(command) as process:
+def _wait_for(command: list[str], compiled: pathlib.Path) -> int:
+    """Exit status of a command that saves its state on SIGINT and SIGTERM: it is given the time to.
+
+    compiled: cache of compiled programs that all runs share.
+    """
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(compiled)} | os.environ
+    with subprocess.Popen(command, env=environment) as process:
         previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             return process.wait()

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from helpers_run import run_python, shared_compilations, start_python
+from helpers_run import run_python, start_python
 
 from scripts import run_ablation
 from scripts.ablation_plan import Row
@@ -111,9 +111,10 @@ def command(tmp_path, *arguments):
 @pytest.mark.slow
 def test_the_command_tunes_trains_what_is_missing_and_keeps_what_is_finished(tmp_path):
     (tmp_path / "tiny.py").write_text(TINY)
-    environment = shared_compilations(tmp_path / "compiled")
-    arguments = command(tmp_path, "--rows=base,ss+sc", "--extras=off", "--seeds=0,1", "--tune", "--rates=1", "--steps=2")
-    first = run_python(*arguments, "--tune_steps=2", env=environment)
+    arguments = command(
+        tmp_path, "--rows=base,ss+sc", "--extras=off", "--seeds=0,1", "--tune", "--rates=1", "--steps=2", "--tune_steps=2"
+    )  # fmt: skip
+    first = run_python(*arguments)
     assert first.returncode == 0, first.stderr[-3000:]
     found = json.loads((tmp_path / "runs" / "ablation.json").read_text())
     assert first.stdout == (tmp_path / "runs" / "ablation.md").read_text() + "\n"
@@ -133,10 +134,10 @@ def test_the_command_tunes_trains_what_is_missing_and_keeps_what_is_finished(tmp
     assert tuning["data"]["evaluation"]["source"] == tuning["data"]["annotated"]["source"]
 
     kept = (tmp_path / "runs" / "full-no-extras_lr1_s1" / "metrics.json").stat().st_mtime_ns
-    again = run_python(*arguments, "--tune_steps=2", env=environment)
+    again = run_python(*arguments)
     assert again.returncode == 0 and again.stderr.count("finished before") == 6
     assert (tmp_path / "runs" / "full-no-extras_lr1_s1" / "metrics.json").stat().st_mtime_ns == kept
-    other = run_python(*command(tmp_path, "--rows=base", "--extras=off", "--steps=3"), env=environment)
+    other = run_python(*command(tmp_path, "--rows=base", "--extras=off", "--steps=3"))
     assert other.returncode == 1 and "was trained by another command" in other.stderr
 
 

@@ -110,15 +110,6 @@ def lines(
     return figure
 
 
-def bars(values: Mapping[str, tuple[float, float]], title: str, y_label: str):
-    """Fig. 10: one bar a variant, {label: (mean, spread)}, with its value on top."""
-    figure, axes = _new(title, "", y_label)
-    for index, (label, (mean, spread)) in enumerate(values.items()):
-        axes.bar(label, mean, yerr=spread or None, color=COLORS[index % len(COLORS)], width=0.6, capsize=3)
-        axes.annotate(f"{mean:.2f}", (index, mean + spread), ha="center", va="bottom", fontsize="small")
-    return figure
-
-
 def overlays(examples: Sequence[Mapping], title: str, columns: int = 4):
     """Fig. 5: predicted landmarks green, true ones red, the dense mesh as a thumbnail.
 
