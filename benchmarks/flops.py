@@ -85,12 +85,13 @@ def paper_step(annotated: int, wild: int, *, stage: int = 1) -> float:
     """Of one step of `configs/paper.py`: stage 1 with all losses, stage 2 with VDC alone.
 
     A backward pass costs two forward passes. Stage 1: the regressor sees the wild images twice; the encoder
-    and the critic are trained on both; the regressor's loss goes back through the critic's dense layers.
+    and the critic are trained on both; the new encoder sees the wild images once more, and the regressor's loss
+    goes back through the critic's dense layers.
     """
     if stage == 2:
         return 3.0 * resnet50_forward() * annotated
     regressor = 3.0 * resnet50_forward() * (annotated + 2 * wild)
-    encoder = 3.0 * encoder_forward() * (annotated + wild)
+    encoder = encoder_forward() * (3.0 * (annotated + wild) + wild)
     critic = critic_forward() * (3.0 * (annotated + wild) + 2.0 * wild)
     return regressor + encoder + critic
 

@@ -1,6 +1,6 @@
-"""One step of 2DAL written plainly in PyTorch, only to be timed against: regressor and critic, stage 1.
+"""One step of 2DAL written plainly in PyTorch, only to be timed against: critic and regressor, stage 1.
 
-The formulas are those of `twodal_jax.losses`, without augmentation. The first step's losses are compared with
+The formulas are those of `twodal_jax.losses`, without augmentation and without noise on what the critic sees. The first step's losses are compared with
 JAX's, so that both do the same work.
 """
 
@@ -85,6 +85,7 @@ class Step:
         load(self.regressor, params)
         load(self.critic, critic_params)
         self.face, self.autocast, self.loss_weights = Face(model), autocast, method.loss_weights
+        self.loss_scale, self.smoothing = method.loss_scale, method.label_smoothing
         self.landmark_weights = torch.tensor(method.landmark_weights)
         self.sigma = method.heatmap.sigma
         self.sgd = torch.optim.SGD(
@@ -122,14 +123,17 @@ class Step:
         whitened = self.regress(inputs)
         points = face.landmarks(face.unwhiten(whitened[count:]))
         second = self._second_pass(images[1], landmarks_18(points))
-        latents = [self.encode(image) for image in images]
+        critic_loss = self._critic_update(images, true, whitened[count:].detach())
         terms = self._terms(whitened, true, points, second, given, visible)
-        terms["loss_sc"] = functional.logsigmoid(-self.criticize(latents[1].detach(), whitened[count:])).mean()
+        with torch.no_grad():
+            latent = self.encode(images[1])
+        terms["loss_sc"] = functional.logsigmoid(-self.criticize(latent, whitened[count:])).mean()
+        terms = {name: self.loss_scale.get(name, 1.0) * term for name, term in terms.items()}
         total = sum(self.loss_weights[name] * term for name, term in terms.items())
         self.sgd.zero_grad(set_to_none=True)
         total.backward()
         self.sgd.step()
-        terms["loss_sc_critic"] = self._critic_update(latents, true, whitened[count:].detach())
+        terms["loss_sc_critic"] = critic_loss
         return {name: float(term.detach()) for name, term in terms.items()}
 
     def _second_pass(self, image, points):
@@ -156,10 +160,16 @@ class Step:
             "loss_cyc": (weights * distance(landmarks_18(second), given)).sum(1).mean(),
         }
 
-    def _critic_update(self, latents, true, predicted):
+    def _critic_update(self, images, true, predicted):
+        """Encoder and critic learn soft labels; returns -L_sc, of labels 1 and 0."""
         self.adam.zero_grad(set_to_none=True)
+        latents = [self.encode(image) for image in images]
         real, made = self.criticize(latents[0], true), self.criticize(latents[1], predicted)
-        loss = -(functional.logsigmoid(real).mean() + functional.logsigmoid(-made).mean())
-        loss.backward()
+
+        def cross_entropy(smoothing):
+            soft = (torch.full_like(logits, label) for logits, label in ((real, 1 - smoothing), (made, smoothing)))
+            return sum(map(functional.binary_cross_entropy_with_logits, (real, made), soft))
+
+        cross_entropy(self.smoothing).backward()
         self.adam.step()
-        return loss
+        return cross_entropy(0.0)

@@ -33,6 +33,7 @@ def pieces(method, state, batch, model) -> dict:
     """{stage: (function, arguments)}; every function is pure and runs with its gradients."""
     import jax
     import jax.numpy as jnp
+    import optax
 
     from twodal_jax import forward, train_step
     from twodal_jax.batch_faces import network_inputs
@@ -76,12 +77,13 @@ def pieces(method, state, batch, model) -> dict:
 
             marked = functools.partial(train_step._marked, params=net.params, model=model, method=method)
             quiet = method.replace(loss_weights=dict(method.loss_weights) | {"loss_sc": 0.0})
-            terms |= train_step._wild_losses(result, wild, again, marked, state.critic, quiet)
+            nothing = jnp.zeros_like(whitened[count:])
+            terms |= train_step._wild_losses(result, wild, again, marked, state.critic.params, nothing, quiet)
         return sum(term.mean() for term in terms.values())
 
     def update(net, gradients):
         new = train_step._apply_gradients(net, gradients, net.batch_stats, method.regressor_optimizer)
-        return train_step._select(train_step._all_finite(new), new, net)
+        return train_step._select(jnp.isfinite(optax.tree.norm(gradients)), new, net)
 
     found = {
         "input: augmentation, heatmap": (prepare, (batch,)),
@@ -155,6 +157,7 @@ def first_stage(name: str, batch: int, dtype: str):
 
     config = networks.without_augmentation(load_config(name, batch, dtype))
     config.optimizer.clip_norm = 0.0
+    config.critic.coefficient_noise = 0.0  # PyTorch does not have JAX's random numbers
     return config, *prepared(config, 0)
 
 
@@ -184,9 +187,10 @@ def torch_job(name: str, batch: int, dtype: str):
 
     have_torch()
     config, method, state, batch, model = first_stage(name, batch, dtype)
+    learning_rate = config.optimizer.rate_scale * config.stage1.learning_rate
     step = Step(
         jax.device_get(state.regressor.params), jax.device_get(state.critic.params), model, method,
-        config.stage1.learning_rate, config.optimizer.weight_decay, dtype == "bfloat16",
+        learning_rate, config.optimizer.weight_decay, dtype == "bfloat16",
     )  # fmt: skip
     host = jax.device_get(batch)
     return lambda: step(host), {name: float(value) for name, value in step(host).items()}

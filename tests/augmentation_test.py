@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from twodal_jax import augmentation, heatmap, projection, symmetry
+from twodal_jax import augmentation, batch_faces, heatmap, projection, symmetry
 from twodal_jax.augmentation import AugmentationSettings
 
 GEOMETRY = AugmentationSettings(rotation_degrees=30.0, scale=0.2, shift_pixels=8.0)
@@ -287,6 +287,37 @@ def test_detector_noise_is_as_strong_and_as_frequent_as_asked():
     np.testing.assert_allclose((~seen.any(axis=1)).mean(), 0.3, atol=0.05)
     np.testing.assert_allclose(seen[seen.any(axis=1)][:, 1:].mean(), 0.8, atol=0.05)
     np.testing.assert_array_equal(seen[:, 0], 0)  # hidden stays hidden
+
+
+def test_a_margin_is_seen_up_to_what_is_stored_and_no_further():
+    images = np.arange(2 * 160 * 160 * 3).reshape(2, 160, 160, 3)
+    np.testing.assert_array_equal(augmentation.with_margin(images, 0), images[:, 20:140, 20:140])
+    np.testing.assert_array_equal(augmentation.with_margin(images, 5), images[:, 15:145, 15:145])
+    for margin in (20, 50):
+        np.testing.assert_array_equal(augmentation.with_margin(images, margin), images)
+    crops = images[:, :120, :120]
+    for margin in (0, 20):
+        np.testing.assert_array_equal(augmentation.with_margin(crops, margin), crops)
+
+
+def test_a_batch_without_margin_is_filled_from_the_crop_alone():
+    """What lies in the margin of stored faces, of either set, makes no difference to the network's input."""
+    model, rng = helpers_model.tiny_model(), np.random.default_rng(9)
+    batch = helpers_model.tiny_batch(model)
+    stored = {name: dict(part) for name, part in batch.items()}
+    for part in stored.values():
+        frame = rng.integers(0, 255, (len(part["image"]), 160, 160, 3)).astype(np.uint8)
+        frame[:, 20:140, 20:140] = part["image"]
+        part["image"] = frame
+
+    def images(batch, margin):
+        method = helpers_model.tiny_method(augmentation=GEOMETRY.replace(margin=margin))
+        annotated = batch_faces.prepare_annotated(batch["annotated"], model, method).image
+        return np.asarray(annotated), np.asarray(batch_faces.prepare_wild(batch["wild"], method).image)
+
+    for without, crops, filled in zip(images(stored, 0), images(batch, 0), images(stored, 20)):
+        np.testing.assert_array_equal(without, crops)
+        assert not np.array_equal(filled, without)
 
 
 def test_centre_crop_is_the_middle():

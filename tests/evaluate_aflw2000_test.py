@@ -69,7 +69,8 @@ def test_a_shift_of_meshes_is_exactly_the_error_and_none_after_icp(truth, tmp_pa
     moved = true_vertices(truth) + [0.0, 2.0, -150.0]
     path = tmp_path / "meshes.npz"
     order = np.array([3, 0, 4, 1, 2])  # files need not be in the benchmark's order
-    np.savez(path, name=np.array(truth.keys)[order], vertices=np.swapaxes(moved, 1, 2)[order])
+    vertices = np.swapaxes(moved, 1, 2)[order]
+    np.savez(path, name=np.array(truth.keys)[order], vertices=vertices, pixel_origin=0)
     errors, problems = measured(read_predictions(path), truth)
     expected = 200 / box_size(truth)
     for name in ("nme_2d_68", "nme_2d_dense", "nme_3d_dense"):
@@ -143,8 +144,8 @@ def evaluate(folder, output, *arguments):
 def test_the_command_writes_metrics_tables_figures_and_errors_by_image(folder, truth, tmp_path):
     shifted = np.swapaxes(truth.landmarks68 + [4.0, 0.0, 0.0], 1, 2)
     names = np.array([f"{key}.jpg" for key in truth.keys])
-    np.savez(tmp_path / "a.npz", name=names, alpha=truth.alpha)
-    np.savez(tmp_path / "b.npz", name=names, landmarks68=shifted)
+    np.savez(tmp_path / "a.npz", name=names, alpha=truth.alpha, pixel_origin=0)
+    np.savez(tmp_path / "b.npz", name=names, landmarks68=shifted, pixel_origin=0)
     process = evaluate(
         folder, tmp_path / "out", f"--predictions=exact:{tmp_path / 'a.npz'}",
         f"--predictions=shifted|4:{tmp_path / 'b.npz'}",

@@ -52,6 +52,11 @@ def points_34(landmarks):
     return points
 
 
+def in_image(points):
+    """Crop pixels -> pixels of an image three times as large: the crop is the whole of it."""
+    return 3 * points[..., :2] + 1
+
+
 @pytest.fixture(scope="module", params=[1, 0], ids=["1 is visible", "0 is visible"])
 def lfpa(request, faces, tmp_path_factory):
     """(folder, visible [n, 34]) with images three times as large as the crops."""
@@ -61,8 +66,9 @@ def lfpa(request, faces, tmp_path_factory):
     points = points_34(landmarks)
     visible = ~far_side_hidden(landmarks, points)
     mask = visible if request.param else ~visible
-    rows = np.concatenate([3 * points[..., 0], 3 * points[..., 1], mask], axis=1)
-    low, high = 3 * landmarks[..., :2].min(1), 3 * landmarks[..., :2].max(1)
+    x, y = np.moveaxis(in_image(points) + 1, -1, 0)  # the file counts from 1
+    rows = np.concatenate([x, y, mask], axis=1)
+    low, high = in_image(landmarks).min(1), in_image(landmarks).max(1)
     scipy.io.savemat(folder / "Landmark.mat", {"phisT": rows})
     scipy.io.savemat(folder / "BoundingBox.mat", {"bboxesT": np.concatenate([low, high - low], axis=1)})
     for i in range(COUNT):
@@ -80,7 +86,7 @@ def test_lfpa_is_read_with_either_polarity_of_its_mask(lfpa, faces):
     folder, visible = lfpa
     truth, problems = sparse_benchmarks.read_lfpa(folder)
     np.testing.assert_array_equal(truth.visible, visible)
-    np.testing.assert_allclose(truth.points, 3 * points_34(faces[1]), atol=1e-3)
+    np.testing.assert_allclose(truth.points, in_image(points_34(faces[1])), atol=1e-3)
     assert truth.keys[0] == "1" and len(truth) == COUNT and "means visible" in problems[0]
 
 
@@ -89,7 +95,7 @@ def test_true_coefficients_have_no_error_and_a_shift_is_exactly_the_error(lfpa, 
     problems = []
     exact = sparse.measure(whole_image(faces), truth, LFPA_MAP, model, problems)[sparse.NME]
     assert (exact < 1e-3).all() and not problems
-    moved = 3 * faces[1][..., :2] + [0.0, 6.0]
+    moved = in_image(faces[1]) + [0.0, 6.0]
     shifted = Predictions("m", tuple(truth.keys), landmarks68=moved.astype(np.float32))
     found = sparse.measure(shifted, truth, LFPA_MAP, model, problems)[sparse.NME]
     size = np.sqrt(np.prod(np.ptp(3 * faces[1][..., :2], axis=1), axis=-1))
@@ -110,7 +116,7 @@ def test_vertices_of_a_map_are_taken_from_the_mesh(faces, model, lfpa, tmp_path)
     found = sparse.read_landmark_map(tmp_path / "map.csv", 34, model.num_vertices)
     truth, _ = sparse_benchmarks.read_lfpa(lfpa[0])
     points = sparse.predicted_points(whole_image(faces), truth, np.arange(COUNT), found, model)
-    np.testing.assert_allclose(points, 3 * faces[1][:, :34, :2], atol=0.01)
+    np.testing.assert_allclose(points, in_image(faces[1][:, :34]), atol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -169,8 +175,10 @@ def test_the_commands_write_metrics_and_say_what_is_wrong(benchmark, faces, lfpa
         data, names = tmp_path / "data", [f"images/face{i}.jpg" for i in range(COUNT)]
         landmarks = faces[1][..., :2]
     else:
-        data, names, landmarks = lfpa[0], [f"{i + 1}.jpg" for i in range(COUNT)], 3 * faces[1][..., :2]
-    np.savez(tmp_path / "m.npz", name=np.array(names[1:]), landmarks68=np.swapaxes(landmarks, 1, 2)[1:])
+        data, names, landmarks = lfpa[0], [f"{i + 1}.jpg" for i in range(COUNT)], in_image(faces[1])
+    np.savez(
+        tmp_path / "m.npz", name=np.array(names[1:]), landmarks68=np.swapaxes(landmarks, 1, 2)[1:], pixel_origin=0
+    )
     process = run_python(
         "-m", f"scripts.evaluate_{benchmark}", f"--data_dir={data}", f"--output_dir={tmp_path / 'out'}",
         f"--predictions={tmp_path / 'm.npz'}", "--morphable_model=builtin",

@@ -256,11 +256,12 @@ def test_mirroring_swaps_the_names_left_and_right():
         assert heatmap.LANDMARK_NAMES[other] == name.replace(*swapped)
 
 
-def test_weight_mask_is_heaviest_in_the_middle():
+def test_weight_mask_is_that_of_the_authors_code():
     weights = dict(zip(heatmap.LANDMARK_NAMES, heatmap.weight_mask(4, 2, 1)))
-    heavy = {"left eye centre", "right eye centre", "nose tip", "mouth centre"}
-    middle = {"left eye inner", "right eye inner", "nose left", "nose right", "mouth left", "mouth right"}
+    heavy = {"nose tip", "mouth centre"}
+    middle = {"left eye centre", "right eye centre", "mouth left", "mouth right"}
     for name, weight in weights.items():
         assert weight == (4 if name in heavy else 2 if name in middle else 1), name
     np.testing.assert_array_equal(heatmap.weight_mask(1, 1, 1), np.ones(18))
-    assert heatmap.weight_mask(2, 1, 0).sum() == 4 * 2 + 6
+    assert heatmap.weight_mask(2, 1, 0).sum() == 2 * 2 + 4
+    assert heatmap.weight_mask(4, 2, 1).sum() == 28

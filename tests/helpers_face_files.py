@@ -35,7 +35,7 @@ def parameters(seed=0):
 
 
 def true_landmarks(model, values, height=SIZE):
-    """[3, 68] image pixels, y down, straight from METHOD's formulas in NumPy."""
+    """[3, 68] as a .mat file has them (pixels from 1, y down), straight from 300W-LP's formulas in NumPy."""
     pitch, yaw, roll, tx, ty, tz, scale = np.ravel(values["Pose_Para"]).astype(np.float64)
     c, s = np.cos, np.sin
     rx = np.array([[1, 0, 0], [0, c(pitch), s(pitch)], [0, -s(pitch), c(pitch)]])

@@ -8,6 +8,7 @@ import optax
 from twodal_jax import heatmap, morphable_model
 from twodal_jax.augmentation import AugmentationSettings
 from twodal_jax.forward import HeatmapSettings
+from twodal_jax.losses import unit_scale
 from twodal_jax.models.critic import EncoderCritic
 from twodal_jax.models.regressor import STAGE_SIZES, Regressor
 from twodal_jax.train_state import LOSS_NAMES, Method
@@ -93,14 +94,16 @@ def tiny_method(
     accumulate: int = 1,
     remat: bool = False,
 ) -> Method:
-    """ResNet-10 of an eighth's width, an encoder and critic alike."""
+    """ResNet-10 of an eighth's width, an encoder and critic alike; losses in pixels and sums."""
+    landmark_weights = tuple(heatmap.weight_mask(4.0, 2.0, 1.0).tolist())
     return Method(
         regressor=Regressor("resnet10", "standard", 0.125, dtype, axis_name, remat=remat),
         critic=EncoderCritic(width=0.125, dtype=dtype),
         regressor_optimizer=optax.sgd(learning_rate, momentum=0.9),
         critic_optimizer=optax.adam(1e-4),
         loss_weights=losses,
-        landmark_weights=tuple(heatmap.weight_mask(4.0, 2.0, 1.0).tolist()),
+        loss_scale=unit_scale("pixel", "sum", landmark_weights),
+        landmark_weights=landmark_weights,
         weight_dims=3,
         augmentation=augmentation,
         heatmap=HeatmapSettings(),
@@ -161,7 +164,13 @@ def part_of_process(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def leaves(tree) -> dict[str, np.ndarray]:
     """{path: array} of a pytree, for comparing states with names in the failure."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
+    return {jax.tree_util.keystr(path): np.asarray(_numbers(leaf)) for path, leaf in flat}
+
+
+def _numbers(leaf):
+    """The leaf itself, or the numbers behind random keys."""
+    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
 
 
 def assert_identical(a, b) -> None:

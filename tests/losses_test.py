@@ -153,6 +153,59 @@ def test_both_sides_of_the_critics_loss_follow_the_formula():
     np.testing.assert_allclose(losses.loss_sc(predicted), np.log(1 - sigmoid(predicted)), rtol=1e-4)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
+def test_a_smoothed_critic_learns_the_cross_entropy_of_soft_labels(smoothing):
+    rng = np.random.default_rng(8)
+    true, predicted = rng.normal(size=5).astype(np.float32), rng.normal(size=7).astype(np.float32)
+
+    def cross_entropy(logits, label):
+        belief = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        return -(label * np.log(belief) + (1 - label) * np.log(1 - belief)).mean()
+
+    expected = cross_entropy(true, 1 - smoothing) + cross_entropy(predicted, smoothing)
+    found = losses.loss_sc_critic(true, predicted, smoothing=smoothing)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    if smoothing == 0.0:
+        np.testing.assert_array_equal(found, losses.loss_sc_critic(true, predicted))
+
+
+@pytest.mark.parametrize("smoothing", [0.05, 0.1, 0.3])
+def test_a_smoothed_critic_rests_where_its_belief_is_the_label_and_the_regressor_still_feels_it(smoothing):
+    logit = jnp.log(smoothing / (1 - smoothing))  # of C = e
+    gradients = jax.grad(functools.partial(losses.loss_sc_critic, smoothing=smoothing), (0, 1))(
+        -logit[None], logit[None]
+    )
+    np.testing.assert_allclose(np.concatenate(gradients), 0, atol=1e-6)
+    np.testing.assert_allclose(jax.grad(losses.loss_sc)(logit), -smoothing, rtol=1e-4)
+
+
+def test_units_of_the_losses_follow_a_worked_example():
+    """One landmark of weight 4 in a mask of 28 is 6 pixels off, all 68 points 3 pixels, all vertices 12 pixels."""
+    mask = [4.0, 4.0, *4 * [2.0], *12 * [1.0]]
+    in_pixels = {"loss_2d_con": 4 * 6.0, "loss_3d_con": 68 * 3.0, "loss_cyc": 4 * 6.0, "loss_vdc": 144.0,
+                 "loss_contour": 6.0}  # fmt: skip
+    expected = {
+        ("pixel", "sum"): in_pixels,
+        ("pixel", "mean"): in_pixels | {"loss_2d_con": 24 / 28, "loss_3d_con": 3.0, "loss_cyc": 24 / 28},
+        # 6 pixels are a twentieth of the crop's side, 3 a fortieth, 12 a tenth.
+        ("side", "sum"): {"loss_2d_con": 0.2, "loss_3d_con": 68 / 40, "loss_cyc": 0.2, "loss_vdc": 0.01,
+                          "loss_contour": 0.05},
+        ("side", "mean"): {"loss_2d_con": 0.2 / 28, "loss_3d_con": 0.025, "loss_cyc": 0.2 / 28, "loss_vdc": 0.01,
+                           "loss_contour": 0.05},
+    }  # fmt: skip
+    for (unit, reduction), values in expected.items():
+        scale = losses.unit_scale(unit, reduction, mask)
+        assert scale.keys() == values.keys()
+        for name, value in values.items():
+            assert scale[name] * in_pixels[name] == pytest.approx(value), (unit, reduction, name)
+
+
+def test_a_mean_over_landmarks_counts_the_jaw_points_that_weigh():
+    scale = losses.unit_scale("pixel", "mean", [*18 * [1.0], 3.0, 3.0, 3.0])
+    assert scale["loss_2d_con"] == scale["loss_cyc"] == pytest.approx(1 / 27)
+    assert scale["loss_3d_con"] == pytest.approx(1 / 68)
+
+
 @pytest.mark.parametrize("logit", [-100.0, 100.0])
 def test_the_critics_loss_is_stable_at_large_logits(logit):
     logits = jnp.array([logit])

@@ -67,8 +67,9 @@ def test_crop_to_image_follows_the_roi_box_and_comes_back(dims):
     roi_box = np.concatenate([corner, corner + rng.uniform(60, 400, (6, 2))], axis=1).astype(np.float32)
     image = projection.crop_to_image(points, roi_box)
     sx, sy, ex, ey = roi_box.T[..., None]
-    np.testing.assert_allclose(image[..., 0], points[..., 0] * (ex - sx) / 120 + sx, atol=1e-3)
-    np.testing.assert_allclose(image[..., 1], points[..., 1] * (ey - sy) / 120 + sy, atol=1e-3)
+    # The box counts edges, the points centres of pixels: half a pixel apart, in the crop and in the image.
+    np.testing.assert_allclose(image[..., 0] + 0.5, (points[..., 0] + 0.5) * (ex - sx) / 120 + sx, atol=1e-3)
+    np.testing.assert_allclose(image[..., 1] + 0.5, (points[..., 1] + 0.5) * (ey - sy) / 120 + sy, atol=1e-3)
     if dims == 3:
         mean_scale = ((ex - sx) + (ey - sy)) / 240
         np.testing.assert_allclose(image[..., 2], points[..., 2] * mean_scale, atol=1e-3)
@@ -95,7 +96,8 @@ def test_alpha_of_the_crop_projects_where_the_images_alpha_does(model):
             model.landmark_mean, model.landmark_basis, row, IMAGE_HEIGHT
         )
         scale = np.array([box[2] - box[0], box[3] - box[1]]) / 120
-        np.testing.assert_allclose(points[:, :2], (in_image[:, :2] - box[:2]) / scale, atol=2e-3)
+        edges = in_image[:, :2] - 1 + 0.5  # the file counts centres of pixels from 1
+        np.testing.assert_allclose(points[:, :2], (edges - box[:2]) / scale - 0.5, atol=2e-3)
         np.testing.assert_allclose(points[:, 2], in_image[:, 2] / scale.mean(), atol=2e-3)
 
 

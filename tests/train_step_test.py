@@ -5,6 +5,7 @@ import functools
 import helpers_model
 import jax
 import numpy as np
+import optax
 import pytest
 from helpers_model import ALL_LOSSES, STAGE1_LOSSES, STAGE2_LOSSES, assert_identical, identical
 
@@ -36,11 +37,12 @@ def state():
 
 
 @functools.cache
-def compiled(step, **settings):
+def compiled(step, fields=(), **settings):
+    """fields: ((name, value), ...) of `Method` to replace."""
     method = helpers_model.tiny_method(
         losses=dict(settings.pop("losses", tuple(STAGE1_LOSSES.items()))), **settings
     )
-    return jax.jit(functools.partial(step, method=method))
+    return jax.jit(functools.partial(step, method=method.replace(**dict(fields))))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def test_train_step_changes_both_networks_and_counts(full_step, state, batch, mo
         assert len(changed) > len(before) / 2, name
     assert int(new.step) == 1 and int(new.skipped) == 0
     terms = {name for name, weight in STAGE1_LOSSES.items() if weight}
-    assert set(metrics) == terms | {"loss", "loss_sc_critic", "gradient_norm", "skipped"}
+    assert set(metrics) == terms | {"loss", "loss_sc_critic", "gradient_norm", "gradient_norm_critic", "skipped"}
     total = sum(STAGE1_LOSSES[name] * float(metrics[name]) for name in terms)
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
 
@@ -90,7 +92,8 @@ def test_the_second_pass_shows_the_mouth_centre_of_its_heatmaps_and_the_losses_c
         shown.append(np.asarray(points))
         return result
 
-    terms = train_step._wild_losses(result, wild, second_pass, lambda found: found.landmarks_18, state.critic, method)
+    marked = (second_pass, lambda found: found.landmarks_18)
+    terms = train_step._wild_losses(result, wild, *marked, state.critic.params, np.zeros((2, 62)), method)
     (points,) = shown
     np.testing.assert_allclose(points[:, 16], result.landmarks[:, centre, :2].mean(axis=1), rtol=1e-5)
     np.testing.assert_array_equal(np.delete(points, 16, axis=1), np.delete(result.landmarks_18, 16, axis=1))
@@ -133,7 +136,133 @@ def test_critic_step_leaves_the_regressor_bit_identical(state, batch, model):
     after, metrics = compiled(train_step.critic_step)(state, batch, model)
     assert_identical(after.regressor, state.regressor)
     assert not identical(after.critic.params, state.critic.params)
-    assert set(metrics) == {"loss_sc_critic"}
+    assert set(metrics) == {"loss_sc_critic", "gradient_norm_critic"}
+
+
+# Losses of one pass: quicker to compile, and L_sc, where the order of both steps shows, is among them.
+ONE_PASS = tuple((STAGE1_LOSSES | {"loss_3d_con": 0.0, "loss_cyc": 0.0, "loss_sc": 1.0}).items())
+SMOOTHED = (("label_smoothing", 0.1), ("coefficient_noise", 0.5))
+
+
+def moved(after, before):
+    """{path: change} of both networks' parameters."""
+    new, old = (helpers_model.leaves((state.regressor.params, state.critic.params)) for state in (after, before))
+    return {path: new[path].astype(np.float64) - old[path] for path in new}
+
+
+def assert_moved_alike(found, expected, share=2e-3):
+    """Two `moved`: alike to `share` of each array's largest change, and what float32 rounds parameters of about 1 to."""
+    for path, change in expected.items():
+        size = np.abs(change).max()
+        np.testing.assert_allclose(found[path], change, atol=share * size + 2e-7, err_msg=path)
+
+
+def plain_descent(**fields):
+    """SGD for both networks, so that changes are linear in the gradients; a strong critic's."""
+    optimizers = {"regressor_optimizer": optax.sgd(1e-3), "critic_optimizer": optax.sgd(1.0)}
+    return tuple((optimizers | dict(SMOOTHED) | fields).items())
+
+
+FIRST = plain_descent()
+TOGETHER = plain_descent(alternate=False)
+IN_PARTS = plain_descent(accumulate=2)
+
+
+def steps(fields, *names):
+    return [compiled(getattr(train_step, name), fields=fields, losses=ONE_PASS) for name in names]
+
+
+@pytest.fixture(scope="module")
+def halves(state, batch, model):
+    """The two halves of a step, from the old state: (after `critic_step`, after `regressor_step`)."""
+    return [step(state, batch, model)[0] for step in steps(FIRST, "critic_step", "regressor_step")]
+
+
+def test_the_critic_takes_its_step_first(state, batch, model, halves):
+    step, regressor_step = steps(FIRST, "train_step", "regressor_step")
+    found, metrics = step(state, batch, model)
+    expected, _ = regressor_step(halves[0], batch, model)
+    assert_moved_alike(moved(found, state), moved(expected, state))
+    # The order shows: against the old critic the regressor's step is another one.
+    new, old = (helpers_model.leaves(after.regressor.params) for after in (expected, halves[1]))
+    reach = helpers_model.leaves(state.regressor.params)
+    assert max(np.abs(new[p] - old[p]).max() / np.abs(new[p] - reach[p]).max() for p in new) > 0.02
+    assert metrics["gradient_norm_critic"] > 0
+
+
+def test_without_alternation_both_halves_start_from_the_old_state(state, batch, model, halves):
+    found, _ = steps(TOGETHER, "train_step")[0](state, batch, model)
+    expected = state.replace(critic=halves[0].critic, regressor=halves[1].regressor)
+    assert_moved_alike(moved(found, state), moved(expected, state))
+
+
+def test_parts_of_a_batch_are_averaged_for_the_critic_before_the_regressors_first(state, model):
+    """Each network moves by the mean of what it would on each part alone, the regressor against the new critic."""
+    batch = helpers_model.tiny_batch(model, annotated=4, wild=4, seed=5)
+    parts = [jax.tree.map(lambda rows, at=at: rows[at], batch) for at in (slice(0, 2), slice(2, 4))]
+    found, _ = steps(IN_PARTS, "train_step")[0](state, batch, model)
+    critic_step, regressor_step = steps(FIRST, "critic_step", "regressor_step")
+    critics = [critic_step(state, part, model)[0].critic for part in parts]
+    critic = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *critics)
+    half = state.replace(critic=critic)
+    regressors = [regressor_step(half, part, model)[0].regressor for part in parts]
+    expected = half.replace(regressor=jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *regressors))
+    assert_moved_alike(moved(found, state), moved(expected, state))
+
+
+def test_the_critics_metric_is_the_papers_loss_whatever_the_smoothing(state, batch, model):
+    plain, smoothed = (
+        compiled(train_step.critic_step, fields=(("label_smoothing", e),))(state, batch, model) for e in (0.0, 0.3)
+    )
+    np.testing.assert_allclose(plain[1]["loss_sc_critic"], smoothed[1]["loss_sc_critic"], rtol=1e-5)
+    assert not identical(plain[0].critic.params, smoothed[0].critic.params)
+
+
+def test_noise_on_the_coefficients_belongs_to_the_sample_and_not_to_its_place():
+    model = helpers_model.tiny_model()
+    method = helpers_model.tiny_method().replace(coefficient_noise=0.5)
+    batch = helpers_model.tiny_batch(model, annotated=8, wild=8)
+
+    @jax.jit
+    def noise(part):
+        faces = batch_faces.prepare_annotated(part["annotated"], model, method), batch_faces.prepare_wild(
+            part["wild"], method)  # fmt: skip
+        return [train_step._critic_noise(of, method) for of in faces]
+
+    annotated, wild = map(np.asarray, noise(batch))
+    order = np.array([3, 1, 7, 0, 2, 6, 5, 4])
+    for found, expected in zip(noise(jax.tree.map(lambda rows: rows[order], batch)), (annotated, wild)):
+        np.testing.assert_array_equal(found, expected[order])
+    drawn = np.concatenate([annotated, wild])
+    assert len(np.unique(drawn)) == drawn.size  # no two faces share a number, of either set
+    np.testing.assert_allclose([drawn.mean(), drawn.std()], [0.0, 0.5], atol=0.06)
+    other = noise(batch | {"wild": batch["wild"] | {"position": batch["wild"]["position"] + np.uint32(100)}})
+    np.testing.assert_array_equal(other[0], annotated)
+    assert (np.asarray(other[1]) != wild).all()
+
+
+def test_without_noise_the_critic_sees_the_coefficients_themselves(batch, model):
+    faces = batch_faces.prepare_wild(batch["wild"], helpers_model.tiny_method())
+    np.testing.assert_array_equal(train_step._critic_noise(faces, helpers_model.tiny_method()), np.zeros((2, 62)))
+
+
+def test_losses_are_reported_and_summed_in_their_unit(state, batch, model):
+    scale = {"loss_2d_con": 0.5, "loss_3d_con": 0.25, "loss_cyc": 0.125}
+    pixels, scaled = (
+        compiled(train_step.regressor_step, fields=fields)(state, batch, model)[1]
+        for fields in ((), (("loss_scale", HashableDict(scale)),))
+    )
+    for name in pixels.keys() - {"loss", "gradient_norm"}:
+        np.testing.assert_allclose(scaled[name], scale.get(name, 1.0) * pixels[name], rtol=1e-4, err_msg=name)
+    total = sum(weight * scaled[name] for name, weight in STAGE1_LOSSES.items() if weight)
+    np.testing.assert_allclose(scaled["loss"], total, rtol=1e-5)
+
+
+class HashableDict(dict):
+    """A dict that `compiled` can remember."""
+
+    def __hash__(self):
+        return hash(tuple(self.items()))
 
 
 def test_loss_decreases_and_two_runs_are_bit_identical(full_step, state, batch, model):
@@ -167,6 +296,15 @@ def test_a_broken_batch_changes_nothing_and_is_counted(full_step, state, batch, 
     again, metrics = full_step(twice, batch, model)
     assert [int(again.step), int(again.skipped), int(again.skipped_in_a_row)] == [4, 2, 0]
     assert metrics["skipped"] == 0 and not identical(again.regressor, good.regressor)
+
+
+@pytest.mark.parametrize("fields", [FIRST, TOGETHER, IN_PARTS], ids=["critic first", "together", "in parts"])
+def test_a_skipped_step_leaves_both_networks_and_their_optimisers_in_every_order(state, batch, model, fields):
+    step, = steps(fields, "train_step")
+    for part, field, index in (("annotated", "alpha", (0, 3)), ("wild", "landmarks", (1, 5, 1))):
+        new, metrics = step(state, broken(batch, part, field, index), model)
+        assert_identical((new.regressor, new.critic), (state.regressor, state.critic))
+        assert metrics["skipped"] == 1 and int(new.skipped) == 1
 
 
 def test_a_hidden_nan_landmark_is_not_a_broken_batch(full_step, state, batch, model):

@@ -92,7 +92,8 @@ def test_68_points_of_whole_images_are_cropped_by_their_box(tmp_path):
     assert face["visible"].all() and np.isnan(face["yaw_deg"])
     low, high = points.min(0), points.max(0)
     scale = np.sqrt(2) * (high - low).max() / 120
-    expected = (as_18(points, np.ones(68))[0] - (low + high) / 2) / scale + 60
+    # The box counts edges of pixels, the landmarks centres.
+    expected = (as_18(points, np.ones(68))[0] + 0.5 - (low + high) / 2) / scale + 60 - 0.5
     np.testing.assert_allclose(face["landmarks"], expected, atol=1e-3)
 
 
@@ -170,7 +171,8 @@ def test_umdfaces_batches_are_read_by_column_name(tmp_path):
     np.testing.assert_array_equal(first["visible"], visible)
     side = 1.58 * 150
     corner = np.array([150, 150 + 0.14 * 150]) - side / 2
-    expected = (points[heatmap.INDICES_OF_21] - corner) * 120 / side
+    # The box counts edges of pixels, the landmarks centres.
+    expected = (points[heatmap.INDICES_OF_21] + 0.5 - corner) * 120 / side - 0.5
     np.testing.assert_allclose(first["landmarks"][visible], expected[visible], atol=1e-3)
     np.testing.assert_array_equal(first["jaw_visible"], seen[[12, 16, 20]] > 0.5)
     assert second["visible"].all() and (np.abs(second["landmarks"] - 60) < 60).all()
