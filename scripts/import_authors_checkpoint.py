@@ -4,7 +4,8 @@
         --morphable_model=bfm_3ddfa
 
 PyTorch is not needed and no code of the file is run. The output is a folder like that of a training run:
-give it as --checkpoint. Its heatmap is the authors' (single pixels, their mouth centre).
+give it as --checkpoint. Its heatmap is the authors' (single pixels, their mouth centre). The network gives 3DDFA's
+coordinates of a crop; the run's whitening brings them into ours, on average (`MEAN_OFFSET_OF_3DDFA`).
 """
 
 import argparse
@@ -19,9 +20,14 @@ from scripts import benchmark_cli as cli
 from twodal_jax import assets, authors_checkpoint, experiment, run_log, trained_model
 from twodal_jax.authors_checkpoint import CheckpointFormatError
 from twodal_jax.checkpoint import Checkpoints
-from twodal_jax.morphable_model import digest
+from twodal_jax.morphable_model import MorphableModel, digest
 from twodal_jax.safe_pickle_arrays import PickleError
 from twodal_jax.train_state import create_train_state
+
+# 3DDFA's coordinates of a crop are 0.5 + 0.5 / s larger than ours (`projection`), s image pixels a crop pixel. A
+# network does not know s, so one offset holds for all crops: the mean over the boxes of AFLW2000-3D (0.719).
+MEAN_OFFSET_OF_3DDFA = 0.72
+_T_X, _T_Y = 3, 7  # of alpha: the last column of the pose's first two rows; y is up
 
 
 def parse(arguments):
@@ -46,6 +52,14 @@ def authors_config(morphable_model: str):
     return config
 
 
+def in_our_frame(model: MorphableModel) -> MorphableModel:
+    """The model with a whitening that takes the network's output to alpha in our frame of the crop."""
+    mean = np.array(model.alpha_mean)
+    mean[_T_X] -= MEAN_OFFSET_OF_3DDFA
+    mean[_T_Y] += MEAN_OFFSET_OF_3DDFA
+    return model.with_whitening(mean, model.alpha_std)
+
+
 def import_checkpoint(arguments) -> None:
     options = parse(arguments)
     variables = authors_checkpoint.read(options.file)
@@ -54,6 +68,7 @@ def import_checkpoint(arguments) -> None:
         raise cli.UsageError(
             f"{options.morphable_model}: no param_whitening.pkl with it, which the coefficients need."
         )
+    model = in_our_frame(model)
     config = authors_config(options.morphable_model)
     method = experiment.make_stages(config)[-1].method
     state = jax.tree.map(np.asarray, create_train_state(method, 0))

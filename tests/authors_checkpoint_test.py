@@ -1,13 +1,16 @@
 """The authors' checkpoint: read without PyTorch, converted exactly, refused when hostile or different."""
 
 import json
+import os
+import pathlib
 
 import numpy as np
 import pytest
 from helpers_run import run_python
 from helpers_torch_files import save_global, save_legacy, save_zip
 
-from twodal_jax import authors_checkpoint, torch_file
+from scripts import import_authors_checkpoint
+from twodal_jax import authors_checkpoint, projection, torch_file
 from twodal_jax.authors_checkpoint import CheckpointFormatError
 from twodal_jax.models.regressor import Regressor
 from twodal_jax.safe_pickle_arrays import PickleError
@@ -197,7 +200,8 @@ def test_the_command_makes_a_run_that_can_be_evaluated(tmp_path):
     from twodal_jax import assets, trained_model
 
     save_legacy(tmp_path / "theirs.pth.tar", {"res_state_dict": prefixed(random_state())})
-    assets.save_morphable_model(tmp_path / "model.npz", helpers_model.tiny_model())
+    model = helpers_model.tiny_model()
+    assets.save_morphable_model(tmp_path / "model.npz", model)
     process = run_python(
         "-m", "scripts.import_authors_checkpoint", tmp_path / "theirs.pth.tar",
         f"--output_dir={tmp_path / 'run'}", f"--morphable_model={tmp_path / 'model.npz'}",
@@ -210,3 +214,19 @@ def test_the_command_makes_a_run_that_can_be_evaluated(tmp_path):
     expected = ours(authors_checkpoint.convert(random_state()), images)
     np.testing.assert_array_equal(ours(regressor, images), expected)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["name"] == "authors"
+    # One output is the same face 0.72 crop pixels further left and up than in 3DDFA's frame.
+    whitened = np.random.default_rng(1).standard_normal((3, 62)).astype(np.float32)
+    theirs, run = (
+        np.asarray(projection.landmarks_crop(of, whitened * of.alpha_std + of.alpha_mean))
+        for of in (model, trained.model)
+    )
+    np.testing.assert_allclose(theirs - run, np.tile([0.72, 0.72, 0.0], (3, 68, 1)), atol=1e-4)
+
+
+@pytest.mark.skipif("TWODAL_DATA_DIR" not in os.environ, reason="TWODAL_DATA_DIR is not set")
+def test_the_imported_runs_offset_is_the_mean_over_aflw2000s_boxes():
+    path = pathlib.Path(os.environ["TWODAL_DATA_DIR"]) / "aflw2000" / "annotations.npz"
+    with np.load(path) as content:
+        low, high = np.split(content["roi_box"].astype(np.float64), 2, axis=1)
+    offset = 0.5 + 0.5 / ((high - low) / 120)
+    np.testing.assert_allclose(offset.mean(axis=0), import_authors_checkpoint.MEAN_OFFSET_OF_3DDFA, atol=0.005)

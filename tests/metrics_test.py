@@ -164,9 +164,12 @@ def test_the_authors_released_coefficients_give_their_known_errors(truth, dimens
     rows = np.array([row_of[name] for name in names])
 
     alpha = coefficients.unwhiten(whitened, model.alpha_mean, model.alpha_std)
-    landmarks_crop = projection.landmarks_crop(model, alpha)
-    landmarks_image = projection.crop_to_image(landmarks_crop, columns["roi_box"][rows])
-    predicted = np.asarray(landmarks_image)[..., :dimensions]
+    landmarks_crop = np.asarray(projection.landmarks_crop(model, alpha))
+    # 3DDFA's own rule, whose pixels count from 1 like those of the truth here; z by the mean scale.
+    corner, scale = columns["roi_box"][rows, :2], np.ptp(columns["roi_box"][rows].reshape(-1, 2, 2), axis=1) / 120
+    flat = landmarks_crop[..., :2] * scale[:, None] + corner[:, None]
+    deep = landmarks_crop[..., 2:] * scale.mean(axis=1)[:, None, None]
+    predicted = np.concatenate([flat, deep], axis=-1)[..., :dimensions]
     true = np.swapaxes(columns[truth][rows], 1, 2)
     errors = metrics.nme(predicted, true[..., :dimensions], true)
     row = metrics.summarize(errors, columns["yaw_deg"][rows])

@@ -21,13 +21,14 @@ from twodal_jax.export.files import write_together
 
 NUM_LANDMARKS = 68
 FRAMES = {
-    "box": "sx, sy, ex, ey of the square crop, image pixels, y down",
+    "box": "sx, sy, ex, ey of the square crop, image pixels, y down, counted from the picture's upper left corner",
     "landmarks68": "x, y, z; iBUG order; image pixels, y down, the first pixel's centre at (0, 0); z towards"
                    " the viewer in the same unit",
     "pose": "degrees; yaw > 0: looks to the viewer's left; pitch > 0: up; roll > 0: turned clockwise as the"
             " viewer sees it",
     "alpha": "raw coefficients in the 120-pixel crop of the box: pose 12 (3 x 4 matrix row by row, from the"
-             " morphable model's frame to crop pixels with y up, y_up = 121 - y), shape 40, expression 10",
+             " morphable model's frame to crop pixels with y up, y_up = 121 - y; x and y count from the centre of the"
+             " crop's first pixel), shape 40, expression 10; a file of predictions made of it needs pixel_origin 0",
     "confidence": "0 to 1, no probability",
 }  # fmt: skip
 # In JSON text a line break is never part of a string, so this finds lists of plain values only.

@@ -180,8 +180,9 @@ class AlphaLog:
     """What a video's NPZ holds: one row a face and frame.
 
     Keys of the file: `frame` [K] int32 from 0, `face_id` [K] int32, `alpha` [K, 62] float32 (raw, in the 120-pixel
-    crop of the row's `roi_box`), `roi_box` [K, 4] float32 (image pixels), `confidence` [K] float32, `num_frames`,
-    `frame_rate` (frames a second), `width`, `height`.
+    crop of the row's `roi_box`, as `projection` has it: `pixel_origin` 0 of `evaluation.predictions`), `roi_box`
+    [K, 4] float32 (image pixels), `confidence` [K] float32, `num_frames`, `frame_rate` (frames a second), `width`,
+    `height`.
     """
 
     def __init__(self):

@@ -120,7 +120,8 @@ def _describe(face: ViewerFace, blobs: dict[str, str]) -> dict[str, object]:
     count, _, num_vertices = face.expression_directions.shape
     index_type = np.uint16 if num_vertices <= 2**16 else np.uint32
     directions = np.asarray(face.expression_directions, np.float64).reshape(3 * count, num_vertices)
-    box = None if face.roi_box is None else _rounded(face.roi_box)
+    # A crop box counts edges of pixels, everything else in the page centres.
+    box = None if face.roi_box is None else _rounded(np.asarray(face.roi_box) - 0.5)
     visible = face.landmarks_visible
     return {
         "name": printable(face.name),

@@ -26,7 +26,7 @@ class ViewerFace:
       landmark_indices: [68] integers, vertices of the landmarks.
       pose_image: [3, 4], takes (x, y, z, 1) of the model frame to image pixels: x right, y down, z towards
         the viewer.
-      roi_box: [4] sx, sy, ex, ey, image pixels, drawn on the photo; or None.
+      roi_box: [4] sx, sy, ex, ey, image pixels (edges, see `projection`), drawn on the photo; or None.
       uv: [N, 2] from 0 to 1, v up, and texture: BGR uint8 [S, S, 3]; both or none.
       colours: BGR uint8 [N, 3], shown where there is no texture; or None: plain clay.
       landmarks_visible: [68] booleans, False for those drawn as rings because the face hides them; or None.
