@@ -132,7 +132,7 @@ def get_config() -> ml_collections.ConfigDict:
     # head_features divides the head's by its inputs over this number (`experiment._scale_head`). 1 and 0: the paper's
     # plain setting.
     config.optimizer.rate_scale = 200.0
-    config.optimizer.head_features = 128
+    config.optimizer.head_features = 16
     config.optimizer.muon_precision = "default"  # of Muon's matrix products; or "highest"
 
     config.stage1 = ml_collections.ConfigDict()
