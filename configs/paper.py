@@ -157,9 +157,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Augmentation, on the device: `twodal_jax.augmentation`. [ours] all of it.
     config.augmentation = ml_collections.ConfigDict()
-    config.augmentation.rotation_degrees = 30.0
-    config.augmentation.scale = 0.15
-    config.augmentation.shift_pixels = 8.0
+    config.augmentation.rotation_degrees = 20.0
+    config.augmentation.scale = 0.12
+    config.augmentation.shift_pixels = 5.0
     config.augmentation.mirror = 0.5
     config.augmentation.mirror_annotated = 0.0  # 300W-LP brings its flips
     config.augmentation.brightness = 0.15
@@ -171,8 +171,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.augmentation.occlusion = 0.2
     config.augmentation.margin = 20  # as scripts.prepare_data stores it; see `augmentation.AugmentationSettings`
     config.augmentation.landmark_jitter = 1.5
-    config.augmentation.landmark_dropout = 0.1
-    config.augmentation.heatmap_dropout = 0.4
+    config.augmentation.landmark_dropout = 0.05
+    config.augmentation.heatmap_dropout = 0.0
 
     # How the run is kept and watched; may change when a run is continued.
     config.run = ml_collections.ConfigDict()
