@@ -78,6 +78,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.regressor.width = 1.0
     config.regressor.heatmap_features = 0  # [ours] a dense way from the heatmap to the head; 0: none
     config.regressor.zero_head = False  # [ours] True starts every face as the mean face, False as the authors' code does
+    # [ours: off; the authors started from ImageNet] A file of torchvision's or timm's weights for this network,
+    # .pth or .safetensors, that a new run starts from: `twodal_jax.pretrained`.
+    config.regressor.pretrained = ""
     config.regressor.dtype = "float32"
     config.regressor.remat = False  # compute residual blocks again, not keep them: docs/several_machines.md
     config.critic = ml_collections.ConfigDict()

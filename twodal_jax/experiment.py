@@ -5,6 +5,7 @@ Config fields are described where they are set: `configs/paper.py`.
 
 import contextlib
 import dataclasses
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -228,14 +229,18 @@ NEW_FIELDS = {
     "repeats_annotated": [1, 1, 1], "repeats_wild": [1, 1, 1],
 }  # fmt: skip
 PLACES = ("morphable_model", "folder", "input", "make", "how_to_get", "remat")
+PRETRAINED = "regressor.pretrained"
 
 
 def description(
     config: ml_collections.ConfigDict, model_digest: str, faces: Mapping[str, int]
 ) -> dict[str, Any]:
     """What must agree for a checkpoint to be continued: every field but those of how it
-    runs and the data's places; instead of these the model's digest and how many faces each set holds."""
+    runs and the data's places; instead of these the model's digest and how many faces each set holds, and the name
+    of the file of pretrained weights (which may be gone by then, so there is no digest)."""
     fields = flatten({k: v for k, v in config.to_dict().items() if k not in HOW_IT_RUNS})
+    if PRETRAINED in fields:
+        fields[PRETRAINED] = pathlib.PurePath(fields[PRETRAINED]).name
     kept = {
         name: value
         for name, value in fields.items()

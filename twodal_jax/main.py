@@ -51,7 +51,7 @@ def run(config, workdir: pathlib.Path) -> None:
 
     from data_pipelines.faces import SourceError
     from data_pipelines.prepared import PreparedError
-    from twodal_jax import assets, experiment, hosts, leaving, run_log, train
+    from twodal_jax import assets, experiment, hosts, leaving, pretrained, run_log, train
     from twodal_jax.checkpoint import CheckpointError
 
     mendable = (
@@ -61,7 +61,7 @@ def run(config, workdir: pathlib.Path) -> None:
     # A continued run, and the next one like it, need not compile again.
     startup.keep_compiled(workdir / ".compiled")
     try:
-        experiment.make_stages(config)  # before anything that takes long
+        network = experiment.make_stages(config)[0].method.regressor  # before anything that takes long
         with run_log.writing(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
         settings = config.run
@@ -71,6 +71,7 @@ def run(config, workdir: pathlib.Path) -> None:
             heartbeat_seconds=settings.heartbeat_seconds,
         )
         with leaving.before_training():
+            pretrained.for_new_run(config, workdir / train.CHECKPOINTS, network)  # raises before data is made
             model = assets.load_morphable_model(config.morphable_model)
             data, model = training_data.open_training_data(config, workdir, model)
         train.train_and_evaluate(config, workdir, data, model)

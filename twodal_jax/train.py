@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 from twodal_jax import (
-    agreement, devices, experiment, hosts, leaving, run_log, run_saves, symmetry, trained_model,
+    agreement, devices, experiment, hosts, leaving, pretrained, run_log, run_saves, symmetry, trained_model,
 )  # fmt: skip
 from twodal_jax.checkpoint import Checkpoints
 from twodal_jax.evaluation import held_out as held_out_module
@@ -140,7 +140,9 @@ def train_and_evaluate(
         Checkpoints(workdir / CHECKPOINTS, keep=config.run.keep_checkpoints) as checkpoints,
         Checkpoints(workdir / BEST, keep=1) as best,
     ):
-        state = checkpoints.resume(create_train_state(stages[0].method, config.seed), description)
+        method = stages[0].method
+        backbone = pretrained.for_new_run(config, workdir / CHECKPOINTS, method.regressor)
+        state = checkpoints.resume(create_train_state(method, config.seed, backbone), description)
         state, small_model = devices.replicated((state, small_model))
         if active:
             content = {

@@ -120,11 +120,19 @@ class Method:
         return self.regressor.axis_name
 
 
-def create_train_state(method: Method, seed: int) -> TrainState:
-    """A fresh state: parameters from `seed` (independent of the number of devices), optimisers at 0."""
+def create_train_state(
+    method: Method, seed: int, backbone: Mapping[str, Any] | None = None
+) -> TrainState:
+    """A fresh state: parameters from `seed` (independent of the number of devices), optimisers at 0.
+
+    backbone: {"params", "batch_stats"} of some of the regressor's layers, which take the place of random ones.
+    """
     key_regressor, key_critic = jax.random.split(jax.random.key(seed))
     image = jnp.zeros((1, CROP_SIZE, CROP_SIZE, 4))
     variables = jax.jit(method.regressor.init)(key_regressor, image)
+    for collection, layers in (backbone or {}).items():
+        layers = jax.tree.map(jnp.asarray, dict(layers))
+        variables = {**variables, collection: {**variables[collection], **layers}}
     if method.learn_landmark_offsets:
         offsets = jnp.zeros((len(method.landmark_weights), 3))
         variables = {**variables, "params": {**variables["params"], landmark_offsets.NAME: offsets}}
