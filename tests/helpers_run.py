@@ -71,7 +71,8 @@ def tiny_config(**overrides):
         "critic.width": 0.125, "batch_annotated": 2, "batch_wild": 2, "stage1.steps": 4,
         "stage1.learning_rate": 1e-3, "stage1.final_learning_rate": 1e-4, "stage2.steps": 2,
         "run.log_every": 2, "run.evaluate_every": 3, "run.checkpoint_every": 2, "run.report_faces": 2,
-        "run.evaluation_batch": 4,
+        "run.evaluation_batch": 4, "optimizer.rate_scale": 1.0, "optimizer.head_features": 0,
+        "optimizer.warmup_steps": 0, "optimizer.clip_norm": 0.0, "regressor.zero_head": True,
     }  # fmt: skip
     for name, value in (tiny | overrides).items():
         *parents, field = name.split(".")

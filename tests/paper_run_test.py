@@ -1,0 +1,53 @@
+"""configs/paper.py trains: its own network, losses, weights and rates, on a few drawn faces."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs import paper
+from data_pipelines import training_data
+from twodal_jax import assets, train
+
+STEPS = 60, 20
+AVERAGED = 15
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """The losses of every step, {name: [steps]}, of both stages: ResNet-50 from scratch, 4 + 4 faces a step."""
+    workdir = tmp_path_factory.mktemp("paper")
+    config = paper.get_config()
+    config.morphable_model = "builtin"
+    config.batch_annotated = config.batch_wild = 4
+    config.stage1.steps, config.stage2.steps = STEPS
+    config.run.log_every, config.run.evaluate_every, config.run.checkpoint_every = 1, 1000, 1000
+    config.run.report_faces = 1
+    for name, count, seed in (("annotated", 96, 1), ("wild", 96, 2), ("evaluation", 8, 3)):
+        config.data[name] = paper.data_set("", source="synthetic", count=count, seed=seed)
+    model = assets.load_morphable_model("builtin")
+    data, model = training_data.open_training_data(config, workdir, model)
+    train.train_and_evaluate(config, workdir, data, model)
+    rows = [json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["kind"] == "train"]
+    stages = rows[: STEPS[0]], rows[STEPS[0] :]
+    return [{name: np.array([row[name] for row in stage]) for name in stage[0] if name.startswith("loss")} for stage in stages]
+
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def test_no_loss_rises_above_three_times_its_first_value(logged):
+    for stage in logged:
+        for name, values in stage.items():
+            assert np.abs(values).max() <= 3 * np.abs(values[:3]).max(), name
+
+
+@pytest.mark.parametrize("stage, name", [(0, "loss_3d"), (0, "loss_2d_con"), (0, "loss_cyc"), (1, "loss_vdc")])
+def test_losses_fall(logged, stage, name):
+    values = logged[stage][name]
+    assert values[-AVERAGED:].mean() < values[:AVERAGED].mean()
+
+
+def test_the_critic_neither_wins_nor_loses(logged):
+    assert 0.1 < logged[0]["loss_sc_critic"].min() and logged[0]["loss_sc_critic"].max() < 2.0
