@@ -19,6 +19,7 @@ from data_pipelines.safe_paths import Problem
 from twodal_jax import projection
 from twodal_jax.images import crop_face
 from twodal_jax.reconstruction import boxes
+from twodal_jax.reconstruction.face import FaceBox
 
 SAME_FACE = 0.3
 NO_DETECTION = "no detection"
@@ -74,6 +75,21 @@ def _boxes_of(landmarks: np.ndarray) -> np.ndarray:
     return np.concatenate([(low + high) / 2 - half, (low + high) / 2 + half], axis=1)
 
 
+def find_face(finder: Any, image: np.ndarray, roi_box: np.ndarray) -> tuple[FaceBox | None, int]:
+    """Finds the face of a crop box in an image.
+
+    Args:
+      finder: a `reconstruction.finders.FaceFinder` that gives landmarks. image: BGR uint8 [H, W, 3].
+      roi_box: [4], see `best_match`.
+
+    Returns:
+      The face with its landmarks, or None; and how many faces were found in all.
+    """
+    found = [face for face in finder.find(image) if face.landmarks is not None]
+    best = best_match(roi_box, np.array([face.roi_box for face in found]).reshape(-1, 4))
+    return None if best is None else found[best], len(found)
+
+
 class DetectedFaces(LandmarkFaces):
     """A table of faces whose landmarks a detector finds in the images, one row at a time.
 
@@ -100,12 +116,10 @@ class DetectedFaces(LandmarkFaces):
         if row in self.problems:
             raise SkipFace(*self.problems[row])
         image = self._image(row)
-        found = [face for face in self._finder.find(image) if face.landmarks is not None]
-        best = best_match(self.roi_boxes[row], np.array([face.roi_box for face in found]).reshape(-1, 4))
-        if best is None:
-            raise SkipFace(NO_DETECTION, f"{self.path(row)}: {self._detector} finds {len(found)} faces, none is this"
+        face, count = find_face(self._finder, image, self.roi_boxes[row])
+        if face is None:
+            raise SkipFace(NO_DETECTION, f"{self.path(row)}: {self._detector} finds {count} faces, none is this"
                            " one")  # fmt: skip
-        face = found[best]
         points = np.asarray(projection.image_to_crop(np.float32(face.landmarks), face.roi_box))
         return {
             "name": self.names[row],

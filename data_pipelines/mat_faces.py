@@ -10,14 +10,16 @@ The folder is searched with all its subfolders (300W-LP: AFW HELEN IBUG LFPW and
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from data_pipelines import alpha_truth, detections
+from data_pipelines import alpha_truth, detected_faces, detections
 from data_pipelines.faces import Face, Skip, SkipFace, SourceError, as_18, read_or_skip
 from data_pipelines.safe_paths import check_inside
 from twodal_jax import mat_file, npy_file, projection
@@ -40,6 +42,9 @@ class MatFaces:
       model: rebuilds the landmarks of files without `pt3d_68` (all of 300W-LP's).
       margin: pixels stored around the 120-pixel crop.
       detected: a detections file in 120-crop pixels; by default fan_landmarks.csv where it exists.
+      detect: one of `detected_faces.DETECTORS`, which finds the landmarks in the images meanwhile, in place of a file.
+        A face it does not find has none, and is kept.
+      make_finder: of `detect`; called on first use in each process.
     """
 
     kind = "annotated"
@@ -47,7 +52,8 @@ class MatFaces:
     def __init__(
         self, folder: os.PathLike | str, *, split: str | None = None,
         model: MorphableModel | None = None, margin: int = 20,
-        detected: os.PathLike | str | None = None,
+        detected: os.PathLike | str | None = None, detect: str | None = None,
+        make_finder: Callable[[], Any] = detected_faces.face_alignment_finder,
     ):
         self.folder, self.margin, self.model = pathlib.Path(folder), margin, model
         if not self.folder.is_dir():
@@ -62,9 +68,10 @@ class MatFaces:
             raise SourceError(f"{self.root}: no .mat files" + (f" of split {split!r}" if split else "")
                               + "; expected name.jpg and name.mat side by side")
         default = self.folder / DETECTIONS
-        detected = detected or (default if default.is_file() and self.annotations else None)
+        detected = detected or (default if default.is_file() and self.annotations and not detect else None)
         self.detections = detections.detections_by_stem(detected) if detected else {}
-        self.description = f"mat:{self.folder.name}" + (f":{split}" if split else "")
+        self._detector, self._make_finder = detect, make_finder
+        self.description = ":".join(part for part in ("mat", self.folder.name, split, detect) if part)
 
     def __len__(self) -> int:
         return len(self.stems)
@@ -78,6 +85,7 @@ class MatFaces:
             digest.update(alpha_truth.model_digest(self.model))
         for name in sorted(self.detections):
             digest.update(self.detections[name].tobytes())
+        digest.update((self._detector or "").encode())
         return digest.hexdigest()[:16]
 
     def faces(self, start: int, stop: int) -> Iterator[Face | Skip]:
@@ -114,7 +122,7 @@ class MatFaces:
         image = read_image(image_path)
         landmarks = self._landmarks(name, path, mat, alpha_image, image.shape[0])
         roi_box = self._roi_box(name, landmarks)
-        detected, detected_visible = self._detected(name)
+        detected, detected_visible = self._detected(name, image, roi_box)
         return {
             "name": name,
             "image": crop_face(image, roi_box, self.margin),
@@ -146,9 +154,19 @@ class MatFaces:
             return np.asarray(self.annotations[name][0], np.float32)
         return np.asarray(projection.roi_box_from_landmarks(np.float32(landmarks)), np.float32)
 
-    def _detected(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def _detected(self, name: str, image: np.ndarray, roi_box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[18, 2] detected landmarks, crop pixels, and [18] whether each is there."""
+        if self._detector:
+            found, _ = detected_faces.find_face(self._finder, image, roi_box)
+            if found is not None:
+                points = np.asarray(projection.image_to_crop(np.float32(found.landmarks), roi_box))
+                return np.where(found.visible[:, None] > 0, points, 0.0), np.float32(found.visible)
         points = self.detections.get(name, np.full((68, 2), np.nan, np.float32))
         return as_18(points, np.isfinite(points).all(axis=-1))
+
+    @functools.cached_property
+    def _finder(self) -> Any:
+        return self._make_finder()
 
 
 def read_mat(path: os.PathLike | str) -> dict[str, np.ndarray]:

@@ -31,16 +31,19 @@ def open_source(
       split: mat: a split of annotations.npz; tfds_300w_lp: a tfds split.
       morphable_model: for `assets.load_morphable_model`; rebuilds landmarks 300W-LP lacks.
       margin: pixels stored around the 120-pixel crop.
-      landmarks: the landmark file of wild_csv or detections, or 68-point detections for mat and umdfaces.
+      landmarks: the landmark file of wild_csv or detections, or 68-point detections: for mat in pixels of the
+        120-pixel crops, for umdfaces of the whole images.
       ready: wild_csv, detections: whether images are 120 x 120 crops; None looks at the first ones.
-      detect: umdfaces: a detector of `detected_faces.DETECTORS` that finds the landmarks.
+      detect: mat, umdfaces: a detector of `detected_faces.DETECTORS` that finds the landmarks.
 
     Raises:
       SourceError, assets.AssetError: something is missing; the message names it.
     """
     if margin < 0:
         raise SourceError(f"margin must not be negative, got {margin}")
-    if name in ("mat", "tfds_300w_lp") and not detect:
+    if detect and (name not in ("mat", "umdfaces") or landmarks):
+        raise SourceError("--detect goes with the sources mat and umdfaces, without --landmarks")
+    if name in ("mat", "tfds_300w_lp"):
         # Looked at first: reading a model takes longer than noticing that the folder is missing.
         if not pathlib.Path(folder).is_dir():
             raise SourceError(f"{folder}: no such folder; give the {SOURCES[name]}")
@@ -48,12 +51,10 @@ def open_source(
         if name == "mat":
             from data_pipelines.mat_faces import MatFaces
 
-            return MatFaces(folder, split=split, model=model, margin=margin, detected=landmarks)
+            return MatFaces(folder, split=split, model=model, margin=margin, detected=landmarks, detect=detect)
         from data_pipelines.tfds_source import TfdsFaces
 
         return TfdsFaces(folder, model=model, split=split or "train", margin=margin)
-    if detect and (name != "umdfaces" or landmarks):
-        raise SourceError("--detect goes with source umdfaces, without --landmarks")
     if split is not None:
         raise SourceError(f"source {name} has no splits; leave --split away")
     if name == "umdfaces":

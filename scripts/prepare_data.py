@@ -118,9 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--morphable_model",
                         help="model file or folder; needed for .mat files without pt3d_68")
     parser.add_argument("--landmarks", help="the landmark CSV or .npz, where it is not the only one; umdfaces: 68-point"
-                        " detections (.csv or .npz) to use instead of its own 21 points")
+                        " detections (.csv or .npz) to use instead of its own 21 points; mat: 68-point detections in"
+                        " pixels of the 120-pixel crops (default: fan_landmarks.csv beside annotations.npz)")
     parser.add_argument("--detect", choices=DETECTORS,
-                        help="umdfaces: find 68 landmarks with this detector meanwhile"
+                        help="mat, umdfaces: find 68 landmarks with this detector meanwhile"
                         " (pip install -r requirements-landmarks.txt)")
     parser.add_argument("--ready_crops", choices=("auto", "yes", "no"), default="auto",
                         help="wild_csv, detections: whether images are 120 x 120 crops already")

@@ -1,4 +1,4 @@
-"""UMDFaces with 68-point detections: of a file, and found while the faces are prepared."""
+"""UMDFaces and annotated sets with 68-point detections: of a file, and found while the faces are prepared."""
 
 import csv
 import sys
@@ -8,10 +8,11 @@ import pytest
 from finders_test import FakeAlignment
 from helpers_umdfaces import write_umdfaces
 
-from data_pipelines import prepare, sources
+from data_pipelines import prepare, prepared, sources
 from data_pipelines.detected_faces import NO_DETECTION, best_match
 from data_pipelines.faces import Skip, SourceError
 from scripts import prepare_data
+from tests.helpers_face_files import parameters, tiny_model, true_landmarks, write_pair
 from twodal_jax import heatmap, projection
 
 # The table's face boxes of helpers_umdfaces: x 30 to 120, y 30 to 125.
@@ -19,6 +20,7 @@ from twodal_jax import heatmap, projection
 FACE = np.random.default_rng(3).uniform([35, 40], [115, 125], (68, 2)).astype(np.float32).round(2)
 FACE[17:48, 1], FACE[48:, 1] = np.linspace(45, 75, 31), np.linspace(95, 120, 20)
 STRANGER = FACE * 0.1
+MODEL = tiny_model()
 
 
 def write_detections(path, rows):
@@ -73,9 +75,10 @@ def test_faces_are_found_while_they_are_prepared(folder, tmp_path, monkeypatch, 
     assert "pip install -r requirements-landmarks.txt" in capsys.readouterr().err
 
 
-def test_detectors_go_with_umdfaces_alone(folder):
-    for name, options in (("wild_csv", {}), ("mat", {}), ("umdfaces", {"landmarks": "d.csv"})):
-        with pytest.raises(SourceError, match="--detect goes with source umdfaces"):
+def test_detectors_go_with_mat_and_umdfaces_alone(folder):
+    for name, options in (("wild_csv", {}), ("tfds_300w_lp", {}), ("mat", {"landmarks": "d.csv"}),
+                          ("umdfaces", {"landmarks": "d.csv"})):  # fmt: skip
+        with pytest.raises(SourceError, match="--detect goes with the sources mat and umdfaces"):
             sources.open_source(name, folder, detect="face-alignment", **options)
 
 
@@ -86,3 +89,31 @@ def test_the_face_that_shares_most_is_taken_and_none_that_shares_little():
     assert best_match(box, np.array([far])) is None
     assert best_match(np.full(4, np.nan), np.array([far, near])) == 0
     assert best_match(box, np.zeros((0, 4))) is None
+
+
+def test_annotated_faces_get_the_detectors_landmarks_in_their_own_crop_and_keep_those_not_found(
+    tmp_path, monkeypatch
+):
+    for index, seed in enumerate((1, 2)):
+        write_pair(tmp_path / "lp", f"photo_{index}", MODEL, seed)
+    truth = [true_landmarks(MODEL, parameters(seed))[:2].T for seed in (1, 2)]
+    shifted = truth[0] + np.float32([2.0, -3.0])
+    fake = FakeAlignment([shifted], [np.array([0, 0, 9, 9, 0.9])])
+    monkeypatch.setitem(sys.modules, "face_alignment", fake)
+    with_it = tmp_path / "with"
+    assert prepare_data.main(["mat", f"--input={tmp_path / 'lp'}", f"--output={with_it}", "--format=arrays",
+                              "--detect=face-alignment", "--workers=1"]) == 0  # fmt: skip
+    opened = prepared.open_prepared(with_it, kind="annotated")
+    assert len(fake.seen) == 2 and opened.manifest["source"] == "mat:lp:face-alignment"
+    box = opened.arrays["roi_box"][0]
+    expected = heatmap.landmarks_18_from_68(projection.image_to_crop(np.float32(shifted), box))
+    np.testing.assert_allclose(opened.arrays["detected"][0], expected, atol=2e-3)
+    assert opened.arrays["detected_visible"][0].all()
+    plain = list(sources.open_source("mat", tmp_path / "lp").faces(0, 2))
+    np.testing.assert_array_equal(box, plain[0]["roi_box"])  # the crop stays that of the truth
+    assert not plain[0]["detected_visible"].any()
+    far = FakeAlignment([STRANGER], [np.array([0, 0, 9, 9, 0.9])])
+    monkeypatch.setitem(sys.modules, "face_alignment", far)
+    source = sources.open_source("mat", tmp_path / "lp", detect="face-alignment")
+    assert not any(face["detected_visible"].any() or face["detected"].any() for face in source.faces(0, 2))
+    assert source.fingerprint() != sources.open_source("mat", tmp_path / "lp").fingerprint()
