@@ -175,7 +175,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augmentation.margin = 20  # as scripts.prepare_data stores it; see `augmentation.AugmentationSettings`
     config.augmentation.landmark_jitter = 1.5
     config.augmentation.landmark_dropout = 0.05
-    config.augmentation.heatmap_dropout = 0.0
+    config.augmentation.heatmap_dropout = 0.0  # [paper] always shows the heatmap; 0.4 also trains the image alone [ours]
 
     # How the run is kept and watched; may change when a run is continued.
     config.run = ml_collections.ConfigDict()
