@@ -20,6 +20,8 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.data.wild = paper.data_set("", source="synthetic", count=1500, seed=2)
     config.data.evaluation = paper.data_set("", source="synthetic", count=300, seed=3)
 
+    config.validation_faces = 0  # the last state is the result
+
     config.stage1.steps = 350
     config.stage2.steps = 650
     config.stage2.final_learning_rate = 5e-5

@@ -27,6 +27,7 @@ from data_pipelines.prepared import PreparedError, PreparedSet
 POSITION = "position"
 IMAGE_RGB = "image_rgb"
 _ORDER_BLOCK = 64  # steps whose order is computed at once, in hardly more time than one step's
+AT_A_TIME = 4096
 Batch = dict[str, np.ndarray]
 Reader = Callable[[np.ndarray], Batch]
 
@@ -104,10 +105,19 @@ def read_rows(prepared: PreparedSet, indices: np.ndarray,
               fields: Sequence[str] | None = None) -> Batch:
     """The faces of given indices in this order, {field: [len(indices), ...]}; all fields, also
     `name`, unless some are named. For evaluation, which goes through a set once."""
-    indices = np.asarray(indices, np.int64)
-    chosen = _chosen_fields(prepared, tuple(fields or prepared.fields))
-    reader = _array_reader if prepared.format == "arrays" else _shard_reader
-    return reader(prepared, chosen)(indices)
+    return _reader(prepared, tuple(fields or prepared.fields))(np.asarray(indices, np.int64))
+
+
+def read_column(prepared: PreparedSet, field: str) -> np.ndarray:
+    """One field of all faces, [count, ...]. Reads shards whole, in parts of AT_A_TIME faces."""
+    read = _reader(prepared, (field,))
+    starts = range(0, prepared.count, AT_A_TIME)
+    return np.concatenate([read(np.arange(k, min(k + AT_A_TIME, prepared.count)))[field] for k in starts])
+
+
+def _reader(prepared: PreparedSet, fields: Sequence[str]) -> Reader:
+    chosen = _chosen_fields(prepared, fields)
+    return (_array_reader if prepared.format == "arrays" else _shard_reader)(prepared, chosen)
 
 
 def split_position(positions: np.ndarray) -> np.ndarray:

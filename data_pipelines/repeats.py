@@ -10,8 +10,6 @@ from data_pipelines import loader
 from data_pipelines.prepared import PreparedSet
 from twodal_jax.evaluation.metrics import YAW_BINS, yaw_bin_index
 
-AT_A_TIME = 4096
-
 
 class RepeatsError(ValueError):
     """Numbers of repeats that cannot be."""
@@ -37,9 +35,7 @@ def rows_by_yaw(prepared: PreparedSet, repeats: Sequence[int]) -> np.ndarray | N
                            f" degrees; got {repeats}")
     if all(count == 1 for count in repeats):
         return None
-    yaw = [loader.read_rows(prepared, np.arange(start, min(start + AT_A_TIME, prepared.count)), ("yaw_deg",))
-           for start in range(0, prepared.count, AT_A_TIME)]  # fmt: skip
-    bins = yaw_bin_index(np.concatenate([part["yaw_deg"] for part in yaw]))
+    bins = yaw_bin_index(loader.read_column(prepared, "yaw_deg"))
     rows = np.repeat(np.arange(prepared.count), np.array(repeats)[np.maximum(bins, 0)])
     if not len(rows):
         raise RepeatsError(f"{prepared.folder}: no face is left of {prepared.count} where those of |yaw|"

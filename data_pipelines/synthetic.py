@@ -217,7 +217,7 @@ def make_row(
     code, to_row = _ROWS[kind]
     rng = np.random.default_rng([seed, code, index])
     face = render_face(rng, margin=margin, max_yaw=max_yaw)
-    return to_row(rng, face, f"synthetic_{seed}_{index:07d}")
+    return to_row(rng, face, f"synthetic_{seed}_face{index:07d}")
 
 
 def _stack(rows: Iterable[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from data_pipelines import loader, prepared, repeats
+from data_pipelines import loader, prepared, repeats, validation
 from data_pipelines.prepared import PreparedError, PreparedSet
 from twodal_jax import experiment
 from twodal_jax.batch_faces import JAW_FIELDS
@@ -141,10 +141,10 @@ def _check_made_of(config: ml_collections.ConfigDict, name: str, found: Prepared
         )
 
 
-def _held_out(evaluation: PreparedSet) -> HeldOut:
-    rows = loader.read_rows(evaluation, np.arange(evaluation.count))
+def _held_out(found: PreparedSet, rows: np.ndarray) -> HeldOut:
+    faces = loader.read_rows(found, rows)
     fields = HeldOut.__dataclass_fields__
-    return HeldOut(**{name: np.asarray(rows[name]) for name in fields if name in rows})
+    return HeldOut(**{name: np.asarray(faces[name]) for name in fields if name in faces})
 
 
 def open_training_data(
@@ -156,7 +156,8 @@ def open_training_data(
       The data, and the morphable model: with the annotated set's whitening if it brought none.
 
     Raises:
-      MissingData: see `check_present`. ConfigError: `config.repeats_...` is not what it should be.
+      MissingData: see `check_present`. ConfigError: `config.repeats_...` or `config.validation_faces` is not what it
+        should be.
       PreparedError, SourceError: a set is broken, or lacks the jaw points that `config.jaw_weight` asks for.
     """
     check_present(config, workdir)
@@ -170,7 +171,9 @@ def open_training_data(
         _check_jaw(sets["wild"])
 
     limited = {name: found.first(config.data[name].limit) for name, found in sets.items()}
+    held_back = _validation_rows(config, limited["annotated"])
     rows = {name: _rows(config, name, limited[name]) for name in sets if name in ORDER_SEEDS}
+    rows["annotated"] = _without(rows["annotated"], held_back, limited["annotated"])
 
     def stream(name: str, start_step: int):
         return loader.batches(
@@ -188,8 +191,9 @@ def open_training_data(
     data = TrainingData(
         annotated=functools.partial(stream, "annotated"),
         wild=functools.partial(stream, "wild") if "wild" in sets else None,
-        held_out=_held_out(limited["evaluation"]),
-        description={name: _describe(found) for name, found in limited.items()},
+        held_out=_held_out(limited["evaluation"], np.arange(limited["evaluation"].count)),
+        validation=_held_out(limited["annotated"], held_back) if len(held_back) else None,
+        description=_describe_all(limited, len(held_back)),
     )
     return data, model
 
@@ -200,6 +204,26 @@ def _rows(config: ml_collections.ConfigDict, name: str, found: PreparedSet) -> n
         return repeats.rows_by_yaw(found, config[f"repeats_{name}"])
     except repeats.RepeatsError as error:
         raise experiment.ConfigError(f"config.repeats_{name}: {error}") from None
+
+
+def _validation_rows(config: ml_collections.ConfigDict, annotated: PreparedSet) -> np.ndarray:
+    try:
+        return validation.rows(annotated, config.validation_faces)
+    except validation.ValidationError as error:
+        raise experiment.ConfigError(f"config.validation_faces: {error}.") from None
+
+
+def _without(rows: np.ndarray | None, held_back: np.ndarray, annotated: PreparedSet) -> np.ndarray | None:
+    """The rows of an epoch (None: each face once) but those held back."""
+    if not len(held_back):
+        return rows
+    rows = np.arange(annotated.count) if rows is None else rows
+    rows = rows[~np.isin(rows, held_back)]
+    if not len(rows):
+        raise experiment.ConfigError(
+            f"config.repeats_annotated and config.validation_faces leave no face of {annotated.folder} to train on."
+        )
+    return rows
 
 
 def fields_trained_on(config) -> dict[str, tuple[str, ...]]:
@@ -216,6 +240,15 @@ def _check_jaw(wild: PreparedSet) -> None:
             " fewer than 21 points (no ears and chin), or it was prepared before they were kept: prepare it again,"
             " or train without: --config.jaw_weight=0"
         )
+
+
+def _describe_all(sets: dict[str, PreparedSet], held_back: int) -> dict[str, dict[str, Any]]:
+    """Of each set; of the annotated one the faces trained on, and those held back as a set of their own."""
+    described = {name: _describe(found) for name, found in sets.items()}
+    if held_back:
+        described["annotated"]["faces"] -= held_back
+        described["validation"] = {"source": described["annotated"]["source"], "faces": held_back}
+    return described
 
 
 def _describe(found: PreparedSet) -> dict[str, Any]:

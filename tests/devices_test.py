@@ -159,11 +159,13 @@ def test_shard_splits_the_leading_axis_in_order():
     np.testing.assert_array_equal(sharded["a"]["x"].reshape(-1, 3)[:, 0], np.arange(4 * count) * 3)
 
 
-def test_paired_streams_end_with_the_annotated_one_and_wild_is_optional():
+def test_paired_streams_end_with_the_shorter_one_and_wild_is_optional():
     annotated = [{"x": 1}, {"x": 2}]
     both = list(devices.paired(iter(annotated), iter([{"y": 3}, {"y": 4}, {"y": 5}])))
     assert both == [{"annotated": {"x": 1}, "wild": {"y": 3}}, {"annotated": {"x": 2}, "wild": {"y": 4}}]
     assert list(devices.paired(iter(annotated), None)) == [{"annotated": a} for a in annotated]
+    some = list(devices.paired(iter(annotated), iter([None, {"y": 4}])))
+    assert some == [{"annotated": {"x": 1}}, {"annotated": {"x": 2}, "wild": {"y": 4}}]
 
 
 def test_host_copy_copies():

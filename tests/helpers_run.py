@@ -1,9 +1,10 @@
 """Subprocess helpers: fresh interpreters, and a tiny training run that needs no TensorFlow.
 
 As a program, `python helpers_run.py WORKDIR '{"events": {"3": "SIGTERM"}, "config": {...}}'` trains a
-tiny model and prints {"hash": ..., "tensorflow": ...}; `events` sends the process a signal, spoils the
-annotated batch ("nan"), or lets happen what `helpers_disk.happen` knows, at the batch of a step; "slow",
-{"3": SECONDS}, makes steps take longer, "slow_report", SECONDS, the report.
+tiny model and prints {"hash": ..., "tensorflow": ..., "wild_starts": [steps]}; `events` sends the process a
+signal, spoils the annotated batch ("nan"), or lets happen what `helpers_disk.happen` knows, at the batch of a
+step; "slow", {"3": SECONDS}, makes steps take longer, "slow_report", SECONDS, the report; "detected", false: no
+face to measure on has detected landmarks.
 """
 
 import ctypes
@@ -57,7 +58,8 @@ def shared_compilations(folder) -> dict[str, str]:
 
 
 def tiny_config(**overrides):
-    """paper.py's config with a tiny network (helpers_model's ResNet-10), four steps of stage 1 and two of stage 2, batch 2 + 2.
+    """paper.py's config with a tiny network (helpers_model's ResNet-10), four steps of stage 1 and two of stage 2,
+    batch 2 + 2, and `tiny_data`'s validation part.
 
     overrides: dotted names, such as {"stage1.steps": 3}.
     """
@@ -73,6 +75,7 @@ def tiny_config(**overrides):
         "run.log_every": 2, "run.evaluate_every": 3, "run.checkpoint_every": 2, "run.report_faces": 2,
         "run.evaluation_batch": 4, "optimizer.rate_scale": 1.0, "optimizer.head_features": 0,
         "optimizer.warmup_steps": 0, "optimizer.clip_norm": 0.0, "regressor.zero_head": True,
+        "validation_faces": 3,
     }  # fmt: skip
     for name, value in (tiny | overrides).items():
         *parents, field = name.split(".")
@@ -117,9 +120,16 @@ def state_hash(state) -> str:
     return digest.hexdigest()
 
 
-def tiny_data(model, events, yaw_deg=(0.0, 45.0, 75.0), faces=2):
+def tiny_data(
+    model, events, yaw_deg=(0.0, 45.0, 75.0), faces=2, validation=True, detected=True, wild_starts=None
+):
     """TrainingData of random faces: batch k, of `faces` + `faces`, depends on k
-    alone; a process of a group gets its part of it."""
+    alone; a process of a group gets its part of it.
+
+    validation: whether there is such a part. detected: whether faces to measure on have detected landmarks.
+    wild_starts: a list that collects the steps wild streams are opened at.
+    """
+    wild_starts = [] if wild_starts is None else wild_starts
     import helpers_disk
     import helpers_model
     import numpy as np
@@ -135,33 +145,40 @@ def tiny_data(model, events, yaw_deg=(0.0, 45.0, 75.0), faces=2):
             batch = helpers_model.tiny_batch(model, annotated=faces, wild=faces, seed=step)[part]
             batch = helpers_model.part_of_process(batch)
             event = events.get(str(step))
-            if event == "nan" and part == "annotated":
-                batch["alpha"] = batch["alpha"] * np.nan
-            elif event and event != "nan" and part == "wild":
-                if event.startswith("SIG"):
+            if part == "annotated" and event:  # every stage reads annotated batches
+                if event == "nan":
+                    batch["alpha"] = batch["alpha"] * np.nan
+                elif event.startswith("SIG"):
                     os.kill(os.getpid(), getattr(signal, event))
                 else:
                     helpers_disk.happen(event)
             yield batch
 
-    rng = np.random.default_rng(99)
-    count = len(yaw_deg)
-    alpha = helpers_model.random_alpha(rng, count)
-    held_out = HeldOut(
-        name=np.array([f"face{i}" for i in range(count)]),
-        image=helpers_model.smooth_images(rng, count),
-        landmarks68=np.asarray(projection.landmarks_crop(model, alpha)),
-        roi_box=np.tile(np.array([0, 0, 120, 120], np.float32), (count, 1)),
-        yaw_deg=np.array(yaw_deg, np.float32),
-        detected=helpers_model.true_landmarks_18(model, alpha),
-        detected_visible=np.ones((count, 18), np.float32),
-    )
+    def measured_on(seed):
+        rng = np.random.default_rng(seed)
+        count = len(yaw_deg)
+        alpha = helpers_model.random_alpha(rng, count)
+        return HeldOut(
+            name=np.array([f"face{i}" for i in range(count)]),
+            image=helpers_model.smooth_images(rng, count),
+            landmarks68=np.asarray(projection.landmarks_crop(model, alpha)),
+            roi_box=np.tile(np.array([0, 0, 120, 120], np.float32), (count, 1)),
+            yaw_deg=np.array(yaw_deg, np.float32),
+            detected=helpers_model.true_landmarks_18(model, alpha),
+            detected_visible=np.full((count, 18), float(detected), np.float32),
+        )
+
+    def wild(start):
+        wild_starts.append(start)
+        return stream("wild", start)
+
     description = {"annotated": {"faces": 100}, "wild": {"faces": 100}}
     return TrainingData(
         annotated=lambda start: stream("annotated", start),
-        wild=lambda start: stream("wild", start),
-        held_out=held_out,
-        description=description,
+        wild=wild,
+        held_out=measured_on(99),
+        description=description | ({"validation": {"faces": len(yaw_deg)}} if validation else {}),
+        validation=measured_on(98) if validation else None,
     )
 
 
@@ -225,7 +242,11 @@ def main() -> None:
         training_report.write = slowed_report(training_report.write, settings["slow_report"])
     if settings.get("slow"):
         devices.mapped_train_step = slowed(devices.mapped_train_step, settings["slow"])
-    data = tiny_data(model, settings.get("events", {}), faces=config.batch_annotated)
+    wild_starts = []
+    data = tiny_data(
+        model, settings.get("events", {}), faces=config.batch_annotated, validation=config.validation_faces > 0,
+        detected=settings.get("detected", True), wild_starts=wild_starts,
+    )  # fmt: skip
     try:
         state = train.train_and_evaluate(config, workdir, data, model)
     except train.Stopped as stopped:
@@ -237,7 +258,8 @@ def main() -> None:
     except train.NotFinite as error:
         print(f"NotFinite: {error}", file=sys.stderr)
         sys.exit(3)
-    print(json.dumps({"hash": state_hash(state), "tensorflow": "tensorflow" in sys.modules}))
+    found = {"hash": state_hash(state), "tensorflow": "tensorflow" in sys.modules, "wild_starts": wild_starts}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

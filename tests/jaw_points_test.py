@@ -65,7 +65,7 @@ def test_a_wild_set_without_jaw_points_is_named_where_they_are_asked_for(tmp_pat
     kept = {name: array for name, array in opened.arrays.items() if not name.startswith("jaw")}
     without = prepared.write_arrays(tmp_path / "without", kind="wild", arrays=kept, source="test")
     folders = {"data.annotated.folder": str(sets["annotated"]), "data.evaluation.folder": str(sets["annotated"]),
-               "morphable_model": "builtin", "jaw_weight": 1.0}  # fmt: skip
+               "morphable_model": "builtin", "jaw_weight": 1.0, "validation_faces": 0}  # fmt: skip
     model = helpers_model.tiny_model()
     config = tiny_config(**folders, **{"data.wild.folder": str(without)})
     with pytest.raises(prepared.PreparedError, match="without: has no jaw and jaw_visible.*jaw_weight=0"):

@@ -49,6 +49,7 @@ LAYERS = (
     "twodal_jax.averaging",
     "twodal_jax.train_step",
     "twodal_jax.experiment",
+    "twodal_jax.stage_batches",
     "twodal_jax.devices",
     "twodal_jax.agreement",
     "twodal_jax.checkpoint_files",

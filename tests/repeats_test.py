@@ -12,7 +12,7 @@ from twodal_jax.evaluation.metrics import yaw_bin_index
 
 
 def test_each_face_comes_as_often_as_its_yaw_says(opened, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(repeats, "AT_A_TIME", 7)
+    monkeypatch.setattr(loader, "AT_A_TIME", 7)
     rows = repeats.rows_by_yaw(opened, (1, 2, 3))
     everything = loader.read_rows(opened, np.arange(opened.count))
     expected = np.array([1, 2, 3])[yaw_bin_index(everything["yaw_deg"])]
@@ -40,8 +40,7 @@ def test_once_each_is_the_stream_without_repeats(opened):  # noqa: F811
 
 def test_an_unknown_yaw_counts_as_frontal(opened, monkeypatch):  # noqa: F811
     unknown = {"yaw_deg": np.full(opened.count, np.nan, np.float32)}
-    monkeypatch.setattr(loader, "read_rows", lambda prepared, indices, fields: {
-        name: unknown[name][indices] for name in fields})  # fmt: skip
+    monkeypatch.setattr(loader, "read_column", lambda prepared, field: unknown[field])
     np.testing.assert_array_equal(repeats.rows_by_yaw(opened, (2, 0, 5)), np.arange(opened.count).repeat(2))
 
 
@@ -54,7 +53,8 @@ def test_repeats_that_cannot_be_are_an_error_that_names_the_field(tmp_path, give
     faces = {kind: str(synthetic.generate(tmp_path / kind, kind, 2, seed=0, progress=False))
              for kind in ("annotated", "wild")}  # fmt: skip
     config = tiny_config(**{"data.annotated.folder": faces["annotated"], "data.evaluation.folder": faces["annotated"],
-                            "data.wild.folder": faces["wild"], "morphable_model": "builtin"})  # fmt: skip
+                            "data.wild.folder": faces["wild"], "morphable_model": "builtin",
+                            "validation_faces": 0})  # fmt: skip
     with config.unlocked():
         config.repeats_wild = given
     with pytest.raises(experiment.ConfigError, match=message):

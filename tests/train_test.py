@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 
+import helpers_model
 import pytest
-from helpers_run import run_python, shared_compilations
+from helpers_run import run_python, shared_compilations, tiny_config, tiny_data
 
-from twodal_jax import run_log
+from twodal_jax import experiment, run_log
 from twodal_jax import train as train_module
+from twodal_jax.train_state import WILD_LOSSES
 
 pytestmark = pytest.mark.slow
 
@@ -21,8 +23,9 @@ def train(tmp_path_factory):
     """
     env = shared_compilations(tmp_path_factory.mktemp("compilation_cache"))
 
-    def start(workdir, events=(), obey_permissions=False, **config):
-        settings = {"events": dict(events), "config": config, "obey_permissions": obey_permissions}
+    def start(workdir, events=(), obey_permissions=False, detected=True, **config):
+        settings = {"events": dict(events), "config": config, "obey_permissions": obey_permissions,
+                    "detected": detected}  # fmt: skip
         settings = json.dumps(settings)
         return run_python("tests/helpers_run.py", workdir, settings, env=env)
 
@@ -119,17 +122,65 @@ def test_another_config_in_the_same_folder_is_refused(train, whole):
     assert "seed: 0 there, 1 here" in process.stderr
 
 
-def test_best_error_is_the_lowest_of_its_own_protocol(tmp_path):
-    entries = [
-        {"kind": "evaluation", "step": 0, "detected_landmarks/mean_of_bins": 1.0},
-        {"kind": "evaluation", "step": 5, "detected_landmarks/mean_of_bins": 5.0,
-         "empty_heatmap/mean_of_bins": 4.0},
-        {"kind": "evaluation", "step": 6, "detected_landmarks/mean_of_bins": None},
-        {"kind": "train", "step": 7, "loss": 0.1},
+def test_the_best_state_is_that_of_the_lowest_validation_error_whatever_the_test_error_is(whole):
+    workdir, _ = whole
+    history = [entry for entry in run_log.read_history(workdir) if entry["kind"] == "evaluation" and entry["step"]]
+    errors = {entry["step"]: entry["validation/detected_landmarks/mean_of_bins"] for entry in history}
+    best = min(errors, key=errors.get)
+    assert [path.name for path in (workdir / "best").iterdir()] == [str(best)]
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert metrics["validation"]["best_step"] == best and metrics["validation"]["faces"] == 3
+    after = metrics["validation"]["by_stage"]["after stage 2"]["detected_landmarks"]["nme_2d_68"]
+    assert after["mean_of_bins"] == errors[6]
+    assert set(metrics["final"]) == {"detected_landmarks", "empty_heatmap"}
+    page = (workdir / "report.html").read_text()
+    assert "Validation part, detected landmarks" in page and f"step {best}, {errors[best]:.2f} %" in page
+
+
+def test_without_a_validation_part_nothing_chooses_and_the_last_state_is_the_result(train, tmp_path):
+    result(train(tmp_path, detected=False, validation_faces=0))
+    assert not (tmp_path / "best").exists()
+    names = {name for entry in run_log.read_history(tmp_path) for name in entry}
+    assert "empty_heatmap/mean_of_bins" in names and not any(name.startswith("validation") for name in names)
+    assert json.loads((tmp_path / "metrics.json").read_text())["validation"] is None
+    page = (tmp_path / "report.html").read_text()
+    assert "no validation part" in page and "Validation part" not in page
+    assert "Image alone (no detections in the set)" in page and "Detected landmarks" not in page
+
+
+def test_a_set_without_detections_is_named_at_the_start_with_the_command_that_makes_them(train, whole, tmp_path):
+    config = {"stage1.steps": 1, "stage2.steps": 0, "data.evaluation.input": "photos"}
+    process = train(tmp_path, detected=False, **config)
+    result(process)
+    lines = [line for line in process.stderr.splitlines() if line.startswith("WARNING")]
+    assert [line.split(" has no detected landmarks")[0] for line in lines] == [
+        "WARNING: the evaluation set", "WARNING: the annotated set",
     ]  # fmt: skip
-    (tmp_path / run_log.HISTORY).write_text("".join(json.dumps(e) + "\n" for e in entries))
-    assert train_module._best_error_so_far(tmp_path, "detected_landmarks") == 5.0
-    assert train_module._best_error_so_far(tmp_path / "none", "detected_landmarks") == float("inf")
+    assert "not of the paper's protocol" in lines[0] and "heatmap_dropout is 0" in lines[0]
+    assert "prepare_data mat --input=photos" in lines[0] and "--detect=face-alignment" in lines[0]
+    assert "--config.data.evaluation.folder=NEW_FOLDER" in lines[0] and "validation" in lines[1]
+    assert process.stderr.index("WARNING") < process.stderr.index("stage1 step 1/1")
+    assert "validation, empty heatmap" in process.stderr
+
+
+def test_data_without_the_validation_part_a_config_asks_for_is_refused(tmp_path):
+    model = helpers_model.tiny_model()
+    with pytest.raises(experiment.ConfigError, match="validation_faces is 3, but TrainingData.validation is None"):
+        train_module.train_and_evaluate(tiny_config(), tmp_path, tiny_data(model, {}, validation=False), model)
+
+
+def test_wild_faces_are_read_in_stages_with_a_wild_loss_alone(train, whole, tmp_path):
+    assert whole[1]["wild_starts"] == [0]  # stage 2, VDC alone, from step 4 on
+    for name, config in (("boundary", {"run.stop_after": 4}), ("inside", {"run.stop_after": 5})):
+        assert train(tmp_path / name, **config).returncode == 0
+        finished = result(train(tmp_path / name))
+        assert finished == {**whole[1], "wild_starts": []}
+    annotated_first = {f"stage1.loss_weights.{loss}": 0.0 for loss in WILD_LOSSES}
+    annotated_first |= {"stage2.loss_weights.loss_cyc": 1.0}
+    straight = result(train(tmp_path / "late", **annotated_first))
+    assert straight["wild_starts"] == [4]
+    assert train(tmp_path / "stopped", **annotated_first, **{"run.stop_after": 5}).returncode == 0
+    assert result(train(tmp_path / "stopped", **annotated_first)) == {**straight, "wild_starts": [5]}
 
 
 def test_means_leave_skipped_steps_out():

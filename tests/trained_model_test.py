@@ -97,3 +97,17 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_used(run, capsys):
         trained_model.load(folder, step=7)
     with pytest.raises(CheckpointError, match="holds no checkpoint of step 5"):
         trained_model.load(folder, step=5)
+
+
+def test_the_best_state_of_a_run_without_a_validation_part_is_an_error_that_says_why(run):
+    folder, *_ = run
+    with pytest.raises(CheckpointError, match="best: holds no checkpoint"):
+        trained_model.load(folder, which="best")
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content["config"]["validation_faces"] = 0
+    path.write_text(json.dumps(content))
+    reason = "no validation part .config.validation_faces = 0.*last state is the result"
+    with pytest.raises(CheckpointError, match=reason):
+        trained_model.load(folder, which="best")
+    assert trained_model.load(folder).step == 0

@@ -19,7 +19,7 @@ def load(checkpoint, *, morphable_model=None, which="checkpoints", finder=None):
     Args:
       checkpoint: the folder of a run of `twodal_jax.main`.
       morphable_model: where the run's morphable model lies now; default: where it lay then.
-      which: "checkpoints", the latest one, or "best", the best on the held-out set.
+      which: "checkpoints", the latest one, or "best", the best on the run's validation part.
       finder: what finds faces, see `reconstruction.finders`; default: scikit-image's cascade.
 
     Raises:

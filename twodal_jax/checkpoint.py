@@ -1,8 +1,8 @@
 """Checkpoints of the whole training state: saved whole or not at all, restored exactly or not at all.
 
-A run's folder holds `checkpoints/` (the latest ones) and `best/` (the best on the held-out set). In such a
-folder STEP is a whole checkpoint (`checkpoint_files`), STEP.tmp one being written, STEP.damaged one that
-was found not to be what was written; STEP.old is about to be deleted.
+A run's folder holds `checkpoints/` (the latest ones) and, where the run has a validation part, `best/` (the
+best on it). In such a folder STEP is a whole checkpoint (`checkpoint_files`), STEP.tmp one being written,
+STEP.damaged one that was found not to be what was written; STEP.old is about to be deleted.
 """
 
 import concurrent.futures

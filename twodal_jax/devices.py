@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -94,7 +95,10 @@ def runs_ahead() -> bool:
     return jax.default_backend() != "cpu"
 
 
-def paired(annotated: Iterator[dict], wild: Iterator[dict] | None) -> Iterator[dict[str, dict]]:
-    """Two streams of batches -> one of {"annotated": ..., "wild": ...} (without "wild" if None)."""
-    for batch in annotated:
-        yield {"annotated": batch} | ({} if wild is None else {"wild": next(wild)})
+def paired(annotated: Iterator[dict], wild: Iterator[dict | None] | None) -> Iterator[dict[str, dict]]:
+    """Two streams of batches -> one of {"annotated": ..., "wild": ...}; it ends with the shorter one.
+
+    "wild" is left out where `wild` is None, and at each step where it yields None.
+    """
+    for other, batch in zip(itertools.repeat(None) if wild is None else wild, annotated):
+        yield {"annotated": batch} | ({} if other is None else {"wild": other})

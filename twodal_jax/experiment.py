@@ -157,6 +157,8 @@ def _check_numbers(config: ml_collections.ConfigDict) -> None:
     for name in COUNTS:
         if fields.get(name, 1) < 1:
             raise ValueError(f"config.{name} must be at least 1, got {fields[name]!r}.")
+    if (validation_faces := fields.get("validation_faces", 0)) < 0:
+        raise ValueError(f"config.validation_faces must be 0 (no validation part) or positive, got {validation_faces}.")
     mask = fields["landmark_mask"]
     if len(mask) != 3 or not all(isinstance(weight, (int, float)) for weight in mask):
         raise ValueError(f"config.landmark_mask must be three numbers, such as (4, 2, 1), got {mask!r}.")

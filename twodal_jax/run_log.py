@@ -77,6 +77,9 @@ class RunLog:
       must_write: whether a line that cannot be written is an error; else it is said, once, and kept for
         later.
 
+    Attributes:
+      images_per_step: may change between two lines of training.
+
     Raises:
       WriteError: the history cannot be written, here or, with `must_write`, later.
     """
@@ -92,7 +95,7 @@ class RunLog:
         must_write: bool = True,
     ):
         self._active, self._must_write, self._said = active, must_write, False
-        self._images_per_step = images_per_step
+        self.images_per_step = images_per_step
         self._console = _Console(file=sys.stderr, quiet=not active)
         if active:
             with writing(workdir / HISTORY):
@@ -153,7 +156,7 @@ class RunLog:
         step since then was finite."""
         now = time.monotonic()
         seconds = max(now - self._last_time, 1e-9)
-        rate = (step - self._last_step) * self._images_per_step / seconds
+        rate = (step - self._last_step) * self.images_per_step / seconds
         self._last_time, self._last_step = now, step
         self._write("train", step, dict(metrics) | {"images_per_second": rate})
         losses = "  ".join(
@@ -168,13 +171,13 @@ class RunLog:
         )
 
     def evaluation(self, stage: str, step: int, results: Mapping[str, Mapping[str, Any]]) -> None:
-        """Logs summaries by protocol."""
+        """Logs summaries by protocol; "validation/PROTOCOL": of the validation part, else of the test set."""
         flat = {f"{p}/{key}": value for p, summary in results.items() for key, value in summary.items()}
         self._write("evaluation", step, flat)
         for protocol, summary in results.items():
             bins = " / ".join(_percent(summary[key]) for key in ("0-30", "30-60", "60-90"))
             self.say(
-                f"{stage} step {step}  NME {protocol.replace('_', ' ')}: {bins},"
+                f"{stage} step {step}  NME {protocol.replace('_', ' ').replace('/', ', ')}: {bins},"
                 f" mean of bins {_percent(summary['mean_of_bins'])} % ({summary['count']} faces)"
             )
         self._last_time = time.monotonic()  # evaluation does not count in images/s

@@ -15,7 +15,7 @@ class RunSaves:
     """A run's latest checkpoints and its best one.
 
     Args:
-      latest, best: the two folders. description: saved with each.
+      latest, best: the two folders; best is None where nothing chooses a best state. description: saved with each.
       on_failed: STOP: a save that failed is an error; CONTINUE: it is said, and training goes on.
 
     Attributes:
@@ -23,9 +23,10 @@ class RunSaves:
     """
 
     def __init__(
-        self, latest: Checkpoints, best: Checkpoints, description: Mapping[str, Any], on_failed: str
+        self, latest: Checkpoints, best: Checkpoints | None, description: Mapping[str, Any], on_failed: str
     ):
         self._latest, self._best = latest, best
+        self._all = [checkpoints for checkpoints in (latest, best) if checkpoints is not None]
         self._description, self._on_failed = description, on_failed
         self._lock = threading.RLock()
         self.say: Callable[[str], None] = lambda message: print(message, file=sys.stderr)
@@ -45,7 +46,7 @@ class RunSaves:
     def check(self, *, wait: bool = False) -> None:
         """Raises SaveError, or says it, where a save in the background has failed; `wait`: when it has ended."""
         with self._lock:
-            for checkpoints in (self._latest, self._best):
+            for checkpoints in self._all:
                 try:
                     checkpoints.wait() if wait else checkpoints.check()
                 except SaveError as error:
@@ -82,7 +83,7 @@ class RunSaves:
                 raise SaveError(f"Step {step} is not saved; the same command continues from the step before.")
 
     def _say_failed(self, together: bool) -> None:
-        for checkpoints in (self._latest, self._best):
+        for checkpoints in self._all:
             try:
                 checkpoints.wait(together=together)
             except SaveError as error:

@@ -4,7 +4,9 @@ Takes any iterators of dicts of NumPy arrays (`TrainingData`); needs no TensorFl
 same folder continues where the last one stopped, with the same result as if it never had.
 """
 
+import contextlib
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +17,12 @@ import ml_collections
 import numpy as np
 
 from twodal_jax import (
-    agreement, devices, experiment, hosts, leaving, pretrained, run_log, run_saves, symmetry, trained_model,
+    agreement, devices, experiment, hosts, leaving, pretrained, run_log, run_saves, stage_batches, symmetry,
+    trained_model,
 )  # fmt: skip
 from twodal_jax.checkpoint import Checkpoints
 from twodal_jax.evaluation import held_out as held_out_module
-from twodal_jax.evaluation import training_report
+from twodal_jax.evaluation import choosing, training_report
 from twodal_jax.evaluation.held_out import HeldOut
 from twodal_jax.models.layers import check_choice
 from twodal_jax.morphable_model import MorphableModel, digest, without_mesh
@@ -37,15 +40,18 @@ class TrainingData:
 
     Attributes:
       annotated, wild: step -> iterator of this host's part of the batches from that step on (fields as in
-        `train_step`); wild is None where no loss needs it.
-      held_out: the set the error is measured on.
+        `train_step`). `wild` is called for stages with a wild loss alone; None where there is none.
+      held_out: the test set; its error is logged and chooses nothing.
       description: what the sets are, for config.json and the report.
+      validation: faces that are not trained on, whose error chooses `best/`; None: there is no `best/`, and the
+        last state is the result.
     """
 
     annotated: Callable[[int], Iterator[dict[str, np.ndarray]]]
     wild: Callable[[int], Iterator[dict[str, np.ndarray]]] | None
     held_out: HeldOut
     description: dict[str, Any]
+    validation: HeldOut | None = None
 
 
 class Stopped(Exception):
@@ -64,8 +70,8 @@ class NotFinite(Exception):
 class _Run:
     """What the loop carries along.
 
-    best_error: the lowest so far. not_looked_at: the metrics of the steps since `_check_finite` last looked;
-    skipped_before: how many steps in a row were skipped up to them.
+    best_error: the lowest on the validation part so far. not_looked_at: the metrics of the steps since
+    `_check_finite` last looked; skipped_before: how many steps in a row were skipped up to them.
     """
 
     config: ml_collections.ConfigDict
@@ -84,17 +90,22 @@ class _Run:
         return self.progress.state
 
     def evaluate(self, stage: experiment.Stage, step: int) -> None:
-        """Measures the held-out error, logs it, and keeps the state if it is the best so far."""
+        """Measures and logs the errors, and keeps the state if that on the validation part is the lowest so far."""
         better = False
         if jax.process_index() == 0:  # the others wait for its word
-            regressor = devices.host_copy(self.state.regressor)
-            results = held_out_module.evaluate(
-                regressor, self.data.held_out, self.model, stage.method, self.config.run.evaluation_batch
-            )
+            measure = functools.partial(
+                held_out_module.evaluate, devices.host_copy(self.state.regressor), model=self.model,
+                method=stage.method, batch_size=self.config.run.evaluation_batch,
+            )  # fmt: skip
+            results = measure(self.data.held_out)
+            if (validation := self.data.validation) is not None:
+                protocol = validation.protocols[0]
+                chosen_by = choosing.chosen_by(validation)
+                results[chosen_by] = measure(validation, protocols=(protocol,))[protocol]
+                error = results[chosen_by]["mean_of_bins"]
+                better = bool(step) and error is not None and error < self.best_error
+                self.best_error = error if better else self.best_error
             self.log.evaluation(stage.name, step, results)
-            error = next(iter(results.values()))["mean_of_bins"]
-            better = bool(step) and error is not None and error < self.best_error
-            self.best_error = error if better else self.best_error
         if agreement.from_first(np.bool_(better)):
             self.saves.save_best(self.state)
 
@@ -128,6 +139,11 @@ def train_and_evaluate(
         devices.check_divisible("config.batch_annotated", config.batch_annotated, config.accumulate)
         devices.check_divisible("config.batch_wild", config.batch_wild, config.accumulate)
         check_choice("config.run.on_failed_save", config.run.on_failed_save, run_saves.ON_FAILED)
+        if config.validation_faces and data.validation is None:
+            raise experiment.ConfigError(
+                f"config.validation_faces is {config.validation_faces}, but TrainingData.validation is None. Give it"
+                " such faces, or set config.validation_faces to 0: then the last state is the result."
+            )
         if config.augmentation.mirror_annotated:
             model = symmetry.with_mirror(model)
     small_model = without_mesh(model)
@@ -138,7 +154,7 @@ def train_and_evaluate(
     with (
         only_run_of_group(workdir),
         Checkpoints(workdir / CHECKPOINTS, keep=config.run.keep_checkpoints) as checkpoints,
-        Checkpoints(workdir / BEST, keep=1) as best,
+        contextlib.nullcontext() if data.validation is None else Checkpoints(workdir / BEST, keep=1) as best,
     ):
         method = stages[0].method
         backbone = pretrained.for_new_run(config, workdir / CHECKPOINTS, method.regressor)
@@ -154,7 +170,7 @@ def train_and_evaluate(
                 run_log.write_json(workdir / trained_model.CONFIG, content)
         began = time.monotonic()
         saves = RunSaves(checkpoints, best, description, config.run.on_failed_save)
-        with _open_log(config, workdir, int(state.step), stages[-1].end, data, active) as log:
+        with _open_log(config, workdir, int(state.step), stages[-1].end, active) as log:
             saves.say = log.say
             parameters = num_parameters(state.regressor.params)
             log.say(
@@ -162,7 +178,9 @@ def train_and_evaluate(
                 f" {int(state.step)} to {stages[-1].end} on {jax.device_count()} {jax.default_backend()} device(s)"
             )
             run = _Run(config, small_model, data, stages, Progress(state), saves, log)
-            run.best_error = _best_error_so_far(workdir, data.held_out.protocols[0])
+            for line in choosing.without_detections(config, data.held_out, data.validation):
+                log.say(line)
+            run.best_error = choosing.lowest_error(_evaluations(workdir), data.validation)
             run.skipped_before = int(devices.host_copy(state.skipped_in_a_row))
             evaluated = any(entry["step"] == int(state.step) for entry in _evaluations(workdir))
             missed = not agreement.from_first(np.bool_(evaluated))
@@ -179,21 +197,14 @@ def train_and_evaluate(
     return final
 
 
-def _open_log(config, workdir: pathlib.Path, start: int, total: int, data: TrainingData, active: bool):
-    images = config.batch_annotated + config.batch_wild * (data.wild is not None)
+def _open_log(config, workdir: pathlib.Path, start: int, total: int, active: bool):
     must_write = config.run.on_failed_save == run_saves.STOP
-    return run_log.RunLog(workdir, start, total, images, active, must_write=must_write)
+    return run_log.RunLog(workdir, start, total, config.batch_annotated, active, must_write=must_write)
 
 
 def _evaluations(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """What `_Run.evaluate` has logged."""
     return [entry for entry in run_log.read_history(workdir) if entry["kind"] == "evaluation"]
-
-
-def _best_error_so_far(workdir: pathlib.Path, protocol: str) -> float:
-    """The lowest error that was logged by this protocol after step 0."""
-    errors = [entry.get(f"{protocol}/mean_of_bins") for entry in _evaluations(workdir) if entry["step"]]
-    return min((error for error in errors if error is not None), default=float("inf"))
 
 
 def _check_group(config: ml_collections.ConfigDict, description: dict[str, Any]) -> None:
@@ -217,9 +228,10 @@ def _train(run: _Run, requests: hosts.StopRequests, missed: bool) -> None:
     stage = next(stage for stage in run.stages if start <= stage.end)
     if missed and (start in (0, stage.end) or start % run.config.run.evaluate_every == 0):
         run.evaluate(stage, start)
-    wild = None if run.data.wild is None else run.data.wild(start)
+    wild = stage_batches.wild_batches(run.stages, run.data.wild, start)
     batches = devices.prefetched(devices.paired(run.data.annotated(start), wild))
     for stage in run.stages:
+        run.log.images_per_step = run.config.batch_annotated + run.config.batch_wild * stage_batches.uses_wild(stage)
         step_fn = devices.mapped_train_step(stage.method)
         window: list[dict[str, jax.Array]] = []
         for step in range(max(start, stage.start) + 1, stage.end + 1):

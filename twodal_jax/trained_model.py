@@ -63,12 +63,13 @@ def load(
     Args:
       workdir: the folder given to `twodal_jax.main`.
       morphable_model: where the run's morphable model lies now; default: where it lay then.
-      which: "checkpoints", the latest, or "best", the best on the held-out set.
+      which: "checkpoints", the latest, or "best", the best on the run's validation part.
       step: one of the checkpoints kept; default: the newest.
 
     Raises:
-      CheckpointError: no run, no checkpoint that is whole, or another morphable model than the one trained
-        with. A damaged checkpoint is passed by with a warning if there is one before it.
+      CheckpointError: no run, no checkpoint that is whole, `best` of a run without a validation part, or another
+        morphable model than the one trained with. A damaged checkpoint is passed by with a warning if there is one
+        before it.
       AssetError: the morphable model cannot be read.
     """
     workdir = pathlib.Path(workdir)
@@ -82,6 +83,11 @@ def load(
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable ({error}).") from None
     config = ml_collections.ConfigDict(content["config"])
+    if which == BEST and not config.get("validation_faces") and not (workdir / BEST).is_dir():
+        raise CheckpointError(
+            f"{workdir}: has no best state. The run had no validation part (config.validation_faces = 0) to choose one"
+            " by; its last state is the result: leave --best (in Python which='best') away."
+        )
     where = morphable_model or config.morphable_model
     model = assets.load_morphable_model(where)
     whitening = content.get("whitening")

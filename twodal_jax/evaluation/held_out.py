@@ -156,11 +156,19 @@ def nme_3d_dense(alphas: np.ndarray, held_out: HeldOut, model: MorphableModel) -
 
 
 def evaluate(
-    regressor: NetState, held_out: HeldOut, model: MorphableModel, method: Method, batch_size: int
+    regressor: NetState,
+    held_out: HeldOut,
+    model: MorphableModel,
+    method: Method,
+    batch_size: int,
+    protocols: tuple[str, ...] | None = None,
 ) -> dict[str, dict]:
-    """{protocol: summary of the 2D NME of 68 landmarks by yaw}; see `metrics.summarize`."""
+    """{protocol: summary of the 2D NME of 68 landmarks by yaw}; see `metrics.summarize`.
+
+    protocols: default: all of the set's.
+    """
     results = {}
-    for protocol in held_out.protocols:
+    for protocol in protocols or held_out.protocols:
         _, points = predict(regressor, held_out, model, method, protocol, batch_size=batch_size)
         results[protocol] = metrics.summarize(nme_2d_68(points, held_out), held_out.yaw_deg)
     return results

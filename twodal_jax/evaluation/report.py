@@ -68,7 +68,7 @@ class ReportData:
       summary: label → text or number: config, face model, parameters, steps, time, images/s ...
       losses: loss name → [(step, value), ...], one chart each; non-finite values leave gaps.
       loss_units: loss name → unit, e.g. {"l_2d_con": "crop pixels"}; others have none.
-      nme_curves: name → [(step, NME in per cent), ...] on the validation set.
+      nme_curves: name → [(step, NME in per cent), ...] of the test set and of the validation part.
       stage_starts: [(step, label), ...], drawn as vertical lines, e.g. [(4000, "stage 2")].
       results: rows of the accuracy table, in order.
       error_distributions: name → NME of every image [n], per cent; NaN counts as failed.

@@ -10,24 +10,40 @@ import jax
 import ml_collections
 import numpy as np
 
-from twodal_jax import augmentation, experiment, heatmap, projection, run_log
+from twodal_jax import augmentation, experiment, heatmap, projection, run_log, stage_batches
 from twodal_jax.evaluation import held_out as held_out_module
-from twodal_jax.evaluation import metrics, report
+from twodal_jax.evaluation import choosing, metrics, report
 from twodal_jax.evaluation.held_out import HeldOut
 from twodal_jax.morphable_model import MorphableModel
 from twodal_jax.rendering import drawing, overlay
 from twodal_jax.train_state import Method, TrainState, num_parameters
 
-PROTOCOL_TITLES = {
-    held_out_module.DETECTED: "Detected landmarks",
-    held_out_module.EMPTY: "Empty heatmap (image alone)",
-}
+NO_DETECTIONS = "Image alone (no detections in the set)"
 LOSS_UNITS = {
     "loss_2d_con": "weighted crop pixels",
     "loss_cyc": "weighted crop pixels",
     "loss_3d_con": "crop pixels",
     "loss_vdc": "crop pixels squared",
 }
+
+
+def _titles(held_out: HeldOut) -> dict[str, str]:
+    """{protocol: how the report calls it} of a set."""
+    if held_out_module.DETECTED not in held_out.protocols:
+        return {held_out_module.EMPTY: NO_DETECTIONS}
+    return {
+        held_out_module.DETECTED: "Detected landmarks",
+        held_out_module.EMPTY: "Empty heatmap (image alone)",
+    }
+
+
+def _all_titles(data: Any) -> dict[str, str]:
+    """{name an error is logged by: title}, the test set's and that of the validation part."""
+    titles = _titles(data.held_out)
+    if data.validation is not None:
+        title = _titles(data.validation)[data.validation.protocols[0]]
+        titles[choosing.chosen_by(data.validation)] = f"Validation part, {title[0].lower()}{title[1:]}"
+    return titles
 
 
 def _stage_ends(config: ml_collections.ConfigDict) -> dict[str, int]:
@@ -40,10 +56,10 @@ def _stage_ends(config: ml_collections.ConfigDict) -> dict[str, int]:
 
 
 def _summaries(history: list[dict], step: int) -> dict[str, dict[str, Any]]:
-    """{protocol: summary} of the evaluation logged at `step`."""
+    """{protocol: summary} of the evaluation logged at `step`; "validation/PROTOCOL": of the validation part."""
     for entry in history:
         if entry["kind"] == "evaluation" and entry["step"] == step:
-            split = [(*name.split("/"), value) for name, value in entry.items() if "/" in name]
+            split = [(*name.rsplit("/", 1), value) for name, value in entry.items() if "/" in name]
             protocols = dict.fromkeys(protocol for protocol, _, _ in split)
             return {p: {key: value for q, key, value in split if q == p} for p in protocols}
     return {}
@@ -99,7 +115,7 @@ def _parts(predictions: dict, held_out: HeldOut, model, method, config) -> dict[
     protocol = held_out.protocols[0]
     alphas, points, errors = predictions[protocol]
     return dict(
-        error_distributions={PROTOCOL_TITLES[p]: e for p, (_, _, e) in predictions.items()},
+        error_distributions={_titles(held_out)[p]: e for p, (_, _, e) in predictions.items()},
         num_images_by_bin=metrics.count_by_bin(held_out.yaw_deg),
         examples=_examples(
             held_out, model, method, protocol, alphas, points, errors, config.run.report_faces
@@ -131,23 +147,27 @@ def write(
     history = run_log.read_history(workdir)
     results = {stage: _summaries(history, step) for stage, step in _stage_ends(config).items()}
     final = {p: metrics.summarize(e, held_out.yaw_deg) for p, (_, _, e) in predictions.items()}
-    results[list(results)[-1]] = final
+    results[list(results)[-1]] |= final
+    titles, best = _all_titles(data), None
+    if data.validation is not None:
+        best = choosing.best(history, choosing.chosen_by(data.validation))
     dense = {}
     if held_out.alpha is not None:
         for protocol, (alphas, _, _) in predictions.items():
             errors = held_out_module.nme_3d_dense(alphas, held_out, model)
             dense[protocol] = metrics.summarize(errors, held_out.yaw_deg)
-    run_log.write_json(workdir / "metrics.json", _metrics_json(config, data, state, results, dense))
+    run_log.write_json(workdir / "metrics.json", _metrics_json(config, data, state, results, dense, best))
     rates = [entry["images_per_second"] for entry in history if entry["kind"] == "train"]
     losses = _histories(history, "train", lambda name: name.startswith("loss"))
     curves = _histories(history, "evaluation", lambda name: name.endswith("/mean_of_bins"))
+    curves = {name.rsplit("/", 1)[0]: curve for name, curve in curves.items()}
     stages = list(_stage_ends(config).items())
     skipped = int(state.skipped)
     page = report.ReportData(
         title=f"2DAL training run: {config.name}",
         lede=_lede(config, data),
         headlines={
-            f"NME, {PROTOCOL_TITLES[p].lower()}": _percent(summary["mean_of_bins"])
+            f"NME, {titles[p].lower()}": _percent(summary["mean_of_bins"])
             for p, summary in final.items()
         },
         summary={
@@ -155,8 +175,8 @@ def write(
             f" {config.regressor.width:g}, {num_parameters(state.regressor.params) / 1e6:.2f} M parameters",
             "encoder and critic": f"{num_parameters(state.critic.params) / 1e6:.2f} M parameters",
             "morphable model": f"{config.morphable_model}, {model.num_vertices:,} vertices",
-            "steps": f"{int(state.step):,} of {config.batch_annotated} annotated"
-            + (f" + {config.batch_wild} wild images" if data.wild else " images"),
+            "steps": f"{int(state.step):,} of {config.batch_annotated} annotated images{_wild_images(config)}",
+            "best state": _best_state(best, data),
             "this process trained for": f"{seconds / 60:.1f} min",
             "median rate": f"{np.median(rates):.0f} images/s" if rates else "",
             "machine": f"{jax.device_count()} {jax.default_backend()} device(s), {os.cpu_count()} cores,"
@@ -165,11 +185,11 @@ def write(
         },
         losses=losses,
         loss_units=LOSS_UNITS,
-        nme_curves={PROTOCOL_TITLES[name.split("/")[0]]: curve for name, curve in curves.items()},
+        nme_curves={titles[name]: curve for name, curve in curves.items() if name in titles},
         stage_starts=[(step, f"stage {i + 1}") for i, (_, step) in enumerate(stages[:-1]) if i],
         results=[
-            report.Result(PROTOCOL_TITLES[p], stage, summary)
-            for p in held_out.protocols
+            report.Result(titles[p], stage, summary)
+            for p in titles
             for stage, summaries in results.items()
             if (summary := summaries.get(p))
         ],
@@ -198,20 +218,34 @@ def _percent(value: float | None) -> str:
     return "not measurable" if value is None else f"{value:.2f} %"
 
 
+def _wild_images(config: ml_collections.ConfigDict) -> str:
+    """Which stages see wild images beside the annotated ones."""
+    stages = experiment.make_stages(config)
+    names = [stage.name.replace("stage", "stage ") for stage in stages if stage_batches.uses_wild(stage)]
+    where = "" if len(names) == len(stages) else f" in {names[0]}" if names else ""
+    return f" + {config.batch_wild} wild ones{where}" if names else ""
+
+
+def _best_state(best: tuple[int, float] | None, data: Any) -> str:
+    if data.validation is None:
+        return "not chosen: no validation part (config.validation_faces = 0); the last state is the result"
+    if best is None:
+        return "none: no finite error on the validation part"
+    return f"step {best[0]:,}, {best[1]:.2f} % on the validation part ({len(data.validation):,} faces)"
+
+
 def _lede(config: ml_collections.ConfigDict, data: Any) -> str:
     sets = data.description
     wild = f" and {sets['wild']['faces']:,} faces with landmarks alone" if "wild" in sets else ""
     return (
         f"Trained on {sets['annotated']['faces']:,} annotated faces{wild};"
-        f" measured on {len(data.held_out):,} held-out faces."
+        + (f" {len(data.validation):,} more annotated faces chose the best state;" if data.validation else "")
+        + f" measured on {len(data.held_out):,} held-out faces."
     )
 
 
-def _metrics_json(config, data, state, results, dense) -> dict[str, Any]:
-    by_stage = {
-        stage: {protocol: {"nme_2d_68": summary} for protocol, summary in summaries.items()}
-        for stage, summaries in results.items()
-    }
+def _metrics_json(config, data, state, results, dense, best) -> dict[str, Any]:
+    by_stage = _by_stage(results, lambda name: not name.startswith(choosing.VALIDATION))
     last = by_stage[list(by_stage)[-1]]
     for protocol, summary in dense.items():
         last[protocol]["nme_3d_dense"] = summary
@@ -224,4 +258,21 @@ def _metrics_json(config, data, state, results, dense) -> dict[str, Any]:
         "faces": len(data.held_out),
         "final": last,
         "by_stage": by_stage,
+        "validation": None if data.validation is None else {
+            "faces": len(data.validation),
+            "best_step": None if best is None else best[0],
+            "by_stage": _by_stage(results, lambda name: name.startswith(choosing.VALIDATION)),
+        },
+    }  # fmt: skip
+
+
+def _by_stage(results: dict, chosen) -> dict[str, dict]:
+    """{stage: {protocol: {measure: summary}}} of the names `chosen` accepts."""
+    return {
+        stage: {
+            name.removeprefix(choosing.VALIDATION): {"nme_2d_68": summary}
+            for name, summary in summaries.items()
+            if chosen(name)
+        }
+        for stage, summaries in results.items()
     }
