@@ -48,7 +48,6 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     # steps with an empty heatmap 3.01 / 4.17 / 5.05 % without these two, 3.02 / 4.12 / 4.88 % with.
     config.repeats_wild = (2, 4, 5)
     config.equal_faces = True
-    config.loss_unit, config.loss_reduction = "pixel", "sum"  # what the weights below are for
     config.critic.width = 0.125
     config.critic.half_size = True
 
@@ -67,17 +66,17 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.optimizer.weight_decay = 0.05  # a face is seen 108 times
     # The paper's lambdas belong to its learning rate; these give all terms a similar say.
     config.stage1.loss_weights.loss_3d = 5.0
-    config.stage1.loss_weights.loss_2d_con = 0.01
-    # Small for the second pass: it shows the network its own mistakes as landmarks, and with 0.0002 and
-    # 0.004 it learnt to mistrust them (400 steps without these two and the critic: 4.68 % -> 4.31 %).
-    config.stage1.loss_weights.loss_3d_con = 0.00005
-    config.stage1.loss_weights.loss_cyc = 0.0005
+    config.stage1.loss_weights.loss_2d_con = 50.0
+    # Small for the second pass: it shows the network its own mistakes as landmarks, and with four and eight times
+    # these weights it learnt to mistrust them (400 steps without these two and the critic: 4.68 % -> 4.31 %).
+    config.stage1.loss_weights.loss_3d_con = 0.4
+    config.stage1.loss_weights.loss_cyc = 2.5
     config.stage1.loss_weights.loss_sc = 0.005
     # VDC takes the place of L_3d; of the wild faces' losses L_2d-con stays, which few annotated ones need.
     # A step without a second pass and a critic takes half the time, and half an hour is short.
     config.stage2.loss_weights.loss_3d = 0.0
-    config.stage2.loss_weights.loss_2d_con = 0.02  # 4,500 steps, empty heatmap: 4.01 % with 0.01, 3.94 % with 0.02
-    config.stage2.loss_weights.loss_vdc = 0.05
+    config.stage2.loss_weights.loss_2d_con = 100.0  # 4,500 steps, image alone: 4.01 % with 50, 3.94 % with 100
+    config.stage2.loss_weights.loss_vdc = 720.0
     config.stage1.steps = 300
     # 4,500 steps, detected landmarks and empty heatmap: 3.59 and 3.94 % with 0.0015, 3.54 and 3.71 % with 0.003.
     config.stage1.learning_rate = 3e-3

@@ -113,4 +113,5 @@ def _defa_losses(config: ml_collections.ConfigDict) -> None:
         stage.loss_weights.loss_vdc = 0.0
         stage.loss_weights.loss_parameters = weight
         # A pixel of the outline weighs as much as a pixel of all 18 landmarks.
-        stage.loss_weights.loss_contour = 18.0 * stage.loss_weights.loss_2d_con
+        landmarks = 18.0 if config.loss_reduction == "sum" else 1.0
+        stage.loss_weights.loss_contour = landmarks * stage.loss_weights.loss_2d_con
