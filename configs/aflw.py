@@ -77,11 +77,11 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.stage2.loss_weights.loss_3d = 0.0
     config.stage2.loss_weights.loss_2d_con = 100.0  # 4,500 steps, image alone: 4.01 % with 50, 3.94 % with 100
     config.stage2.loss_weights.loss_vdc = 720.0
-    config.stage1.steps = 300
+    config.stage1.steps = 4_500
     # 4,500 steps, detected landmarks and empty heatmap: 3.59 and 3.94 % with 0.0015, 3.54 and 3.71 % with 0.003.
     config.stage1.learning_rate = 3e-3
     config.stage1.final_learning_rate = 3e-3
-    config.stage2.steps = 8_700
+    config.stage2.steps = 9_000
     config.stage2.learning_rate = 3e-3
     config.stage2.final_learning_rate = 1e-5
     # What is seldom met in photos is not worth its time here.
