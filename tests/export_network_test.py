@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import types
@@ -126,6 +127,37 @@ def test_stablehlo_in_a_new_process_gives_the_same_for_every_batch_size(one, tmp
     assert [i["shape"] for i in about["inputs"]] == [["b", 120, 120, 3], ["b", 18, 2], ["b", 18]]
     assert [o["name"] for o in about["outputs"]] == ["alpha", "landmarks68"]
     assert sorted(path.name for path in tmp_path.glob("network*")) == [path.name, beside.name]
+
+
+def operations(network, platform, batch):
+    """{operation: [operand types, ...]} of the convolutions and products in the program exported for one platform."""
+    shapes = network.input_shapes(batch).values()
+    text = str(jax.export.export(jax.jit(lambda *x: network(*x)), platforms=[platform])(*shapes).mlir_module())
+    found = {"convolution": [], "dot_general": []}
+    for name, operands in re.findall(r"stablehlo\.(convolution|dot_general)\W.*? : \((.*?)\) ->", text):
+        found[name].append(operands)
+    return found
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_a_program_for_accelerators_made_on_a_cpu_has_plain_convolutions(platform):
+    """Wide enough that on a CPU a 3x3 convolution is Winograd's. Every convolution of the network is one there."""
+    network = Regressor("resnet50", "authors", 1.0)
+    variables = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, np.float32),
+        jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 120, 120, 4))),
+    )
+    kernels = [leaf.shape for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim == 4]
+    plain = dataclasses.replace(portable.from_trained(trained()), regressor=network, variables=variables)
+    found = operations(plain, platform, 4)
+    written = sorted(tuple(map(int, re.findall(r"tensor<([\dx]+)xf32>", types)[1].split("x")))
+                     for types in found["convolution"])  # fmt: skip
+    assert written == sorted(kernels)
+    on_cpu = operations(plain, "cpu", 4)
+    threes = sum(shape[0] == 3 for shape in kernels)
+    assert len(on_cpu["convolution"]) < 1 + threes, "the stem, and 3x3 ones that are not Winograd's"
+    products = len(on_cpu["dot_general"]) - len(found["dot_general"])
+    assert products > sum(shape[0] == 1 for shape in kernels), "one for each 1x1 convolution, and Winograd's"
 
 
 @pytest.fixture(scope="module")

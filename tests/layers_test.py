@@ -218,6 +218,35 @@ def test_a_chain_of_residual_blocks_costs_as_much_memory_traffic_for_each():
     np.testing.assert_array_equal(costs, costs[0])
 
 
+def test_a_program_traced_for_a_converter_leaves_no_choice_of_platform():
+    def traced():
+        return str(jax.make_jaxpr(lambda x, y: layers.add_relu(x, y))(jnp.ones(3), jnp.ones(3)))
+
+    with layers.default_forms():
+        plain = traced()
+    assert "platform_index" not in plain and "platform_index" in traced()
+
+
+def test_batch_norm_for_accelerators_reduces_a_map_without_making_rows_of_it():
+    shape = jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.bfloat16)
+    vector = jax.ShapeDtypeStruct((16,), jnp.float32)
+    step = jax.jit(jax.grad(lambda x, s, b: layers.normalize_batch(x, s, b)[0].astype(jnp.float32).sum(), (0, 1, 2)))
+    found = {
+        platform: str(jax.export.export(step, platforms=[platform])(shape, vector, vector).mlir_module())
+        for platform in ("cpu", "cuda")
+    }
+    assert "reshape" not in found["cuda"] and "dot_general" not in found["cuda"]
+    assert "across dimensions = [0, 1, 2] : (tensor<2x8x8x16xf32>" in found["cuda"]
+    assert "dot_general" in found["cpu"]
+
+
+def test_both_forms_of_column_means_agree_on_a_product():
+    x, y = (jnp.asarray(rows(64, seed=seed)).reshape(1, 8, 8, 6) for seed in (0, 1))
+    expected = (np.float64(x) * np.float64(y)).mean(axis=(0, 1, 2))
+    for form in (layers._column_means_on_cpu, layers._plain_column_means):
+        np.testing.assert_allclose(form(x, y), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     x = jnp.asarray(rows(64)).reshape(1, 8, 8, 6)
 

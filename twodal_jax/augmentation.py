@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from twodal_jax import heatmap, projection
-from twodal_jax.platforms import on_cpu
+from twodal_jax.platforms import by_platform
 
 CROP_SIZE = projection.CROP_SIZE
 CENTRE = (CROP_SIZE - 1) / 2.0
@@ -184,10 +184,14 @@ def _batch_appearance(axis_size, in_batched, keys, images, settings):
     def all_faces(blur):
         return jax.vmap(functools.partial(_appearance, settings=settings, blur=blur))
 
-    if not (settings.blur and on_cpu()):
-        return all_faces(bool(settings.blur))(keys, images), True
-    strikes = jax.vmap(functools.partial(_blur_strength, settings=settings))(keys) > 0
-    return jax.lax.cond(strikes.any(), all_faces(True), all_faces(False), keys, images), True
+    if not settings.blur:
+        return all_faces(False)(keys, images), True
+
+    def where_needed(keys, images):
+        strikes = jax.vmap(functools.partial(_blur_strength, settings=settings))(keys) > 0
+        return jax.lax.cond(strikes.any(), all_faces(True), all_faces(False), keys, images)
+
+    return by_platform(where_needed, all_faces(True), keys, images), True
 
 
 def _blur_strength(key: jax.Array, settings: AugmentationSettings) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from twodal_jax import coefficients, heatmap, projection
-from twodal_jax.models.layers import on_cpu
+from twodal_jax.platforms import by_platform
 from twodal_jax.morphable_model import MorphableModel
 
 
@@ -71,7 +71,7 @@ def network_input(
 ) -> jax.Array:
     """images [B, 120, 120, 3] BGR 0..255, landmarks [B, 18, 2], visible [B, 18] -> [B, 120, 120, 4]."""
     pixels = normalize_image(images)
-    empty = jnp.full((*images.shape[:-1], 1), -1.0)
+    empty = jnp.full_like(pixels[..., :1], -1.0)  # jax2onnx knows no `full` of any batch size
     if not settings.enabled:
         return jnp.concatenate([pixels, empty], axis=-1)
 
@@ -79,7 +79,7 @@ def network_input(
         return heatmap.heatmap(landmarks, visible, sigma=settings.sigma, kind=settings.kind)
 
     # Fused into the concatenation the heatmap takes a CPU a third longer; nothing is fused into a condition.
-    channel = jax.lax.cond((visible > 0).any(), draw, lambda: empty) if on_cpu() else draw()
+    channel = by_platform(lambda: jax.lax.cond((visible > 0).any(), draw, lambda: empty), draw)
     return jnp.concatenate([pixels, channel], axis=-1)
 
 

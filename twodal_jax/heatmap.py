@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from twodal_jax import projection
-from twodal_jax.platforms import on_cpu
+from twodal_jax.platforms import by_platform
 
 NUM_LANDMARKS = 18
 KINDS = ("gaussian", "points")
@@ -157,14 +157,16 @@ def _gaussian_heatmap_backward(sigma, size, residuals, cotangent):
     nearest = functools.reduce(jnp.minimum, planes)
     shared = functools.reduce(jnp.add, [(plane <= nearest).astype(landmarks.dtype) for plane in planes])
     pull = cotangent * 2.0 * jnp.exp(-nearest / (2.0 * sigma**2)) / (sigma**2 * shared)
+    faces = landmarks, seen, pull, nearest
     width = 2 * math.ceil(REACH * sigma) + 1
-    if on_cpu() and width < size:
-        return _moments_of_windows(landmarks, seen, pull, nearest, width), None
-    return _moments_of_planes(landmarks, seen, pull, nearest, planes), None
+    if width >= size:
+        return _moments_of_planes(*faces), None
+    return by_platform(functools.partial(_moments_of_windows, width=width), _moments_of_planes, *faces), None
 
 
-def _moments_of_planes(landmarks, seen, pull, nearest, planes):
+def _moments_of_planes(landmarks, seen, pull, nearest):
     """[B, 18, 2]: the sum of pull * (pixel - landmark) over each landmark's own pixels."""
+    planes = _squared_distances(landmarks, seen, pull.shape[-1])
     grid = jnp.arange(pull.shape[-1], dtype=landmarks.dtype)
     gradients = []
     for k, plane in enumerate(planes):

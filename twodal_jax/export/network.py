@@ -1,6 +1,7 @@
 """The network as a file that runs without this program.
 
-StableHLO through `jax.export`, ONNX through jax2onnx. Both take and give what `portable.PortableNetwork`
+StableHLO through `jax.export`, ONNX through jax2onnx. StableHLO holds for each platform the form of the layers
+that is fast there (`platforms.by_platform`), wherever it was exported. Both take and give what `portable.PortableNetwork`
 does, with any batch size, and have the weights in them. Beside each lies a small JSON, NAME.json, that says
 what goes in and what comes out.
 """
@@ -19,6 +20,7 @@ from jax import export as jax_export
 
 from twodal_jax.export.files import write_together
 from twodal_jax.export.portable import INPUTS, OUTPUTS, NetworkFileError, PortableNetwork
+from twodal_jax.platforms import default_forms
 from twodal_jax.projection import CROP_SIZE
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -119,14 +121,15 @@ def export_onnx(network: PortableNetwork, path: os.PathLike | str) -> list[pathl
 
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it tells of shapes it leaves out of the file
     shapes = network.input_shapes("b")
-    model = jax2onnx.to_onnx(
-        network.__call__,
-        inputs=list(shapes.values()),
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
-        model_name="twodal_jax",
-        opset=_OPSET,
-    )
+    with default_forms():  # ONNX's runtimes choose how to compute a convolution themselves
+        model = jax2onnx.to_onnx(
+            network.__call__,
+            inputs=list(shapes.values()),
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            model_name="twodal_jax",
+            opset=_OPSET,
+        )
     onnx.checker.check_model(model)
     about = network.describe(format=f"ONNX, opset {_OPSET}", read_with="onnxruntime", jax=jax.__version__)
     return _write(pathlib.Path(path), model.SerializeToString(), about)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from twodal_jax.models import winograd
-from twodal_jax.models.layers import KERNEL_INIT, Conv, add_relu, on_cpu
+from twodal_jax.models.layers import KERNEL_INIT, Conv, add_relu
 
 # Measured on two cores with AVX-512: blocks of so many channels or more are the faster for so many images or fewer.
 MOST_IMAGES = {256: 4, 512: 32}
@@ -20,9 +20,12 @@ LEAST_CHANNELS_TILED = 512  # of a 3x3 convolution that gains by Winograd's form
 
 
 def pays(images: int, features: int, dtype: jnp.dtype) -> bool:
-    """Whether bottleneck blocks of so many features are faster in this form, here, for so many images at a time."""
+    """Whether bottleneck blocks of so many features are faster in this form, here, for so many images at a time.
+
+    The form is one of the parameters, so it follows the device at hand; exported networks are never in it.
+    """
     gains = any(features >= channels and images <= most for channels, most in MOST_IMAGES.items())
-    return on_cpu() and dtype == jnp.float32 and gains
+    return jax.default_backend() == "cpu" and dtype == jnp.float32 and gains
 
 
 def tiled(features: int, height: int, width: int) -> bool:

@@ -3,8 +3,9 @@
 On a CPU, XLA's filter gradient of a 1x1 convolution is up to 12 times slower than a matrix product, 3x3
 convolutions of many channels need fewer multiplications than a plain sum has (`models.winograd`), automatic
 differentiation of BatchNorm makes four to five slow column reductions a layer, and a two-dimensional max-pool
-is slower than two one-dimensional ones. Each layer takes the form that is fast where it runs
-(`jax.default_backend()`); the mathematics is the same.
+is slower than two one-dimensional ones. Each layer takes the form that is fast on the platform that a program is
+lowered for (`by_platform`), so that one program exported for several has the right form for each; the mathematics
+is the same.
 """
 
 import functools
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from twodal_jax.models import winograd
-from twodal_jax.platforms import on_cpu
+from twodal_jax.platforms import by_platform
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
@@ -28,6 +29,12 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, 
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), [padding] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def _product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """A 1x1 convolution as a matrix product."""
+    x = x[:, ::stride, ::stride]
+    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _with_bias(module: nn.Module, x: jax.Array) -> jax.Array:
@@ -60,30 +67,41 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", KERNEL_INIT, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if self.kernel_size == 1 and on_cpu():
-            x = x[:, :: self.strides, :: self.strides]
-            return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
-        if on_cpu() and winograd.pays(x.shape, shape, self.strides, self.dtype):
-            return winograd.convolve(x, kernel)
-        return _convolve(x, kernel, self.strides, (self.kernel_size // 2,) * 2)
+        plain = functools.partial(_convolve, stride=self.strides, padding=(self.kernel_size // 2,) * 2)
+        if self.kernel_size == 1:
+            return by_platform(functools.partial(_product, stride=self.strides), plain, x, kernel)
+        if winograd.pays(x.shape, shape, self.strides, self.dtype):
+            return by_platform(winograd.convolve, plain, x, kernel)
+        return plain(x, kernel)
 
 
-def _column_means(rows: jax.Array) -> jax.Array:
-    """[M, C] -> [C] float32 means. A product with ones, in row blocks, is both fast and exact on a CPU.
+def _column_means(*factors: jax.Array) -> jax.Array:
+    """Means of the factors' product over all axes but the last: [..., C] each -> [C] float32."""
+    return by_platform(_column_means_on_cpu, _plain_column_means, *factors)
+
+
+def _plain_column_means(*factors: jax.Array) -> jax.Array:
+    product = functools.reduce(jnp.multiply, [factor.astype(jnp.float32) for factor in factors])
+    return jnp.mean(product, axis=tuple(range(product.ndim - 1)))
+
+
+def _column_means_on_cpu(*factors: jax.Array) -> jax.Array:
+    """A product of rows [M, C] with ones, in row blocks, is both fast and exact on a CPU.
 
     Narrow rows are taken several at a time: a product of a few columns leaves most of a CPU's lanes empty.
     """
+    rows = functools.reduce(jnp.multiply, factors).reshape(-1, factors[0].shape[-1])
     count, features = rows.shape
     at_a_time = 1
     while at_a_time * features < 128 and count % (16 * at_a_time) == 0:
         at_a_time *= 2
     blocks = next((blocks for blocks in (8, 4, 2) if count % (blocks * at_a_time) == 0), 0)
-    if on_cpu() and blocks:
-        selector = jnp.repeat(jnp.eye(blocks, dtype=rows.dtype), count // (blocks * at_a_time), axis=1)
-        wide = rows.reshape(count // at_a_time, at_a_time * features)
-        sums = jnp.matmul(selector, wide, preferred_element_type=jnp.float32)
-        return sums.reshape(-1, features).sum(axis=0) / count
-    return jnp.mean(rows.astype(jnp.float32), axis=0)
+    if not blocks:
+        return _plain_column_means(rows)
+    selector = jnp.repeat(jnp.eye(blocks, dtype=rows.dtype), count // (blocks * at_a_time), axis=1)
+    wide = rows.reshape(count // at_a_time, at_a_time * features)
+    sums = jnp.matmul(selector, wide, preferred_element_type=jnp.float32)
+    return sums.reshape(-1, features).sum(axis=0) / count
 
 
 def _all_means(first, second, axis_name: str | None):
@@ -93,47 +111,44 @@ def _all_means(first, second, axis_name: str | None):
     return tuple(jax.lax.pmean(jnp.stack([first, second]), axis_name))
 
 
-def _moments(rows, axis_name):
-    squares = rows * rows if on_cpu() else jnp.square(rows.astype(jnp.float32))
-    moments = _all_means(_column_means(rows), _column_means(squares), axis_name)
+def _moments(x, axis_name):
+    moments = _all_means(_column_means(x), _column_means(x, x), axis_name)
     mean, square = checkpoint_name(moments, SHARED_MOMENTS)
     return mean, jnp.maximum(square - mean**2, 0.0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalize_batch(
-    rows: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None = None
+    x: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Batch normalisation of [M, C] by its own statistics, with the gradient in closed form.
+    """Batch normalisation of [..., C] by its own statistics, with the gradient in closed form.
 
-    Returns the normalised rows, and mean and (biased) variance [C] in float32, through which no
-    gradient flows. With `axis_name`, statistics and gradient are those of all devices' rows.
+    Returns the normalised x, and mean and (biased) variance [C] in float32 over all other axes, through which no
+    gradient flows. With `axis_name`, statistics and gradient are those of all devices' entries.
     """
-    return _normalize_forward(rows, scale, bias, axis_name)[0]
+    return _normalize_forward(x, scale, bias, axis_name)[0]
 
 
-def _normalize_forward(rows, scale, bias, axis_name):
-    mean, variance = _moments(rows, axis_name)
+def _normalize_forward(x, scale, bias, axis_name):
+    mean, variance = _moments(x, axis_name)
     inverse = jax.lax.rsqrt(variance + BATCH_NORM_EPSILON)
     factor = scale * inverse
-    out = rows * factor.astype(rows.dtype) + (bias - mean * factor).astype(rows.dtype)
-    return (out, mean, variance), (rows, scale, mean, inverse)
+    out = x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
+    return (out, mean, variance), (x, scale, mean, inverse)
 
 
 def _normalize_backward(axis_name, residuals, cotangents):
-    rows, scale, mean, inverse = residuals
+    x, scale, mean, inverse = residuals
     cotangent, _, _ = cotangents
-    local = _column_means(cotangent), _column_means(cotangent * rows)
+    local = _column_means(cotangent), _column_means(cotangent, x)
     mean_g, mean_gx = _all_means(*local, axis_name)
-    normalized_g = (mean_gx - mean_g * mean) * inverse  # mean of cotangent * normalised rows
+    normalized_g = (mean_gx - mean_g * mean) * inverse  # mean of cotangent * normalised x
     slope = scale * inverse
-    by_row = slope * normalized_g * inverse
-    offset = slope * mean_g - by_row * mean
-    gradient = (
-        cotangent * slope.astype(rows.dtype) - rows * by_row.astype(rows.dtype) - offset.astype(rows.dtype)
-    )
+    by_x = slope * normalized_g * inverse
+    offset = slope * mean_g - by_x * mean
+    gradient = cotangent * slope.astype(x.dtype) - x * by_x.astype(x.dtype) - offset.astype(x.dtype)
     local_g, local_gx = local
-    count = rows.shape[0]
+    count = x.size // x.shape[-1]
     return gradient, (local_gx - local_g * mean) * inverse * count, local_g * count
 
 
@@ -163,12 +178,11 @@ class BatchNorm(nn.Module):
             factor = scale * jax.lax.rsqrt(variance.value + BATCH_NORM_EPSILON)
             return x * factor.astype(x.dtype) + (bias - mean.value * factor).astype(x.dtype)
         axis_name = None if self.is_initializing() else self.axis_name
-        rows = x.reshape(-1, x.shape[-1])
-        out, batch_mean, batch_variance = normalize_batch(rows, scale, bias, axis_name)
+        out, batch_mean, batch_variance = normalize_batch(x, scale, bias, axis_name)
         if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
             mean.value += (1 - self.momentum) * (batch_mean - mean.value)
             variance.value += (1 - self.momentum) * (batch_variance - variance.value)
-        return out.reshape(x.shape)
+        return out
 
 
 class StemConv(nn.Module):
@@ -190,14 +204,20 @@ class StemConv(nn.Module):
         """Without a bias."""
         kernel = self.param("kernel", KERNEL_INIT, (7, 7, x.shape[-1], self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if not on_cpu() or x.shape[1] % 2 or x.shape[2] % 2:
-            return _convolve(x, kernel, 2, (3, 3))
-        batch, height, width, channels = x.shape
-        blocks = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-        blocks = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // 2, width // 2, -1)
-        kernel = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
-        kernel = kernel.reshape(4, 2, 4, 2, channels, self.features).transpose(0, 2, 1, 3, 4, 5)
-        return _convolve(blocks, kernel.reshape(4, 4, -1, self.features), 1, (2, 1))
+        plain = functools.partial(_convolve, stride=2, padding=(3, 3))
+        if x.shape[1] % 2 or x.shape[2] % 2:
+            return plain(x, kernel)
+        return by_platform(_convolve_blocks, plain, x, kernel)
+
+
+def _convolve_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`StemConv` on blocks of 2x2 pixels."""
+    batch, height, width, channels = x.shape
+    blocks = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    blocks = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // 2, width // 2, -1)
+    kernel = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
+    kernel = kernel.reshape(4, 2, 4, 2, channels, -1).transpose(0, 2, 1, 3, 4, 5)
+    return _convolve(blocks, kernel.reshape(4, 4, 4 * channels, -1), 1, (2, 1))
 
 
 @jax.custom_jvp
@@ -208,7 +228,7 @@ def add_relu(x: jax.Array, y: jax.Array) -> jax.Array:
     every loop that uses its result: it would compute a block's output anew in each block after it, from the
     products of all before.
     """
-    return jnp.maximum(x, -y) + y if on_cpu() else jax.nn.relu(x + y)
+    return by_platform(lambda x, y: jnp.maximum(x, -y) + y, lambda x, y: jax.nn.relu(x + y), x, y)
 
 
 @add_relu.defjvp
