@@ -141,8 +141,8 @@ def get_config() -> ml_collections.ConfigDict:
     # [ours] From scratch, where the authors started from ImageNet: rate_scale multiplies all learning rates below, and
     # head_features divides the head's by its inputs over this number (`experiment._scale_head`). 1 and 0: the paper's
     # plain setting.
-    config.optimizer.rate_scale = 100.0
-    config.optimizer.head_features = 32
+    config.optimizer.rate_scale = 200.0
+    config.optimizer.head_features = 16
     config.optimizer.muon_precision = "default"  # of Muon's matrix products; or "highest"
 
     config.stage1 = ml_collections.ConfigDict()
@@ -160,8 +160,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.stage1.loss_weights.loss_contour = 0.0
     config.stage2 = config.stage1.copy_and_resolve_references()
     config.stage2.steps = 38_000  # [ours] 10 epochs
-    config.stage2.learning_rate = 6e-4  # [ours] VDC's gradients, in squared sides of the crop, are small
-    config.stage2.final_learning_rate = 6e-5  # [ours]
+    config.stage2.learning_rate = 1e-4  # [ours] VDC's gradients, in squared sides of the crop, are small
+    config.stage2.final_learning_rate = 1e-5  # [ours]
     config.stage2.loss_weights.update(dict.fromkeys(config.stage2.loss_weights, 0.0))
     config.stage2.loss_weights.loss_vdc = 1.0  # [paper] stage 2 is fine-tuning with VDC
 
