@@ -68,7 +68,7 @@ def get_config() -> ml_collections.ConfigDict:
     # taken whole, with all their poses and flips; at most a tenth of the faces, rounded up. 0: no `best/`, and the
     # last state is the result. The evaluation set is the test set: it chooses nothing. Validation is with detected
     # landmarks where the annotated set has them (--detect=face-alignment), else with an empty heatmap.
-    config.validation_faces = 1000
+    config.validation_faces = 4000
     config.batch_annotated = 32  # [paper]
     config.batch_wild = 32  # [paper: "the batch size is set as 32"]
     # [ours] How often a face turned by 0-30, 30-60, 60-90 degrees comes in an epoch.
