@@ -19,7 +19,7 @@ def get_config(variant="full"):
     config.regressor.name, config.regressor.width = "resnet10", 0.125
     config.critic.width = 0.125
     config.batch_annotated = config.batch_wild = 2
-    config.stage1.steps, config.stage2.steps = 1, 1
+    config.stage1.steps, config.stage2.steps = 0, 2  # one stage compiles in half the time
     for name, count in (("annotated", 40), ("wild", 6), ("evaluation", 6)):
         config.data[name].count = count
     config.run.log_every = config.run.checkpoint_every = 2
@@ -111,33 +111,37 @@ def command(tmp_path, *arguments):
 @pytest.mark.slow
 def test_the_command_tunes_trains_what_is_missing_and_keeps_what_is_finished(tmp_path):
     (tmp_path / "tiny.py").write_text(TINY)
+    runs = tmp_path / "runs"
     arguments = command(
-        tmp_path, "--rows=base,ss+sc", "--extras=off", "--seeds=0,1", "--tune", "--rates=1", "--steps=2", "--tune_steps=2"
+        tmp_path, "--rows=base,base+reproj", "--reference=base", "--extras=off", "--seeds=0", "--tune", "--rates=2",
+        "--tune_steps=1",
     )  # fmt: skip
     first = run_python(*arguments)
     assert first.returncode == 0, first.stderr[-3000:]
-    found = json.loads((tmp_path / "runs" / "ablation.json").read_text())
-    assert first.stdout == (tmp_path / "runs" / "ablation.md").read_text() + "\n"
-    assert "Not complete" not in first.stdout and "L_cyc" not in first.stdout
+    assert first.stdout == (runs / "ablation.md").read_text() + "\n" and "Not complete" not in first.stdout
+    found = json.loads((runs / "ablation.json").read_text())
     assert [tuple(row["images_a_step"]) for row in found["rows"]] == [(4, 0), (2, 2)]
-    assert [row["seeds"] for row in found["rows"]] == [[0, 1], [0, 1]]
-    assert {effect["what"] for effect in found["effects"]} == {
-        "Self-supervision and self-critic added to base (without extras)"
-    }
+    assert [(row["factor"], row["steps"], row["seeds"]) for row in found["rows"]] == [(2.0, 2, [0])] * 2
     assert [row["trials"][0]["validation_error"] > 0 for row in found["tuning"]] == [True, True]
 
-    final = {result["folder"]: result["nme"]["empty_heatmap"]["mean_of_bins"] for result in found["runs"]}
-    for folder, error in final.items():
-        own = json.loads((tmp_path / "runs" / folder / "metrics.json").read_text())
-        assert own["final"]["empty_heatmap"]["nme_2d_68"]["mean_of_bins"] == error and own["step"] == 2
-    tuning = json.loads((tmp_path / "runs" / "tune2_full-no-extras_lr1_s0" / "config.json").read_text())
-    assert tuning["data"]["evaluation"]["source"] == tuning["data"]["annotated"]["source"]
+    own = {}
+    for result in found["runs"]:
+        final = json.loads((runs / result["folder"] / "metrics.json").read_text())["final"]
+        own[result["folder"]] = final["empty_heatmap"]["nme_2d_68"]["mean_of_bins"]
+        assert result["nme"]["empty_heatmap"]["mean_of_bins"] == own[result["folder"]]
+    assert list(own) == ["plain-no-extras_lr2_s0", "base+reproj-no-extras_lr2_s0"]
+    expected = own["base+reproj-no-extras_lr2_s0"] - own["plain-no-extras_lr2_s0"]
+    (effect,) = (effect for effect in found["effects"] if effect["protocol"] == "empty_heatmap")
+    assert effect["what"] == "L_2d-con added to base (without extras)"
+    assert effect["difference"]["mean"] == pytest.approx(expected)
 
-    kept = (tmp_path / "runs" / "full-no-extras_lr1_s1" / "metrics.json").stat().st_mtime_ns
+    tuning = json.loads((runs / "tune1_plain-no-extras_lr2_s0" / "config.json").read_text())
+    assert tuning["data"]["evaluation"]["source"] == tuning["data"]["annotated"]["source"]
+    kept = (runs / "plain-no-extras_lr2_s0" / "metrics.json").stat().st_mtime_ns
     again = run_python(*arguments)
-    assert again.returncode == 0 and again.stderr.count("finished before") == 6
-    assert (tmp_path / "runs" / "full-no-extras_lr1_s1" / "metrics.json").stat().st_mtime_ns == kept
-    other = run_python(*command(tmp_path, "--rows=base", "--extras=off", "--steps=3"))
+    assert again.returncode == 0 and again.stderr.count("finished before") == 4
+    assert (runs / "plain-no-extras_lr2_s0" / "metrics.json").stat().st_mtime_ns == kept
+    other = run_python(*arguments, "--tune_steps=1", "--steps=3")
     assert other.returncode == 1 and "was trained by another command" in other.stderr
 
 
