@@ -149,11 +149,32 @@ def test_every_config_makes_stages():
         assert stages[0].method.axis_name == experiment.AXIS_NAME
 
 
+def test_the_rate_scale_multiplies_every_rate():
+    plain, scaled = (
+        experiment.learning_rate_schedule(tiny_config(**{"optimizer.rate_scale": scale})) for scale in (1.0, 20.0)
+    )
+    for step in (0, 1, 3, 5):
+        np.testing.assert_allclose(scaled(step), 20 * plain(step), rtol=1e-5)
+
+
+def test_unit_and_critic_of_the_config_reach_the_steps():
+    config = tiny_config(**{"critic.alternate": False, "critic.label_smoothing": 0.2, "critic.coefficient_noise": 0.3})
+    for stage in experiment.make_stages(config):
+        method = stage.method
+        assert (method.alternate, method.label_smoothing, method.coefficient_noise) == (False, 0.2, 0.3)
+        assert method.loss_scale["loss_2d_con"] == pytest.approx(1 / 120 / 28)  # of the crop's side, a mean of 4:2:1
+    assert experiment.make_stages(aflw.get_config())[0].method.loss_scale["loss_2d_con"] == 1.0
+
+
 def test_unknown_names_are_errors():
     with pytest.raises(ValueError, match="float16.*float32, bfloat16"):
         experiment.make_stages(tiny_config(**{"regressor.dtype": "float16"}))
     with pytest.raises(ValueError, match="decay.*cosine.*exponential, linear"):
         experiment.make_stages(tiny_config(**{"optimizer.decay": "cosine"}))
+    with pytest.raises(ValueError, match="unit.*inch.*pixel, side"):
+        experiment.make_stages(tiny_config(loss_unit="inch"))
+    with pytest.raises(ValueError, match="reduction.*median.*sum, mean"):
+        experiment.make_stages(tiny_config(loss_reduction="median"))
     with pytest.raises(ValueError, match="expected one of full, ss, sc, plain, base\\+reproj"):
         aflw.get_config("everything")
 
