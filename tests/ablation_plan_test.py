@@ -57,7 +57,7 @@ def test_masks_and_wild_images_do_not_multiply_rows_that_ignore_them():
 @pytest.mark.parametrize("row", ALL_ROWS, ids=lambda row: row.folder)
 def test_all_rows_have_equal_steps_images_input_and_augmentation(row):
     config = configured(Run(row, 0, 900))
-    assert (config.stage1.steps, config.stage2.steps) == (30, 870)  # 300 and 8,700 of 9,000
+    assert (config.stage1.steps, config.stage2.steps) == (300, 600)  # 4,500 and 9,000 of 13,500
     wild = [any(experiment.loss_weights(config, config[s])[n] for n in WILD_LOSSES) for s in ("stage1", "stage2")]
     assert wild[0] == wild[1], "a row without wild images in one stage would see fewer images there"
     assert config.batch_annotated + config.batch_wild * wild[0] == 32
@@ -121,7 +121,7 @@ def test_runs_of_other_rates_seeds_and_kinds_have_folders_of_their_own():
 
 def test_steps_are_divided_as_in_the_config_and_no_stage_is_lost():
     config = aflw.get_config()
-    assert ablation_plan.stage_steps(config, 9000) == (300, 8700)
+    assert ablation_plan.stage_steps(config, 9000) == (3000, 6000)
     assert ablation_plan.stage_steps(config, 2) == (1, 1)
     config.stage1.steps = 0
     assert ablation_plan.stage_steps(config, 50) == (0, 50)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from twodal_jax import platforms
 from twodal_jax.models import layers
 
 
@@ -222,7 +223,7 @@ def test_a_program_traced_for_a_converter_leaves_no_choice_of_platform():
     def traced():
         return str(jax.make_jaxpr(lambda x, y: layers.add_relu(x, y))(jnp.ones(3), jnp.ones(3)))
 
-    with layers.default_forms():
+    with platforms.default_forms():
         plain = traced()
     assert "platform_index" not in plain and "platform_index" in traced()
 

@@ -51,7 +51,8 @@ def test_an_unknown_variant_lists_the_known_ones(tmp_path):
     process, _ = command(tmp_path, "--config=configs/aflw.py:fulll")
     assert process.returncode != 0
     assert process.stderr.strip() == (
-        "Unknown variant 'fulll'; expected one of full, ss, sc, plain, 3ddfa, defa, base, ss+sc."
+        "Unknown variant 'fulll'; expected one of full, ss, sc, plain, base+reproj, no-2d-con, no-3d-con, no-cyc, 3ddfa,"
+        " defa, base, ss+sc, no-sc, with -no-extras at its end for the same without extras."
     )
 
 
