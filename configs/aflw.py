@@ -27,7 +27,8 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         "", source="mat", input=f"{data}/aflw2000", split="train", make=True
     )
     config.data.wild = paper.data_set(
-        "", source="wild_csv", input=f"{data}/aflw_wild", make=True
+        # Its points lie 1.05 pixels right of what a network trained on annotated faces predicts for frontal faces.
+        "", source="wild_csv", input=f"{data}/aflw_wild", make=True, pixel_origin=1.0
     )
     config.data.evaluation = paper.data_set(
         "", source="mat", input=f"{data}/aflw2000", split="val", make=True

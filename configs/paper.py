@@ -22,10 +22,11 @@ def data_set(folder: str, **fields) -> ml_collections.ConfigDict:
 
     folder: a prepared folder (scripts/prepare_data.py); made from source and input where it is missing
       and `make` is set. source, input, split, seed: as scripts/prepare_data.py takes them.
+    pixel_origin: as scripts/prepare_data.py takes it, for wild_csv.
     limit: use only so many faces (0: all). count: how many a synthetic source makes.
     how_to_get: for people without the data: where it comes from.
     """
-    defaults = dict(source="", input="", split="", limit=0, count=0, seed=0, make=False, how_to_get="")
+    defaults = dict(source="", input="", split="", pixel_origin=0.0, limit=0, count=0, seed=0, make=False, how_to_get="")
     return ml_collections.ConfigDict(defaults | fields | {"folder": folder})
 
 

@@ -22,7 +22,7 @@ def open_source(
     name: str, folder: os.PathLike | str, *, split: str | None = None,
     morphable_model: os.PathLike | str | None = None, margin: int = 20,
     landmarks: os.PathLike | str | None = None, ready: bool | None = None,
-    detect: str | None = None,
+    detect: str | None = None, pixel_origin: float = 0.0,
 ) -> FaceSource:
     """Opens a source of SOURCES.
 
@@ -34,6 +34,7 @@ def open_source(
       landmarks: the landmark file of wild_csv or detections, or 68-point detections: for mat in pixels of the
         120-pixel crops, for umdfaces of the whole images.
       ready: wild_csv, detections: whether images are 120 x 120 crops; None looks at the first ones.
+      pixel_origin: wild_csv: what the table calls the centre of the first pixel (`wild.wild_csv_faces`).
       detect: mat, umdfaces: a detector of `detected_faces.DETECTORS` that finds the landmarks.
 
     Raises:
@@ -41,6 +42,8 @@ def open_source(
     """
     if margin < 0:
         raise SourceError(f"margin must not be negative, got {margin}")
+    if pixel_origin and name != "wild_csv":
+        raise SourceError(f"--pixel_origin goes with the source wild_csv, not {name}")
     if detect and (name not in ("mat", "umdfaces") or landmarks):
         raise SourceError("--detect goes with the sources mat and umdfaces, without --landmarks")
     if name in ("mat", "tfds_300w_lp"):
@@ -65,6 +68,7 @@ def open_source(
         from data_pipelines import wild
 
         if name == "wild_csv":
-            return wild.wild_csv_faces(folder, csv_path=landmarks, ready=ready, margin=margin)
+            return wild.wild_csv_faces(folder, csv_path=landmarks, ready=ready, margin=margin,
+                                       pixel_origin=pixel_origin)
         return wild.detection_faces(folder, detections_path=landmarks, ready=ready, margin=margin)
     raise SourceError(f"unknown source {name!r}; one of {', '.join(SOURCES)}")

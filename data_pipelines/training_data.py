@@ -104,7 +104,7 @@ def _make(config: ml_collections.ConfigDict, name: str, folder: pathlib.Path) ->
     from data_pipelines import prepare, progress, sources
 
     source = sources.open_source(
-        spec.source, spec.input, split=spec.split or None,
+        spec.source, spec.input, split=spec.split or None, pixel_origin=spec.pixel_origin,
         morphable_model=None if config.morphable_model == BUILTIN else config.morphable_model)
     with progress.preparing(f"{spec.input} -> {folder}") as show:
         summary = prepare.prepare(source, folder, format="arrays", progress=show)

@@ -29,13 +29,15 @@ POINT_COUNTS = (18, 21, 68)
 
 def wild_csv_faces(
     folder: os.PathLike | str, *, csv_path: os.PathLike | str | None = None,
-    ready: bool | None = None, margin: int = 20,
+    ready: bool | None = None, margin: int = 20, pixel_origin: float = 0.0,
 ) -> LandmarkFaces:
     """A folder of images and a landmark CSV -> source of wild faces.
 
     Args:
       folder: the folder. csv_path: the table; by default the only .csv in the folder.
       ready: whether the images are 120 x 120 crops; None looks at the first ones.
+      pixel_origin: what the table calls the centre of an image's first pixel: 1 where it counts from 1 as MATLAB does.
+        It is subtracted, so that landmarks are in `projection`'s frames.
 
     Raises:
       SourceError: no folder, no (or several) CSV, missing columns (named, with those found).
@@ -51,6 +53,7 @@ def wild_csv_faces(
     names, numbers, problems = read_columns(path, file_column, [*xy, *flags, *yaw_column])
     landmarks = numbers[:, :2 * count].reshape(-1, count, 2)
     visible = valid_points(landmarks)
+    landmarks = np.where(visible[..., None], landmarks - pixel_origin, landmarks)
     if flags:
         visible &= numbers[:, 2 * count:3 * count] > 0.5
     points, seen = with_jaw(landmarks, visible)

@@ -64,7 +64,7 @@ def _prepare(args: argparse.Namespace, console: Console) -> Summary:
     ready = {"auto": None, "yes": True, "no": False}[args.ready_crops]
     open_source = functools.partial(
         sources.open_source, args.source, args.input, split=args.split, morphable_model=args.morphable_model,
-        margin=args.margin, landmarks=args.landmarks, ready=ready,
+        margin=args.margin, landmarks=args.landmarks, ready=ready, pixel_origin=args.pixel_origin,
         detect=args.detect)
     engine = beam_engine.BeamEngine(args.runner, args.workers, tuple(shlex.split(args.beam_options)))
     with preparing(f"{args.source} -> {args.output}", console) as show:
@@ -128,6 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shards", type=at_least_one, help="number of shards")
     parser.add_argument("--limit", type=at_least_one,
                         help="only the first faces; for synthetic sources their number")
+    parser.add_argument("--pixel_origin", type=float, default=0.0,
+                        help="wild_csv: what the table calls the centre of the first pixel; 1 where it counts from 1")
     parser.add_argument("--margin", type=int, default=20,
                         help="pixels stored around the 120-pixel crop (default 20)")
     parser.add_argument(

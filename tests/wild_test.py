@@ -280,3 +280,12 @@ def test_the_fingerprint_changes_with_the_yaw(tmp_path):
         (tmp_path / "l.csv").write_text(f"{HEADER_21}\n{line_21('a.jpg', np.full((21, 2), 60.0), np.ones(21), yaw)}\n")
         prints.append(wild_csv_faces(tmp_path).fingerprint())
     assert prints[0] != prints[1]
+
+
+def test_points_that_count_from_1_are_brought_to_this_programs_pixels(tmp_path):
+    points = np.random.default_rng(1).uniform(5, 115, (21, 2)).round(2)
+    write_image(tmp_path / "a.jpg")
+    (tmp_path / "l.csv").write_text(f"{HEADER_21}\n{line_21('a.jpg', points, np.ones(21))}\n")
+    face, = read_all(wild_csv_faces(tmp_path, pixel_origin=1.0))
+    np.testing.assert_allclose(face["landmarks"], points[heatmap.INDICES_OF_21] - 1.0, atol=1e-5)
+    np.testing.assert_allclose(face["jaw"], points[heatmap.JAW_OF_21] - 1.0, atol=1e-5)
