@@ -71,15 +71,17 @@ def test_accumulated_gradients_are_the_mean_of_separate_calls(state, model):
         annotated = batch_faces.prepare_annotated(part["annotated"], model, plain)
         wild = batch_faces.prepare_wild(part["wild"], plain)
         loss = functools.partial(train_step.regressor_loss, method=plain)
-        gradients, (_, stats, whitened) = jax.grad(loss, has_aux=True)(
+        gradients, (_, stats, whitened, _) = jax.grad(loss, has_aux=True)(
             state.regressor.params, state, annotated, wild, model
         )
-        critic = jax.grad(train_step.critic_loss)(state.critic.params, annotated, wild, whitened, plain)
+        critic, _ = jax.grad(train_step.critic_loss, has_aux=True)(
+            state.critic.params, annotated, wild, whitened, plain
+        )
         return gradients, critic, stats
 
     found = [[helpers_model.leaves(tree) for tree in separate(part)] for part in both_halves(batch)]
     mean = [{path: (a[path].astype(np.float64) + b[path]) / 2 for path in a} for a, b in zip(*found)]
-    new, metrics = step(accumulate=PARTS)(state, batch, model)
+    new, metrics = step(accumulate=PARTS, alternate=False)(state, batch, model)
     assert_close(gradients_in(new), mean)
     assert int(new.skipped) == 0 and float(metrics["skipped"]) == 0
     # The halves differ, so that a mean of one of them twice would be found out.

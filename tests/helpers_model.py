@@ -93,6 +93,7 @@ def tiny_method(
     seed: int = 0,
     accumulate: int = 1,
     remat: bool = False,
+    alternate: bool = True,
 ) -> Method:
     """ResNet-10 of an eighth's width, an encoder and critic alike; losses in pixels and sums."""
     landmark_weights = tuple(heatmap.weight_mask(4.0, 2.0, 1.0).tolist())
@@ -109,6 +110,7 @@ def tiny_method(
         heatmap=HeatmapSettings(),
         seed=seed,
         accumulate=accumulate,
+        alternate=alternate,
     )
 
 
