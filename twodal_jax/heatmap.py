@@ -19,6 +19,9 @@ from twodal_jax.platforms import by_platform
 
 NUM_LANDMARKS = 18
 KINDS = ("gaussian", "points")
+# Square pixels. Two landmarks within this of each other's distance share a pixel: compilers may round one distance
+# differently in two places, so that equality would leave a pixel without an owner.
+TIE = 1e-3
 REACH = 6.0  # standard deviations: exp(-REACH^2 / 2) is 1.5e-8
 LANDMARK_NAMES = (
     "left brow outer", "left brow middle", "left brow inner",
@@ -155,7 +158,7 @@ def _gaussian_heatmap_backward(sigma, size, residuals, cotangent):
     landmarks, seen = residuals
     planes = _squared_distances(landmarks, seen, size)
     nearest = functools.reduce(jnp.minimum, planes)
-    shared = functools.reduce(jnp.add, [(plane <= nearest).astype(landmarks.dtype) for plane in planes])
+    shared = functools.reduce(jnp.add, [(plane <= nearest + TIE).astype(landmarks.dtype) for plane in planes])
     pull = cotangent * 2.0 * jnp.exp(-nearest / (2.0 * sigma**2)) / (sigma**2 * shared)
     faces = landmarks, seen, pull, nearest
     width = 2 * math.ceil(REACH * sigma) + 1
@@ -170,7 +173,7 @@ def _moments_of_planes(landmarks, seen, pull, nearest):
     grid = jnp.arange(pull.shape[-1], dtype=landmarks.dtype)
     gradients = []
     for k, plane in enumerate(planes):
-        own = jnp.where(seen[:, k, None, None] & (plane <= nearest), pull, 0.0)
+        own = jnp.where(seen[:, k, None, None] & (plane <= nearest + TIE), pull, 0.0)
         x, y = landmarks[:, k, 0], landmarks[:, k, 1]
         columns, rows = own.sum(axis=-2), own.sum(axis=-1)
         # In full precision: some devices multiply float32 matrices in less.
@@ -194,7 +197,7 @@ def _moments_of_windows(landmarks, seen, pull, nearest, width):
         corner = start[1], start[0]
         x, y = (start + jnp.arange(width)[:, None]).astype(landmark.dtype).T - landmark[:, None]
         pull, nearest = (jax.lax.dynamic_slice(plane, corner, (width, width)) for plane in (pull, nearest))
-        own = jnp.where(seen & (y[:, None] ** 2 + x**2 <= nearest), pull, 0.0)
+        own = jnp.where(seen & (y[:, None] ** 2 + x**2 <= nearest + TIE), pull, 0.0)
         return jnp.stack([(own.sum(axis=0) * x).sum(), (own.sum(axis=1) * y).sum()])
 
     of_face = jax.vmap(one, in_axes=(0, 0, 0, None, None))
