@@ -6,8 +6,9 @@ TWODAL_DATA_DIR holds `aflw2000/` (images with .mat files, annotations.npz with 
 fan_landmarks.csv), `aflw_wild/` (120-pixel crops, landmarks21.csv) and `bfm_3ddfa/`. The sets are made
 ready in the work directory at the first start (about a minute).
 
-Measured (seed 0, 29.5 minutes on two cores of 205 GFLOP/s together, shared with others): NME (mean of yaw bins, 2D,
-68 points) 3.31 % with detected landmarks, 3.45 % with an empty heatmap; the plain variant, 32 minutes: 3.92 %.
+Measured with --config.stage1.steps=2000 --config.stage2.steps=4000 --config.data.wild.pixel_origin=1.0, seed 0: NME
+(mean of yaw bins, 2D, 68 points) 3.34 % with detected landmarks, 3.52 % with the image alone. The 13,500 steps below, about
+30 minutes on two cores of 200 GFLOP/s together, have not been measured yet.
 
 For a GPU: --config.regressor.name=resnet50 --config.regressor.variant=authors --config.regressor.width=1.0
 The plain variant (image alone, annotated images alone): --config=configs/aflw.py:plain
