@@ -331,7 +331,7 @@ def plan_text(ablation: Ablation) -> str:
             " highest)"
         )
     lines.append(f"{len(final)} final runs: {len(ablation.rows)} rows, {len(options.seeds)} seeds")
-    shown = f"{left:,} steps to train at most" if options.tune else f"{left:,} steps to train"
+    shown = f"{'about ' * options.tune}{left:,} steps to train"
     if options.seconds_per_step:
         shown += f", about {left * options.seconds_per_step / 3600:.1f} hours"
     return "\n".join([*lines, shown])
