@@ -163,7 +163,10 @@ def test_unit_and_critic_of_the_config_reach_the_steps():
         method = stage.method
         assert (method.alternate, method.label_smoothing, method.coefficient_noise) == (False, 0.2, 0.3)
         assert method.loss_scale["loss_2d_con"] == pytest.approx(1 / 120 / 28)  # of the crop's side, a mean of 4:2:1
-    assert experiment.make_stages(aflw.get_config())[0].method.loss_scale["loss_2d_con"] == 1.0
+    aflw_scale = experiment.make_stages(aflw.get_config())[0].method.loss_scale["loss_2d_con"]
+    assert aflw_scale == pytest.approx(1 / 120 / (28 + 9))  # and three jaw points of weight 3
+    pixels = tiny_config(loss_unit="pixel", loss_reduction="sum")
+    assert experiment.make_stages(pixels)[0].method.loss_scale["loss_2d_con"] == 1.0
 
 
 def test_unknown_names_are_errors():
