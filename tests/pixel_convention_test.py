@@ -411,7 +411,7 @@ def frontal():
 def test_a_detector_and_the_labels_of_frontal_faces_agree_across(frontal):
     """Mean over 787 faces, where a half-pixel error would show in full: -0.16 (labels) and -0.19 px (alpha).
 
-    Down, detector and labels place brows and nose differently: +0.48 and +0.67 px, of which no frame is to blame.
+    In y the difference is +0.48 and +0.67 px: detector and labels place brows and nose differently.
     """
     detected, true, of_alpha = frontal
     assert len(detected) > 700
