@@ -141,7 +141,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.warmup_steps = 50  # [ours]
     # [ours] From scratch, where the authors started from ImageNet: rate_scale multiplies all learning rates below, and
     # head_features divides the head's by its inputs over this number (`experiment._scale_head`). 1 and 0: the paper's
-    # plain setting. ResNet-50 from scratch, 8 + 8 real faces, 300 steps, one seed, the augmentation below: 25.4 % before
+    # plain setting. ResNet-50 from scratch, 8 + 8 real faces, 300 steps, one seed, augmented as below: 25.4 % before
     # training, 20.8 % with 100 and 32, 19.5 % with 200 and 16. The plain setting was run for 120 steps only, with more
     # augmentation and a zero head: 25.2 to 23.7 %.
     config.optimizer.rate_scale = 200.0
