@@ -16,12 +16,20 @@ import tempfile
 import time
 
 from benchmarks.timing import Row, table
-from twodal_jax import text_file
+from twodal_jax.io.text import write_text
 
 TABLES = (
-    "train_step", "two_dal_step", "input_pipeline", "vertex_distance", "dense_faces", "evaluation_speed",
-    "start_up", "huge_pages", "devices_speed", "paper_run",
-)  # fmt: skip
+    "train_step",
+    "two_dal_step",
+    "input_pipeline",
+    "vertex_distance",
+    "dense_faces",
+    "evaluation_speed",
+    "start_up",
+    "huge_pages",
+    "devices_speed",
+    "paper_run",
+)
 
 PAGE_HEAD = """# Benchmarks
 
@@ -70,9 +78,9 @@ def page(results: dict[str, dict], summary: str) -> str:
 
 def write(results: dict[str, dict], output: pathlib.Path, page_path: pathlib.Path | None) -> None:
     """The rows as JSON and, where asked for, as a page."""
-    text_file.write(output, json.dumps(results, indent=1))
+    write_text(output, json.dumps(results, indent=1))
     if page_path:
-        text_file.write(page_path, page(results, table("", bars(results)).strip("\n")))
+        write_text(page_path, page(results, table("", bars(results)).strip("\n")))
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks import timing
-from twodal_jax import startup
+from twodal_jax.runtime import xla_flags
 
 # How a process has its memory: as programs have it that say nothing, or as `twodal_jax.main` asks.
-AS_THE_SYSTEM_HAS_IT = dict.fromkeys(startup.HUGE_PAGES, "")
-AS_IN_TRAINING = startup.HUGE_PAGES
+AS_THE_SYSTEM_HAS_IT = dict.fromkeys(xla_flags.HUGE_PAGES, "")
+AS_IN_TRAINING = xla_flags.HUGE_PAGES
 
 
 class Apart:
@@ -76,7 +76,7 @@ def serve(maker: str, arguments: str) -> None:
     """The process: makes the job, tells, and runs it once for every line it is sent."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries may print; answers have a way of their own
-    startup.set_cpu_flags()
+    xla_flags.set_cpu_flags()
     module, _, function = maker.partition(":")
     job, told = getattr(importlib.import_module(module), function)(*json.loads(arguments))
     print(json.dumps(told), file=answers, flush=True)

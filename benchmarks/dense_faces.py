@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks import models, timing
-from benchmarks.timing import Row, in_turn, median_ms, ratio
-from twodal_jax import startup
+from benchmarks.timing import in_turn, median_ms, ratio, Row
+from twodal_jax.runtime import xla_flags
 
 BATCH = 32
 
@@ -23,7 +23,7 @@ def mesh_rows(model, rounds: int, many: int) -> list[Row]:
     """One face, a batch, and many in batches."""
     import jax
 
-    from twodal_jax import projection
+    from twodal_jax.geometry import projection
 
     held = jax.device_put(model)
     alpha = jax.device_put(models.random_alpha(model, BATCH))
@@ -45,30 +45,32 @@ def mesh_rows(model, rounds: int, many: int) -> list[Row]:
     seconds = time.perf_counter() - start
     return [
         Row("mesh of 1 face", median_ms(times["single"]) / BATCH, "ms", note=f"{model.num_vertices:,} vertices"),
-        Row(f"meshes of {BATCH} faces", median_ms(times["batch"]), "ms",
-            note=f"{median_ms(times['batch']) / BATCH:.2f} ms a face"),
+        Row(
+            f"meshes of {BATCH} faces",
+            median_ms(times["batch"]),
+            "ms",
+            note=f"{median_ms(times['batch']) / BATCH:.2f} ms a face",
+        ),
         Row("  batch / one by one", ratio(times["batch"], times["single"]), "x", 0.5),
         Row(f"meshes of {many:,} faces", seconds, "s", note="in batches of 32; memory stays that of one batch"),
-    ]  # fmt: skip
+    ]
 
 
 def split_triangles(model, wanted: int):
     """A model with each triangle split in four until there are `wanted`; new vertices at the edges' middles."""
-    from twodal_jax import morphable_model
+    from twodal_jax.geometry import morphable_model
 
     mean, basis, triangles = (np.asarray(getattr(model, name)) for name in ("mean", "basis", "triangles"))
     while len(triangles) < wanted:
         edges = np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
         edges, which = np.unique(edges, axis=0, return_inverse=True)
         middle = which.reshape(-1, 3) + mean.shape[-1]
-        mean, basis = (
-            np.concatenate([array, array[..., edges].mean(axis=-1)], axis=-1) for array in (mean, basis)
-        )
+        mean, basis = (np.concatenate([array, array[..., edges].mean(axis=-1)], axis=-1) for array in (mean, basis))
         a, b, c = triangles.T
         ab, bc, ca = middle.T
-        triangles = np.concatenate([
-            np.stack(corners, 1) for corners in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))
-        ])  # fmt: skip
+        triangles = np.concatenate(
+            [np.stack(corners, 1) for corners in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))]
+        )
     return morphable_model.create(
         mean, basis, triangles[:wanted], model.landmark_indices, model.alpha_mean, model.alpha_std
     )
@@ -123,11 +125,7 @@ def raster_rows(model, sizes: tuple[int, ...], rounds: int) -> list[Row]:
 
         sim3dr = sim3dr_jobs(faces, triangles, size)
         times = in_turn(
-            {
-                "single": one_by_one,
-                "batch": lambda: rasterizer.rasterize_batch(faces, triangles, size, size),
-                **sim3dr,
-            },
+            {"single": one_by_one, "batch": lambda: rasterizer.rasterize_batch(faces, triangles, size, size), **sim3dr},
             rounds,
         )
         milliseconds = {name: median_ms(seconds) / BATCH for name, seconds in times.items()}
@@ -145,7 +143,7 @@ def raster_rows(model, sizes: tuple[int, ...], rounds: int) -> list[Row]:
 
 def measure(options) -> list[Row]:
     """Meshes, then pixels."""
-    startup.set_cpu_flags()
+    xla_flags.set_cpu_flags()
     model = models.full_size()
     rounds = 5 if options.quick else 9
     rows = mesh_rows(model, rounds, 320 if options.quick else 2000)

@@ -14,32 +14,33 @@ import subprocess
 import sys
 
 from benchmarks import timing
-from benchmarks.timing import Row, in_turn, median_ms, ratio
-from twodal_jax import startup
+from benchmarks.timing import in_turn, median_ms, ratio, Row
+from twodal_jax.runtime import xla_flags
 
 
 def small_step(images: int):
-    """(method with a mapped axis, state, host batch, model) of a step with all losses and small networks."""
+    """(spec with a mapped axis, state, host batch, model) of a step with all losses and small networks."""
     import jax
 
     from benchmarks.two_dal_step import load_config, prepared
-    from twodal_jax import experiment
+    from twodal_jax.training import builder
 
     config = load_config("aflw", images)
     config.regressor.width = 0.125
     config.regressor.variant = "standard"
     _, state, batch, model = prepared(config, 0)
-    method = experiment.make_stages(config)[0].method
-    return method, *map(jax.device_get, (state, batch, model))
+    spec = builder.build_stages(config)[0].spec
+    return spec, *map(jax.device_get, (state, batch, model))
 
 
-def pmap_job(method, state, batch, model):
-    """The project's mapped step (`devices.mapped_train_step`)."""
+def pmap_job(spec, state, batch, model):
+    """The project's mapped step (`training.step.mapped_train_step`)."""
     import jax
 
-    from twodal_jax import devices
+    from twodal_jax.distributed import sharding as devices
+    from twodal_jax.training import step as train_step
 
-    step, sharded = devices.mapped_train_step(method), devices.shard(batch)
+    step, sharded = train_step.mapped_train_step(spec), devices.shard(batch)
     state, model = devices.replicated((state, model))
     box = [state]
 
@@ -51,21 +52,24 @@ def pmap_job(method, state, batch, model):
     return job
 
 
-def shard_map_job(method, state, batch, model):
+def shard_map_job(spec, state, batch, model):
     """The same step under jit(shard_map)."""
     import jax
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    from twodal_jax.experiment import AXIS_NAME
-    from twodal_jax.train_step import train_step
+    from twodal_jax.distributed.sharding import AXIS_NAME
+    from twodal_jax.training.step import train_step
 
     mesh = Mesh(np.array(jax.devices()), (AXIS_NAME,))
     whole, split = PartitionSpec(), PartitionSpec(AXIS_NAME)
     mapped = jax.shard_map(
-        functools.partial(train_step, method=method), mesh=mesh, in_specs=(whole, split, whole),
-        out_specs=whole, check_vma=False,
-    )  # fmt: skip
+        functools.partial(train_step, spec=spec),
+        mesh=mesh,
+        in_specs=(whole, split, whole),
+        out_specs=whole,
+        check_vma=False,
+    )
     step = jax.jit(mapped, donate_argnums=0)
     box = [jax.device_put(state, NamedSharding(mesh, whole))]
     sharded = jax.device_put(batch, NamedSharding(mesh, split))
@@ -95,15 +99,14 @@ def measure_here(images: int, rounds: int, both: bool) -> dict[str, float]:
 def on_devices(count: int, images: int, rounds: int, both: bool) -> dict[str, float]:
     """`measure_here` in a process with so many virtual devices."""
     code = (
-        "from twodal_jax import startup; startup.set_cpu_flags(); import json;"
+        "from twodal_jax.runtime import xla_flags; xla_flags.set_cpu_flags(); import json;"
         " from benchmarks.devices_speed import measure_here;"
         f" print(json.dumps(measure_here({images}, {rounds}, {both})))"
     )
-    flags = f"{startup.CPU_FLAGS} --xla_force_host_platform_device_count={count}"
+    flags = f"{xla_flags.CPU_FLAGS} --xla_force_host_platform_device_count={count}"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code], env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{count} devices: {done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

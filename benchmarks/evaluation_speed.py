@@ -14,25 +14,25 @@ import time
 import numpy as np
 
 from benchmarks import models, timing
-from benchmarks.timing import Row, in_turn, ratio
+from benchmarks.timing import in_turn, ratio, Row
 from twodal_jax.evaluation import benchmark, icp
 from twodal_jax.evaluation.predictions import Predictions
-from twodal_jax.morphable_model import OUTER_EYE_CORNERS
+from twodal_jax.geometry.morphable_model import OUTER_EYE_CORNERS
 
 
 def made_truth(model, count: int) -> tuple[benchmark.GroundTruth, Predictions]:
     """Random faces, and predictions a little off."""
     rng = np.random.default_rng(0)
     whitened = rng.standard_normal((2, count, 62)).astype(np.float32)
-    alpha = np.asarray(model.alpha_mean) + np.asarray(model.alpha_std) * (
-        [[[0.3]], [[0.05]]] * whitened
-    ).cumsum(axis=0)
+    alpha = np.asarray(model.alpha_mean) + np.asarray(model.alpha_std) * ([[[0.3]], [[0.05]]] * whitened).cumsum(axis=0)
     alpha = alpha.astype(np.float32)
     boxes = np.tile(np.float32([100, 100, 340, 340]), (count, 1))
-    landmarks = np.concatenate([
-        np.asarray(benchmark.landmarks_image(model, alpha[0, i : i + 100], boxes[i : i + 100]))
-        for i in range(0, count, 100)
-    ])  # fmt: skip
+    landmarks = np.concatenate(
+        [
+            np.asarray(benchmark.landmarks_image(model, alpha[0, i : i + 100], boxes[i : i + 100]))
+            for i in range(0, count, 100)
+        ]
+    )
     keys = [f"face{i}" for i in range(count)]
     truth = benchmark.GroundTruth(
         "made", keys, landmarks, landmarks[..., :2], rng.uniform(-90, 90, count), boxes, alpha[0]
@@ -108,13 +108,27 @@ def icp_rows(model, faces: int) -> list[Row]:
     apart, early = (100 * abs(np.mean(errors) / np.mean(converged) - 1) for errors in (found, stopped))
     worst = 100 * np.abs(np.divide(found, converged) - 1).max()
     return [
-        Row("ICP of one face", timing.median_ms(times["ours"]), "ms",
-            note=f"{icp.SAMPLE:,} of {model.num_vertices:,} vertices decide, all are measured at the end"),
-        Row("  time / plain ICP", ratio(times["ours"], times["plain"]), "x", 0.1,
-            note=f"plain {timing.median_ms(times['plain']) / 1e3:.1f} s, to the same tolerance"),
-        Row("  difference from plain ICP, converged", apart, "%", 0.2,
-            note=f"mean of {faces} faces, the worst {worst:.2f} %; plain ICP at the same tolerance {early:.3f} %"),
-    ]  # fmt: skip
+        Row(
+            "ICP of one face",
+            timing.median_ms(times["ours"]),
+            "ms",
+            note=f"{icp.SAMPLE:,} of {model.num_vertices:,} vertices decide, all are measured at the end",
+        ),
+        Row(
+            "  time / plain ICP",
+            ratio(times["ours"], times["plain"]),
+            "x",
+            0.1,
+            note=f"plain {timing.median_ms(times['plain']) / 1e3:.1f} s, to the same tolerance",
+        ),
+        Row(
+            "  difference from plain ICP, converged",
+            apart,
+            "%",
+            0.2,
+            note=f"mean of {faces} faces, the worst {worst:.2f} %; plain ICP at the same tolerance {early:.3f} %",
+        ),
+    ]
 
 
 def measure(options) -> list[Row]:

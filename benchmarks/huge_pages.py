@@ -1,4 +1,4 @@
-"""Training steps on a CPU as the system gives memory, with huge pages (`startup.HUGE_PAGES`, what training sets), and with
+"""Training steps on a CPU as the system gives memory, with huge pages (`xla_flags.HUGE_PAGES`, what training sets), and with
 huge pages on a heap that never shrinks; each in a process of its own, in turn.
 
     python -m benchmarks.huge_pages [--quick]
@@ -11,9 +11,9 @@ import pathlib
 import platform
 
 from benchmarks import timing
-from benchmarks.apart import AS_IN_TRAINING, AS_THE_SYSTEM_HAS_IT, Apart, in_turn
-from benchmarks.timing import Row, median_ms, ratio
-from twodal_jax import startup
+from benchmarks.apart import Apart, AS_IN_TRAINING, AS_THE_SYSTEM_HAS_IT, in_turn
+from benchmarks.timing import median_ms, ratio, Row
+from twodal_jax.runtime import xla_flags
 
 SETTING = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -24,11 +24,11 @@ def aflw_step(batch: int):
 
     from benchmarks.devices_speed import pmap_job
     from benchmarks.two_dal_step import load_config, prepared
-    from twodal_jax import experiment
+    from twodal_jax.training import builder
 
     config = load_config("aflw", batch)
     _, *arrays = prepared(config, 1)
-    job = pmap_job(experiment.make_stages(config)[1].method, *jax.device_get(arrays))
+    job = pmap_job(builder.build_stages(config)[1].spec, *jax.device_get(arrays))
     job()
     return job, None
 
@@ -38,7 +38,7 @@ KEPT = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_thresh
 SETTINGS = {
     "as the system has it": AS_THE_SYSTEM_HAS_IT,
     "huge pages": AS_IN_TRAINING,
-    "huge pages, kept": dict.fromkeys(startup.HUGE_PAGES, KEPT.format(1 << 40)),
+    "huge pages, kept": dict.fromkeys(xla_flags.HUGE_PAGES, KEPT.format(1 << 40)),
 }
 
 

@@ -19,8 +19,9 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.timing import Row
-from data_pipelines.loader import reading_threads
-from twodal_jax import startup
+from data_pipelines.loading.loader import reading_threads
+from twodal_jax.runtime import xla_flags
+from twodal_jax.training import step as train_step
 
 SIZE, BATCH = 160, 32
 MADE_AHEAD = 16  # more than any way to read keeps ready: while those are taken, others refill theirs
@@ -50,17 +51,24 @@ class MadeFaces:
             image = cv2.resize(rng.uniform(0, 255, (9, 9, 3)).astype(np.float32), (SIZE, SIZE), None, 0, 0, 2)
             image = np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
             points = rng.uniform(20, 100, (18 + 3, 2)).astype(np.float32)
-            yield {"image": image, "name": f"{index:05d}", "yaw_deg": np.float32(0),
-                   "landmarks": points[:18], "visible": np.ones(18, np.float32),
-                   "jaw": points[18:], "jaw_visible": np.ones(3, np.float32)}  # fmt: skip
+            yield {
+                "image": image,
+                "name": f"{index:05d}",
+                "yaw_deg": np.float32(0),
+                "landmarks": points[:18],
+                "visible": np.ones(18, np.float32),
+                "jaw": points[18:],
+                "jaw_visible": np.ones(3, np.float32),
+            }
 
 
 def make_sets(folder: pathlib.Path, count: int) -> tuple[list[bytes], dict]:
     """The JPEGs, also written as files, and the prepared sets {"arrays", "array_record"}."""
     import cv2
 
-    from data_pipelines import prepare, prepared
-    from data_pipelines.records import JPEG_QUALITY
+    from data_pipelines.preparation import prepare
+    from data_pipelines.storage import prepared_dataset as prepared
+    from data_pipelines.storage.array_record import JPEG_QUALITY
 
     source = MadeFaces(count)
     (folder / "files").mkdir()
@@ -77,7 +85,7 @@ def make_sets(folder: pathlib.Path, count: int) -> tuple[list[bytes], dict]:
 
 def wild_batches(prepared, config):
     """Endless batches of the wild faces that a config trains on."""
-    from data_pipelines import loader
+    from data_pipelines.loading import loader
     from data_pipelines.training_data import fields_trained_on
 
     fields = fields_trained_on(config)["wild"]
@@ -110,7 +118,7 @@ def bare_decoder(copied: bool = True):
 
     copied: into an array of NumPy's own, as `.numpy()` does; else a view of TensorFlow's memory.
     """
-    from data_pipelines.records import tensorflow_on_cpu
+    from data_pipelines.storage.array_record import tensorflow_on_cpu
 
     tf = tensorflow_on_cpu()
 
@@ -127,15 +135,14 @@ def bare_decoder(copied: bool = True):
 
 def reading_rows(encoded, sets, folder, threads: int, seconds: float, rounds: int) -> list[Row]:
     """Images a second, each way in turn, and the shards against the bare decoder; medians of the rounds."""
-    from data_pipelines import loader
-    from twodal_jax.images import read_image
+    from data_pipelines.loading import loader
+    from twodal_jax.io.images import read_image
 
     files = sorted((folder / "files").iterdir())
     fields = ("image", "landmarks", "visible")
 
     def shuffled(kind):
-        return loader.batches(sets[kind], batch_size=BATCH, seed=0, fields=fields, num_threads=threads,
-                              as_decoded=True)  # fmt: skip
+        return loader.batches(sets[kind], batch_size=BATCH, seed=0, fields=fields, num_threads=threads, as_decoded=True)
 
     ways = {
         "memory (arrays)": shuffled("arrays"),
@@ -174,17 +181,18 @@ def waiting_rows(sets, steps: int) -> list[Row]:
     import jax
 
     from benchmarks.two_dal_step import load_config, prepared
-    from twodal_jax import devices, experiment
+    from twodal_jax.distributed import sharding
+    from twodal_jax.training import builder
 
     config = load_config("aflw", 16)
     _, state, batch, model = prepared(config, 1)
-    step = devices.mapped_train_step(experiment.make_stages(config)[1].method)
+    step = train_step.mapped_train_step(builder.build_stages(config)[1].spec)
     annotated = {name: np.asarray(value) for name, value in batch["annotated"].items()}
     rows = []
     for kind in sets:
         wild = wild_batches(sets[kind], config)
         own = _resized(annotated)
-        batches = devices.prefetched(devices.paired(itertools.repeat(own), wild))
+        batches = sharding.prefetched(sharding.paired(itertools.repeat(own), wild))
         waited, start = 0.0, 0.0
         for number in range(steps + 3):
             if number == 3:
@@ -196,7 +204,9 @@ def waiting_rows(sets, steps: int) -> list[Row]:
             jax.block_until_ready(state)
         share = 100 * waited / (time.perf_counter() - start)
         batches.close()
-        rows.append(Row(f"waiting for input, {kind}", share, "% of a step", 5, note="configs/aflw.py, stage 2, 16 + 16"))
+        rows.append(
+            Row(f"waiting for input, {kind}", share, "% of a step", 5, note="configs/aflw.py, stage 2, 16 + 16")
+        )
     return rows
 
 
@@ -208,7 +218,7 @@ def _resized(annotated: dict) -> dict:
 
 def measure(options) -> list[Row]:
     """Rates, waiting, and what a fast GPU would ask for."""
-    startup.set_cpu_flags()
+    xla_flags.set_cpu_flags()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         encoded, sets = make_sets(folder, 512 if options.quick else 2048)

@@ -5,7 +5,8 @@ import pathlib
 
 import numpy as np
 
-from twodal_jax import assets, morphable_model
+from twodal_jax.face_models.load import load_morphable_model
+from twodal_jax.geometry import morphable_model
 
 NUM_VERTICES = 53_215
 
@@ -14,17 +15,17 @@ def full_size() -> morphable_model.MorphableModel:
     """The 40 + 10 BFM of $TWODAL_DATA_DIR, or the built-in face with as many vertices."""
     path = pathlib.Path(os.environ.get("TWODAL_DATA_DIR", "nowhere"), "bfm_3ddfa")
     if path.exists():
-        model = assets.load_morphable_model(path)
+        model = load_morphable_model(path)
         if model.has_whitening:
             return model
-        small = assets.load_morphable_model("builtin")
+        small = load_morphable_model("builtin")
         return model.with_whitening(small.alpha_mean, small.alpha_std)
     return with_points(NUM_VERTICES)
 
 
 def with_points(num_vertices: int) -> morphable_model.MorphableModel:
     """The built-in face and points drawn evenly from its surface, this many together; the triangles stay."""
-    small = assets.load_morphable_model("builtin")
+    small = load_morphable_model("builtin")
     mean, basis, triangles = (np.asarray(values) for values in (small.mean, small.basis, small.triangles))
     first, second, third = (mean.T[corner] for corner in triangles.T)
     area = np.linalg.norm(np.cross(second - first, third - first), axis=1)
@@ -38,7 +39,7 @@ def with_points(num_vertices: int) -> morphable_model.MorphableModel:
 
     return morphable_model.create(
         dense(mean), dense(basis), triangles, small.landmark_indices, small.alpha_mean, small.alpha_std
-    )  # fmt: skip
+    )
 
 
 def random_alpha(model: morphable_model.MorphableModel, count: int, seed: int = 0) -> np.ndarray:

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from twodal_jax import experiment, morphable_model, symmetry
-from twodal_jax.models.regressor import Regressor
-from twodal_jax.train_state import Method
+from twodal_jax.geometry import morphable_model, symmetry
+from twodal_jax.models.resnet import Regressor
+from twodal_jax.training import builder
+from twodal_jax.training.state import TrainSpec
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -68,9 +69,7 @@ def supervised_step(network: Regressor) -> tuple[Callable, Callable]:
         variables, opt_state = state
 
         def loss(params):
-            out, updates = network.apply(
-                {**variables, "params": params}, inputs, train=True, mutable=["batch_stats"]
-            )
+            out, updates = network.apply({**variables, "params": params}, inputs, train=True, mutable=["batch_stats"])
             return jnp.mean((out - true) ** 2), updates
 
         (value, updates), gradients = jax.value_and_grad(loss, has_aux=True)(variables["params"])
@@ -82,11 +81,9 @@ def supervised_step(network: Regressor) -> tuple[Callable, Callable]:
 
 
 def training_batch(model: morphable_model.MorphableModel, count: int, wild: int, size: int = 120) -> dict:
-    """A batch as `train_step` takes it: noise for images, plausible faces; size: of the images."""
+    """A batch as `training.step` takes it: noise for images, plausible faces; size: of the images."""
     rng = np.random.default_rng(0)
-    alpha = np.asarray(model.alpha_mean) + 0.5 * np.asarray(model.alpha_std) * rng.standard_normal(
-        (count, 62)
-    )
+    alpha = np.asarray(model.alpha_mean) + 0.5 * np.asarray(model.alpha_std) * rng.standard_normal((count, 62))
     image = rng.integers(0, 256, (count + wild, size, size, 3), np.uint8)
     visible = (rng.random((wild, 18)) < 0.9).astype(np.float32)
     index = np.stack([np.zeros(count + wild), np.arange(count + wild)], axis=-1).astype(np.uint32)
@@ -103,10 +100,10 @@ def training_batch(model: morphable_model.MorphableModel, count: int, wild: int,
     }
 
 
-def stage_method(config, stage: int, axis_name: str | None = None) -> Method:
-    """The method of a config's stage (0 or 1), for one device or a mapped axis."""
-    method = experiment.make_stages(config)[stage].method
-    return method.replace(regressor=method.regressor.clone(axis_name=axis_name))
+def stage_spec(config, stage: int, axis_name: str | None = None) -> TrainSpec:
+    """The spec of a config's stage (0 or 1), for one device or a mapped axis."""
+    spec = builder.build_stages(config)[stage].spec
+    return spec.replace(regressor=spec.regressor.clone(axis_name=axis_name))
 
 
 def training_model(model: morphable_model.MorphableModel, config) -> morphable_model.MorphableModel:

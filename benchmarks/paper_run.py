@@ -12,7 +12,7 @@ import functools
 
 from benchmarks import flops, timing
 from benchmarks.timing import Row
-from twodal_jax import startup
+from twodal_jax.runtime import xla_flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +75,12 @@ def stage_cost(stage: int, compile_it: bool) -> tuple[StepCost, dict[str, float]
     import jax
 
     from benchmarks.two_dal_step import load_config, prepared
-    from twodal_jax.train_state import num_parameters
-    from twodal_jax.train_step import train_step
+    from twodal_jax.training.state import num_parameters
+    from twodal_jax.training.step import train_step
 
     def lowered(dtype: str):
-        method, state, batch, model = prepared(load_config("paper", 32, dtype), stage)
-        step = jax.jit(functools.partial(train_step, method=method)).lower(state, batch, model)
+        spec, state, batch, model = prepared(load_config("paper", 32, dtype), stage)
+        step = jax.jit(functools.partial(train_step, spec=spec)).lower(state, batch, model)
         return step, num_parameters(state.regressor.params)
 
     # In float32 a CPU needs fewer operations for some convolutions than they have by their definition.
@@ -100,7 +100,7 @@ def stage_cost(stage: int, compile_it: bool) -> tuple[StepCost, dict[str, float]
 
 def measure(options) -> list[Row]:
     """Counts, then the estimates."""
-    startup.set_cpu_flags()
+    xla_flags.set_cpu_flags()
     from configs import paper
 
     config = paper.get_config()
@@ -109,7 +109,9 @@ def measure(options) -> list[Row]:
         cost, counts, parameters = stage_cost(stage, not options.quick)
         costs.append(cost)
         rows.append(Row(f"stage {stage + 1}: {count:,} steps of 32 + 32", None))
-        rows += [Row(f"  {name.rpartition(', ')[0]}", value, name.rpartition(", ")[2]) for name, value in counts.items()]
+        rows += [
+            Row(f"  {name.rpartition(', ')[0]}", value, name.rpartition(", ")[2]) for name, value in counts.items()
+        ]
     for chip, devices in SETUPS:
         for share in reversed(SHARES):
             seconds = [estimate(cost, chip, devices, share, parameters) for cost in costs]

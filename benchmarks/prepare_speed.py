@@ -56,8 +56,10 @@ def main() -> None:
             run = prepare(root, args.format, args.workers)
             largest = max(run.workers.values(), default=0)
             after = count / (run.seconds - run.first_face_seconds)
-            print(f"{count:6d} {args.workers:9d} {run.seconds:9.1f} {count / run.seconds:10.0f} {after:22.0f}"
-                  f" {run.parent / 1e6:12.0f} {largest / 1e6:19.0f}   {run.said}")
+            print(
+                f"{count:6d} {args.workers:9d} {run.seconds:9.1f} {count / run.seconds:10.0f} {after:22.0f}"
+                f" {run.parent / 1e6:12.0f} {largest / 1e6:19.0f}   {run.said}"
+            )
             match = re.search(r"(\d+) faces, (\d+) skipped", run.said)
             if not match or (int(match[1]), int(match[2])) != (count - broken, broken):
                 sys.exit(f"expected {count - broken} faces and {broken} skipped")
@@ -72,8 +74,22 @@ def write_umdfaces(root: pathlib.Path, count: int, broken: float = 0.0) -> int:
     batch.mkdir(parents=True)
     with open(batch / "umdfaces_batch1_ultraface.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["SUBJECT_ID", "FILE", "FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT", "YAW", *(
-            f"{kind}{k}{axis}" for k in range(1, POINTS + 1) for kind, axis in (("P", "X"), ("P", "Y"), ("VIS", "")))])
+        writer.writerow(
+            [
+                "SUBJECT_ID",
+                "FILE",
+                "FACE_X",
+                "FACE_Y",
+                "FACE_WIDTH",
+                "FACE_HEIGHT",
+                "YAW",
+                *(
+                    f"{kind}{k}{axis}"
+                    for k in range(1, POINTS + 1)
+                    for kind, axis in (("P", "X"), ("P", "Y"), ("VIS", ""))
+                ),
+            ]
+        )
         for row in range(count):
             name = f"subject{row // 50:05d}/{row:06d}.jpg"
             path = batch / name
@@ -88,16 +104,25 @@ def write_umdfaces(root: pathlib.Path, count: int, broken: float = 0.0) -> int:
 
 
 def _picture(random: np.random.Generator) -> bytes:
-    smooth = cv2.resize(random.integers(0, 256, (12, 12, 3)).astype(np.uint8), (SIDE, SIDE),
-                        interpolation=cv2.INTER_CUBIC)
+    smooth = cv2.resize(
+        random.integers(0, 256, (12, 12, 3)).astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC
+    )
     noisy = np.clip(smooth + random.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
     return cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
 
 
 def prepare(root: pathlib.Path, format: str, workers: int) -> Run:
     """Runs the command and watches its processes."""
-    command = [sys.executable, "-m", "scripts.prepare_data", "umdfaces", f"--input={root / 'UMDFaces'}",
-               f"--output={root / 'prepared'}", f"--format={format}", f"--workers={workers}"]
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.prepare_data",
+        "umdfaces",
+        f"--input={root / 'UMDFaces'}",
+        f"--output={root / 'prepared'}",
+        f"--format={format}",
+        f"--workers={workers}",
+    ]
     start = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     parent, others, first = 0, {}, 0.0

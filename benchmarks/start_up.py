@@ -32,21 +32,23 @@ def in_new_process(*arguments: str, **environment: str) -> tuple[str, float]:
 
 def first_step(config_name: str, batch: int, cache: str) -> None:
     """Prints the seconds of the first and of the second training step (in a process of its own)."""
-    from twodal_jax import startup
+    from twodal_jax.runtime import xla_flags
+    from twodal_jax.training import step as train_step
 
-    startup.set_cpu_flags()
+    xla_flags.set_cpu_flags()
     if cache:
-        startup.keep_compiled(cache)
+        xla_flags.keep_compiled(cache)
     import jax
 
     from benchmarks.two_dal_step import load_config, prepared
-    from twodal_jax import devices, experiment
+    from twodal_jax.distributed import sharding
+    from twodal_jax.training import builder
 
     config = load_config(config_name, batch)
     _, state, data, model = prepared(config, 0)
-    state, model = devices.replicated((state, model))
-    step = devices.mapped_train_step(experiment.make_stages(config)[0].method)
-    data, seconds = devices.shard(jax.device_get(data)), []
+    state, model = sharding.replicated((state, model))
+    step = train_step.mapped_train_step(builder.build_stages(config)[0].spec)
+    data, seconds = sharding.shard(jax.device_get(data)), []
     for _ in range(2):
         start = time.perf_counter()
         state, _ = step(state, data, model)

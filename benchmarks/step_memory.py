@@ -12,9 +12,10 @@ import jax
 from absl import app, flags
 
 from configs import paper
-from twodal_jax import assets, devices, experiment
-from twodal_jax.morphable_model import without_mesh
-from twodal_jax.train_state import create_train_state
+from twodal_jax.face_models.load import load_morphable_model
+from twodal_jax.geometry.morphable_model import without_mesh
+from twodal_jax.training import builder, step as train_step
+from twodal_jax.training.state import create_train_state
 
 _BATCH = flags.DEFINE_integer("batch", 32, "Annotated images, and as many wild ones.")
 _NAME = flags.DEFINE_string("name", "resnet50", "The network.")
@@ -32,9 +33,7 @@ def _batch(count: int) -> dict:
 
     def faces(**fields):
         shapes = {"image": ((120, 120, 3), "uint8"), "position": ((2,), "uint32")} | fields
-        return {
-            name: jax.ShapeDtypeStruct((1, count, *shape), dtype) for name, (shape, dtype) in shapes.items()
-        }
+        return {name: jax.ShapeDtypeStruct((1, count, *shape), dtype) for name, (shape, dtype) in shapes.items()}
 
     return {
         "annotated": faces(alpha=((62,), "float32")),
@@ -47,10 +46,10 @@ def temporary_bytes(batch: int, *, name: str, width: float, remat: bool = False,
     config = paper.get_config()
     config.regressor.name, config.regressor.width, config.regressor.remat = name, width, remat
     config.critic.width, config.accumulate = width, accumulate
-    method = experiment.make_stages(config)[0].method
-    model = without_mesh(assets.load_morphable_model("builtin"))
-    state = jax.eval_shape(lambda: create_train_state(method, 0))
-    lowered = devices.mapped_train_step(method, jax.local_devices()[:1]).lower(state, _batch(batch), model)
+    spec = builder.build_stages(config)[0].spec
+    model = without_mesh(load_morphable_model("builtin"))
+    state = jax.eval_shape(lambda: create_train_state(spec, 0))
+    lowered = train_step.mapped_train_step(spec, jax.local_devices()[:1]).lower(state, _batch(batch), model)
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 

@@ -31,7 +31,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """"pass", "MISS", "not measured", or nothing without a bar."""
+        """ "pass", "MISS", "not measured", or nothing without a bar."""
         if self.bar is None:
             return ""
         if self.value is None:
@@ -40,9 +40,7 @@ class Row:
         return "pass" if good else "MISS"
 
 
-def in_turn(
-    jobs: Mapping[str, Callable[[], object]], rounds: int, warm_ups: int = 0
-) -> dict[str, list[float]]:
+def in_turn(jobs: Mapping[str, Callable[[], object]], rounds: int, warm_ups: int = 0) -> dict[str, list[float]]:
     """Seconds of each job, `rounds` of them, measured one after the other so that a busy machine slows
     all of them; every other round backwards, so that none always follows the same one.
 
@@ -149,9 +147,7 @@ def run(
     more_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> None:
     """The command of one table: measures, prints, and writes JSON where `--json` says."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller sizes")
     parser.add_argument("--json", type=pathlib.Path, help="file to write the rows to")
     more_options(parser)

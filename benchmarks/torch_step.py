@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks.torch_networks import EncoderCritic, Regressor, load, to_torch
-from twodal_jax import heatmap
-from twodal_jax.coefficients import DEPTH_OFFSET
+from benchmarks.torch_networks import EncoderCritic, load, Regressor, to_torch
+from twodal_jax.geometry import heatmap
+from twodal_jax.geometry.coefficients import T_Z_INDEX
 
 SIZE = 120
 
@@ -40,7 +40,7 @@ class Face:
 
 def landmarks_18(points):
     """[B, 68, 3] -> [B, 18, 2]."""
-    return (points[:, heatmap.FIRST_OF_68, :2] + points[:, heatmap.SECOND_OF_68, :2]) / 2
+    return (points[:, heatmap.LANDMARK_PAIRS_68[:, 0], :2] + points[:, heatmap.LANDMARK_PAIRS_68[:, 1], :2]) / 2
 
 
 def draw(points, visible, sigma):
@@ -76,21 +76,19 @@ class Step:
     """Networks, optimisers and one step.
 
     Args:
-      params, critic_params: of `TrainState`'s networks. model: the morphable model. method: the stage's.
+      params, critic_params: of `TrainState`'s networks. model: the morphable model. spec: the stage's.
       learning_rate, weight_decay: of SGD. autocast: whether the networks compute in bfloat16.
     """
 
-    def __init__(self, params, critic_params, model, method, learning_rate, weight_decay, autocast=False):
+    def __init__(self, params, critic_params, model, spec, learning_rate, weight_decay, autocast=False):
         self.regressor, self.critic = Regressor(), EncoderCritic()
         load(self.regressor, params)
         load(self.critic, critic_params)
-        self.face, self.autocast, self.loss_weights = Face(model), autocast, method.loss_weights
-        self.loss_scale, self.smoothing = method.loss_scale, method.label_smoothing
-        self.landmark_weights = torch.tensor(method.landmark_weights)
-        self.sigma = method.heatmap.sigma
-        self.sgd = torch.optim.SGD(
-            self.regressor.parameters(), learning_rate, momentum=0.9, weight_decay=weight_decay
-        )
+        self.face, self.autocast, self.loss_weights = Face(model), autocast, spec.loss_weights
+        self.loss_scale, self.smoothing = spec.loss_scale, spec.label_smoothing
+        self.landmark_weights = torch.tensor(spec.landmark_weights)
+        self.sigma = spec.heatmap.sigma
+        self.sgd = torch.optim.SGD(self.regressor.parameters(), learning_rate, momentum=0.9, weight_decay=weight_decay)
         self.adam = torch.optim.Adam(self.critic.parameters(), 1e-4)
 
     def inputs(self, image, points, visible):
@@ -105,21 +103,24 @@ class Step:
             return self.critic.encoder(image).float()
 
     def criticize(self, latent, whitened):
-        return self.critic.critic(latent, whitened.index_fill(1, torch.tensor([DEPTH_OFFSET]), 0.0))
+        return self.critic.critic(latent, whitened.index_fill(1, torch.tensor([T_Z_INDEX]), 0.0))
 
     def __call__(self, batch) -> dict[str, float]:
-        """batch: as `train_step`'s, images of 120 pixels -> losses."""
-        annotated, wild = ({k: to_torch(v) for k, v in batch[name].items() if k != "position"} for name in
-                           ("annotated", "wild"))  # fmt: skip
+        """batch: as `training.step`'s, images of 120 pixels -> losses."""
+        annotated, wild = (
+            {k: to_torch(v) for k, v in batch[name].items() if k != "position"} for name in ("annotated", "wild")
+        )
         images = [(part["image"].float() - 127.5) / 128 for part in (annotated, wild)]
         face, count = self.face, len(images[0])
         true = (annotated["alpha"] - face.alpha_mean) / face.alpha_std
         seen = torch.ones(count, 18)
         given, visible = wild["landmarks"], wild["visible"]
-        inputs = torch.cat([
-            self.inputs(images[0], landmarks_18(face.landmarks(annotated["alpha"])), seen),
-            self.inputs(images[1], given, visible),
-        ])  # fmt: skip
+        inputs = torch.cat(
+            [
+                self.inputs(images[0], landmarks_18(face.landmarks(annotated["alpha"])), seen),
+                self.inputs(images[1], given, visible),
+            ]
+        )
         whitened = self.regress(inputs)
         points = face.landmarks(face.unwhiten(whitened[count:]))
         second = self._second_pass(images[1], landmarks_18(points))
@@ -152,7 +153,7 @@ class Step:
         count = len(true)
         weights = self.landmark_weights * visible
         predicted = whitened[:count].clone()
-        predicted[:, DEPTH_OFFSET] = true[:, DEPTH_OFFSET]
+        predicted[:, T_Z_INDEX] = true[:, T_Z_INDEX]
         return {
             "loss_3d": weighted_coefficients(self.face, predicted, true).mean(),
             "loss_2d_con": (weights * distance(landmarks_18(points), given)).sum(1).mean(),

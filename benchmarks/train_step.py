@@ -2,7 +2,7 @@
 
     python -m benchmarks.train_step [--quick]
 
-Jobs in turn, each in a process of its own as its users run it (JAX's training with `startup.HUGE_PAGES`); the median of
+Jobs in turn, each in a process of its own as its users run it (JAX's training with `xla_flags.HUGE_PAGES`); the median of
 the rounds' ratios. PyTorch is timed with and without that setting, and the faster counts. Without PyTorch
 (requirements-benchmarks.txt) the comparison is left out.
 """
@@ -11,9 +11,9 @@ import importlib.util
 import os
 
 from benchmarks import timing
-from benchmarks.apart import AS_IN_TRAINING, AS_THE_SYSTEM_HAS_IT, Apart, in_turn
-from benchmarks.timing import Row, median_ms, ratio
-from twodal_jax import startup
+from benchmarks.apart import Apart, AS_IN_TRAINING, AS_THE_SYSTEM_HAS_IT, in_turn
+from benchmarks.timing import median_ms, ratio, Row
+from twodal_jax.runtime import xla_flags
 
 FORWARD_BACKWARD = 3  # a backward pass costs two forward passes
 
@@ -33,10 +33,10 @@ def jax_training(batch: int, dtype: str, plain: bool = False):
     import jax
 
     from benchmarks import networks
-    from twodal_jax.models import winograd
+    from twodal_jax.models.cpu import winograd
 
     if plain:
-        winograd.LEAST_CHANNELS = float("inf")
+        winograd.MIN_CHANNELS = float("inf")
     start, step = networks.supervised_step(networks.resnet50(dtype))
     inputs, true = map(jax.device_put, networks.network_batch(batch))
     box = [start()]
@@ -61,7 +61,7 @@ def counted_step(batch: int) -> float:
 def torch_training(batch: int, dtype: str, channels_last: bool = False):
     """The same in PyTorch, from the same parameters."""
     from benchmarks import networks
-    from benchmarks.torch_networks import Regressor, load, supervised_step
+    from benchmarks.torch_networks import load, Regressor, supervised_step
 
     have_torch()
     network = Regressor()
@@ -123,9 +123,15 @@ def train_rows(batch: int, dtype: str, rounds: int, bar: float | None, more: boo
     if dtype == "float32":
         rows += [
             Row("  share of the GEMM peak", done * share_of_one, "%", 65, True, "FLOPs of the definition, by formula"),
-            Row("  share, of what is computed", counted_step(batch) * share_of_one, "%", None, True,
-                "as XLA counts the traced step: some convolutions take fewer products"),
-        ]  # fmt: skip
+            Row(
+                "  share, of what is computed",
+                counted_step(batch) * share_of_one,
+                "%",
+                None,
+                True,
+                "as XLA counts the traced step: some convolutions take fewer products",
+            ),
+        ]
     if "plain" in times:
         rows.append(Row("  time / with plain convolutions", ratio(times["jax"], times["plain"]), "x"))
     rows += torch_rows(times, "jax", bar)
@@ -139,7 +145,7 @@ def jax_inference(batch: int, folded: bool):
     import jax
 
     from benchmarks import networks
-    from twodal_jax.models.folding import fold
+    from twodal_jax.models.fold_batch_norm import fold
 
     network = networks.resnet50()
     variables = networks.variables_of(network)
@@ -160,7 +166,7 @@ def torch_inference(batch: int):
     import torch
 
     from benchmarks import networks
-    from benchmarks.torch_networks import Regressor, load, to_torch
+    from benchmarks.torch_networks import load, Regressor, to_torch
 
     have_torch()
     network = Regressor().eval()
@@ -185,16 +191,20 @@ def inference_rows(batch: int, rounds: int, bar: float) -> list[Row]:
     }
     times = in_turn(jobs, rounds)
     return [
-        Row(f"ResNet-50 inference, batch {batch}", median_ms(times["folded"]), "ms",
-            note="batch normalisation folded into the convolutions"),
+        Row(
+            f"ResNet-50 inference, batch {batch}",
+            median_ms(times["folded"]),
+            "ms",
+            note="batch normalisation folded into the convolutions",
+        ),
         Row("  time / without folding", ratio(times["folded"], times["jax"]), "x"),
         *torch_rows(times, "folded", bar),
-    ]  # fmt: skip
+    ]
 
 
 def measure(options) -> list[Row]:
     """All rows; bfloat16 and batch 32 in the long run only."""
-    startup.set_cpu_flags()
+    xla_flags.set_cpu_flags()
     rows = [Row("GEMM peak, float32", timing.measured_peak() / 1e9, "GFLOP/s")]
     rows += train_rows(8, "float32", 5 if options.quick else 9, 1.05, more=not options.quick)
     if not options.quick:

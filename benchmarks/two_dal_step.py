@@ -6,7 +6,7 @@ The stages are compiled apart and timed in turn with the whole step, so they nee
 whole shares what the stages would compute twice. FLOPs are those of the traced program: a convolution that takes
 Winograd's form counts with the products it makes, not with those of its definition. The PyTorch step
 (`torch_step.py`) has no augmentation; JAX's is timed against it without, each in a process of its own (see
-`train_step`), and both must find the same losses.
+`training.step`), and both must find the same losses.
 """
 
 import argparse
@@ -15,10 +15,10 @@ import importlib
 import math
 
 from benchmarks import apart, timing
-from benchmarks.apart import AS_IN_TRAINING, Apart
-from benchmarks.timing import Row, in_turn, median_ms
+from benchmarks.apart import Apart, AS_IN_TRAINING
+from benchmarks.timing import in_turn, median_ms, Row
 from benchmarks.train_step import have_torch, memory_note, torch_jobs, torch_rows
-from twodal_jax import startup
+from twodal_jax.runtime import xla_flags
 
 
 def load_config(name: str, batch: int, dtype: str = "float32"):
@@ -29,60 +29,59 @@ def load_config(name: str, batch: int, dtype: str = "float32"):
     return config
 
 
-def pieces(method, state, batch, model) -> dict:
+def pieces(spec, state, batch, model) -> dict:
     """{stage: (function, arguments)}; every function is pure and runs with its gradients."""
     import jax
     import jax.numpy as jnp
     import optax
 
-    from twodal_jax import forward, train_step
-    from twodal_jax.batch_faces import network_inputs
+    from twodal_jax import forward
+    from twodal_jax.training import step as train_step
+    from twodal_jax.training.batch import network_inputs
 
-    annotated, wild = jax.jit(functools.partial(train_step._prepare, model=model, method=method))(batch)
-    inputs = jnp.concatenate([network_inputs(of, method) for of in (annotated, wild) if of is not None])
+    annotated, wild = jax.jit(functools.partial(train_step._prepare, model=model, spec=spec))(batch)
+    inputs = jnp.concatenate([network_inputs(of, spec) for of in (annotated, wild) if of is not None])
     count = len(annotated.image)
     net = state.regressor
 
     def prepare(batch):
-        faces = train_step._prepare(batch, model, method)
-        return [network_inputs(of, method) for of in faces if of is not None]
+        faces = train_step._prepare(batch, model, spec)
+        return [network_inputs(of, spec) for of in faces if of is not None]
 
     def regress(params, inputs):
         variables = {"params": params, "batch_stats": net.batch_stats}
-        return method.regressor.apply(variables, inputs, train=True, mutable=["batch_stats"])[0]
+        return spec.regressor.apply(variables, inputs, train=True, mutable=["batch_stats"])[0]
 
     def passes(params, inputs):
         return jnp.sum(regress(params, inputs) ** 2)
 
     def second_pass(params, points):
         seen = jnp.ones(points.shape[:-1])
-        found = forward.forward(
-            functools.partial(regress, params), wild.image, points, seen, model, method.heatmap
-        )
+        found = forward.forward(functools.partial(regress, params), wild.image, points, seen, model, spec.heatmap)
         return jnp.sum(found.landmarks**2)
 
     def encoder_and_critic(critic):
         whitened = annotated.whitened[: len(wild.image)]
         held = state.replace(critic=critic)
-        found = train_step._critic_gradients(held, annotated, wild, whitened, method)
-        return train_step._update_critic(held, found, method)
+        found = train_step._critic_gradients(held, annotated, wild, whitened, spec)
+        return train_step._update_critic(held, found, spec)
 
     def losses(whitened):
-        terms = train_step._annotated_losses(whitened[:count], annotated.whitened, model, method)
+        terms = train_step._annotated_losses(whitened[:count], annotated.whitened, model, spec)
         if wild is not None:
             result = forward.reconstruct(whitened[count:], model)
 
             def again(points):
                 return result.replace(landmarks=result.landmarks + points.sum())
 
-            marked = functools.partial(train_step._marked, params=net.params, model=model, method=method)
-            quiet = method.replace(loss_weights=dict(method.loss_weights) | {"loss_sc": 0.0})
+            marked = functools.partial(train_step.to_dataset_convention, params=net.params, model=model, spec=spec)
+            quiet = spec.replace(loss_weights=dict(spec.loss_weights) | {"loss_sc": 0.0})
             nothing = jnp.zeros_like(whitened[count:])
             terms |= train_step._wild_losses(result, wild, again, marked, state.critic.params, nothing, quiet)
         return sum(term.mean() for term in terms.values())
 
     def update(net, gradients):
-        new = train_step._apply_gradients(net, gradients, net.batch_stats, method.regressor_optimizer)
+        new = train_step._apply_gradients(net, gradients, net.batch_stats, spec.regressor_optimizer)
         return train_step._select(jnp.isfinite(optax.tree.norm(gradients)), new, net)
 
     found = {
@@ -91,9 +90,9 @@ def pieces(method, state, batch, model) -> dict:
         "losses": (jax.value_and_grad(losses), (jnp.zeros((len(inputs), 62)),)),
         "update of the regressor": (update, (net, net.params)),
     }
-    if method.uses("loss_3d_con", "loss_cyc"):
+    if spec.uses("loss_3d_con", "loss_cyc"):
         found["regressor, second pass"] = (jax.grad(second_pass, argnums=(0, 1)), (net.params, wild.heatmap_landmarks))
-    if method.uses("loss_sc"):
+    if spec.uses("loss_sc"):
         found["encoder and critic, update"] = (encoder_and_critic, (state.critic,))
     return found
 
@@ -111,31 +110,32 @@ def compiled(function, arguments):
 
 
 def prepared(config, stage: int):
-    """(method, state, batch, model) of a config's stage, on one device."""
+    """(spec, state, batch, model) of a config's stage, on one device."""
     import jax
 
     from benchmarks import networks
-    from twodal_jax import assets
-    from twodal_jax.train_state import create_train_state
+    from twodal_jax.face_models.load import load_morphable_model
+    from twodal_jax.training.state import create_train_state
 
-    model = networks.training_model(assets.load_morphable_model("builtin"), config)
-    method = networks.stage_method(config, stage)
-    state = networks.filled(jax.eval_shape(lambda: create_train_state(method, 0)))
+    model = networks.training_model(load_morphable_model("builtin"), config)
+    spec = networks.stage_spec(config, stage)
+    state = networks.filled(jax.eval_shape(lambda: create_train_state(spec, 0)))
     batch = networks.training_batch(model, config.batch_annotated, config.batch_wild)
-    return method, *map(jax.device_put, (state, batch, model))
+    return spec, *map(jax.device_put, (state, batch, model))
 
 
 def stage_rows(config, stage: int, rounds: int, peak: float) -> list[Row]:
     """The whole step and its stages."""
-    from twodal_jax import train_step
-    from twodal_jax.train_state import WILD_LOSSES
+    from twodal_jax.training import step as train_step
+    from twodal_jax.training.state import WILD_LOSSES
 
-    method, state, batch, model = prepared(config, stage)
-    whole = functools.partial(train_step.train_step, method=method)
+    spec, state, batch, model = prepared(config, stage)
+    whole = functools.partial(train_step.train_step, spec=spec)
     jobs, notes = {}, {}
     for name, (function, arguments) in {
-        "whole step": (whole, (state, batch, model)), **pieces(method, state, batch, model)
-    }.items():  # fmt: skip
+        "whole step": (whole, (state, batch, model)),
+        **pieces(spec, state, batch, model),
+    }.items():
         jobs[name], flops, memory = compiled(function, arguments)
         notes[name] = flops, memory
     times = in_turn(jobs, rounds)
@@ -146,13 +146,13 @@ def stage_rows(config, stage: int, rounds: int, peak: float) -> list[Row]:
         share = 100 * flops / (milliseconds / 1e3) / peak
         note = f"{100 * milliseconds / total:3.0f} % of it; {flops / 1e9:,.1f} GFLOP, {share:.0f} % of the peak"
         rows.append(Row(f"  {name}", milliseconds, "ms", note=f"{note}; {memory / 2**20:,.0f} MB"))
-    images = len(batch["annotated"]["image"]) + (len(batch["wild"]["image"]) if method.uses(*WILD_LOSSES) else 0)
+    images = len(batch["annotated"]["image"]) + (len(batch["wild"]["image"]) if spec.uses(*WILD_LOSSES) else 0)
     rows[0].note = f"{1e3 * images / total:.4g} images/s; " + rows[0].note.partition("; ")[2]
     return [Row(f"{title} ({config.regressor.name}, {config.regressor.dtype})", None), *rows]
 
 
 def first_stage(name: str, batch: int, dtype: str):
-    """(config, method, state, batch, model) of stage 1, without augmentation."""
+    """(config, spec, state, batch, model) of stage 1, without augmentation."""
     from benchmarks import networks
 
     config = networks.without_augmentation(load_config(name, batch, dtype))
@@ -165,10 +165,10 @@ def jax_job(name: str, batch: int, dtype: str):
     """A job that takes a step, and the first step's losses."""
     import jax
 
-    from twodal_jax import train_step
+    from twodal_jax.training import step as train_step
 
-    _, method, state, batch, model = first_stage(name, batch, dtype)
-    step = jax.jit(functools.partial(train_step.train_step, method=method), donate_argnums=0)
+    _, spec, state, batch, model = first_stage(name, batch, dtype)
+    step = jax.jit(functools.partial(train_step.train_step, spec=spec), donate_argnums=0)
     box = list(step(state, batch, model))
     first = {key: float(value) for key, value in box[1].items()}
 
@@ -186,12 +186,17 @@ def torch_job(name: str, batch: int, dtype: str):
     from benchmarks.torch_step import Step
 
     have_torch()
-    config, method, state, batch, model = first_stage(name, batch, dtype)
+    config, spec, state, batch, model = first_stage(name, batch, dtype)
     learning_rate = config.optimizer.rate_scale * config.stage1.learning_rate
     step = Step(
-        jax.device_get(state.regressor.params), jax.device_get(state.critic.params), model, method,
-        learning_rate, config.optimizer.weight_decay, dtype == "bfloat16",
-    )  # fmt: skip
+        jax.device_get(state.regressor.params),
+        jax.device_get(state.critic.params),
+        model,
+        spec,
+        learning_rate,
+        config.optimizer.weight_decay,
+        dtype == "bfloat16",
+    )
     host = jax.device_get(batch)
     return lambda: step(host), {name: float(value) for name, value in step(host).items()}
 
@@ -215,7 +220,7 @@ def against_torch(name: str, batch: int, dtype: str, rounds: int) -> list[Row]:
 
 def measure(options) -> list[Row]:
     """The step CPU users run, then the paper's."""
-    startup.set_cpu_flags()
+    xla_flags.set_cpu_flags()
     peak = timing.measured_peak()
     rows = [Row("GEMM peak, float32", peak / 1e9, "GFLOP/s")]
     if options.config:

@@ -6,8 +6,8 @@
 """
 
 from benchmarks import models, timing
-from benchmarks.timing import Row, in_turn, median_ms, ratio
-from twodal_jax import startup
+from benchmarks.timing import in_turn, median_ms, ratio, Row
+from twodal_jax.runtime import xla_flags
 
 FACES = 32
 
@@ -16,7 +16,8 @@ def programs(model):
     """{name: (job, temporary bytes, value and gradient)}."""
     import jax
 
-    from twodal_jax import losses, morphable_model, projection
+    from twodal_jax import losses
+    from twodal_jax.geometry import morphable_model, projection
 
     small = morphable_model.without_mesh(model)
     true, predicted = (models.random_alpha(model, FACES, seed) for seed in (0, 1))
@@ -49,17 +50,16 @@ def rows_for(model, rounds: int) -> list[Row]:
     apart = abs(float(value) / float(value_dense) - 1)
     apart_slope = float(np.linalg.norm(slope - slope_dense) / np.linalg.norm(slope_dense))
     rows = [
-        Row(f"{model.num_vertices:,} vertices, {name}", median_ms(times[name]), "ms",
-            note=f"{memory / 2**20:,.1f} MB")
+        Row(f"{model.num_vertices:,} vertices, {name}", median_ms(times[name]), "ms", note=f"{memory / 2**20:,.1f} MB")
         for name, (_, memory, _) in found.items()
-    ]  # fmt: skip
+    ]
     note = f"value agrees to {apart:.0e}, gradient to {apart_slope:.0e}"
     return [*rows, Row("  closed form / dense", ratio(times["closed form"], times["dense"]), "x", note=note)]
 
 
 def measure(options) -> list[Row]:
     """The paper's mesh, and how both grow with it."""
-    startup.set_cpu_flags()
+    xla_flags.set_cpu_flags()
     rounds = 5 if options.quick else 9
     rows = rows_for(models.full_size(), rounds)
     for count in () if options.quick else (2 * models.NUM_VERTICES, 4 * models.NUM_VERTICES):

@@ -24,17 +24,17 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config = paper.get_config()
     config.name = "aflw"
     data = paper.data_dir()
-    config.data.annotated = paper.data_set(
-        "", source="mat", input=f"{data}/aflw2000", split="train", make=True
-    )
+    config.data.annotated = paper.data_set("", source="mat", input=f"{data}/aflw2000", split="train", make=True)
     config.data.wild = paper.data_set(
         # Its points lie 0.6 pixels right of and below the annotated faces' (300 frontal faces, by a trained network),
         # as in crops of 3DDFA, whose coordinates are 0.5 + 0.5 / s too large (`projection`).
-        "", source="wild_csv", input=f"{data}/aflw_wild", make=True, pixel_origin=0.7
+        "",
+        source="wild_csv",
+        input=f"{data}/aflw_wild",
+        make=True,
+        pixel_origin=0.7,
     )
-    config.data.evaluation = paper.data_set(
-        "", source="mat", input=f"{data}/aflw2000", split="val", make=True
-    )
+    config.data.evaluation = paper.data_set("", source="mat", input=f"{data}/aflw2000", split="val", make=True)
 
     # 999 faces are too few to give any away: the last state is the result. To tune: --config.validation_faces=100
     config.validation_faces = 0
@@ -49,10 +49,10 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.jaw_weight = 3.0  # 4,500 steps with an empty heatmap: 4.17 % without, 4.07 % with (4.0)
     # Profiles are a fifth of the wild faces, a third of the measure, and half of their landmarks are visible: 4,500
     # steps with an empty heatmap 3.01 / 4.17 / 5.05 % without these two, 3.02 / 4.12 / 4.88 % with.
-    config.repeats_wild = (2, 4, 5)
-    config.equal_faces = True
+    config.yaw_oversampling_wild = (2, 4, 5)
+    config.normalize_by_visibility = True
     config.critic.width = 0.125
-    config.critic.half_size = True
+    config.critic.downsample_input = True
 
     # All of the following: ours, for half an hour on two cores. Many small steps learn faster than few
     # large ones (500 steps of 32 + 32: 5.61 % and 7.01 %; 1,000 of 16 + 16, in less time: 5.38 and 6.87).

@@ -26,7 +26,9 @@ def data_set(folder: str, **fields) -> ml_collections.ConfigDict:
     limit: use only so many faces (0: all). count: how many a synthetic source makes.
     how_to_get: for people without the data: where it comes from.
     """
-    defaults = dict(source="", input="", split="", pixel_origin=0.0, limit=0, count=0, seed=0, make=False, how_to_get="")
+    defaults = dict(
+        source="", input="", split="", pixel_origin=0.0, limit=0, count=0, seed=0, make=False, how_to_get=""
+    )
     return ml_collections.ConfigDict(defaults | fields | {"folder": folder})
 
 
@@ -38,7 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
     # finds them), "alone", or "HOST:PORT,COUNT,INDEX". docs/several_machines.md has the commands.
     config.distributed = "auto"
 
-    # Data. Morphable model: a folder or file `twodal_jax.assets` reads, or "builtin".
+    # Data. Morphable model: a folder or file `twodal_jax.face_models.load` reads, or "builtin".
     data = data_dir()
     config.morphable_model = f"{data}/bfm_3ddfa"  # [paper] BFM 40 + FaceWarehouse 10
     config.data = ml_collections.ConfigDict()
@@ -73,10 +75,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_annotated = 32  # [paper]
     config.batch_wild = 32  # [paper: "the batch size is set as 32"]
     # [ours] How often a face turned by 0-30, 30-60, 60-90 degrees comes in an epoch.
-    config.repeats_annotated = (1, 1, 1)
-    config.repeats_wild = (1, 1, 1)
+    config.yaw_oversampling_annotated = (1, 1, 1)
+    config.yaw_oversampling_wild = (1, 1, 1)
     # For devices too small for their part of the batch. `accumulate` = k works on k parts in turn and
-    # averages their gradients; BatchNorm sees one part at a time. `regressor.remat` changes no result.
+    # averages their gradients; BatchNorm sees one part at a time. `resnet.remat` changes no result.
     config.accumulate = 1
 
     # Networks.
@@ -84,16 +86,18 @@ def get_config() -> ml_collections.ConfigDict:
     config.regressor.name = "resnet50"  # [paper]
     config.regressor.variant = "authors"  # [ours: as the authors' code; the paper says ResNet-50]
     config.regressor.width = 1.0
-    config.regressor.heatmap_features = 0  # [ours] a dense way from the heatmap to the head; 0: none
-    config.regressor.zero_head = False  # [ours] True starts every face as the mean face, False as the authors' code does
+    config.regressor.heatmap_mlp_width = 0  # [ours] a dense way from the heatmap to the head; 0: none
+    config.regressor.zero_head = (
+        False  # [ours] True starts every face as the mean face, False as the authors' code does
+    )
     # [ours: off; the authors started from ImageNet] A file of torchvision's or timm's weights for this network,
-    # .pth or .safetensors, that a new run starts from: `twodal_jax.pretrained`.
+    # .pth or .safetensors, that a new run starts from: `twodal_jax.checkpointing.pretrained`.
     config.regressor.pretrained = ""
     config.regressor.dtype = "float32"
     config.regressor.remat = False  # compute residual blocks again, not keep them: docs/several_machines.md
     config.critic = ml_collections.ConfigDict()
     config.critic.width = 1.0  # [ours: encoder 32 to 256 features; critic 512, 1024, 1024, 1: paper]
-    config.critic.half_size = False  # [ours] True: the encoder sees 60 pixels, for small machines
+    config.critic.downsample_input = False  # [ours] True: the encoder sees 60 pixels, for small machines
     config.critic.learning_rate = 1e-4  # [paper] Adam
     # [paper] "alternately": the critic's step, then the regressor's against the new critic. False: both see the other
     # as it was before the step.
@@ -118,7 +122,7 @@ def get_config() -> ml_collections.ConfigDict:
     # UMDFaces mark: all that wild faces tell of the jaw. 0: not looked at, as in the paper.
     config.jaw_weight = 0.0
     # [ours] True: wild faces count alike. As the paper sums, a profile counts half: half its landmarks are visible.
-    config.equal_faces = False
+    config.normalize_by_visibility = False
     # [ours] Unit of the losses of landmarks and vertices (`losses.unit_scale`): "pixel" of the crop or "side" of the
     # crop, "sum" over landmarks or their weighted "mean". The paper names none. In pixels and sums its lambda 3 = 1
     # gives L_cyc a thousand times the gradient of L_3d, and the run diverges within ten steps.
@@ -140,7 +144,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.clip_norm = 5.0  # [ours]
     config.optimizer.warmup_steps = 50  # [ours]
     # [ours] From scratch, where the authors started from ImageNet: rate_scale multiplies all learning rates below, and
-    # head_features divides the head's by its inputs over this number (`experiment._scale_head`). 1 and 0: the paper's
+    # head_features divides the head's by its inputs over this number (`training.builder._scale_head`). 1 and 0: the paper's
     # plain setting. ResNet-50 from scratch, 8 + 8 real faces, 300 steps, one seed, augmented as below: 25.4 % before
     # training, 20.8 % with 100 and 32, 19.5 % with 200 and 16. The plain setting was run for 120 steps only, with more
     # augmentation and a zero head: 25.2 to 23.7 %.
@@ -159,7 +163,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.stage1.loss_weights.loss_cyc = 1.0  # [paper] lambda 3
     config.stage1.loss_weights.loss_sc = 0.005  # [paper] lambda 4
     config.stage1.loss_weights.loss_vdc = 0.0
-    config.stage1.loss_weights.loss_parameters = 0.0  # of the baselines in configs/variants.py
+    config.stage1.loss_weights.loss_pdc = 0.0  # of the baselines in configs/variants.py
     config.stage1.loss_weights.loss_contour = 0.0
     config.stage2 = config.stage1.copy_and_resolve_references()
     config.stage2.steps = 38_000  # [ours] 10 epochs
@@ -168,7 +172,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.stage2.loss_weights.update(dict.fromkeys(config.stage2.loss_weights, 0.0))
     config.stage2.loss_weights.loss_vdc = 1.0  # [paper] stage 2 is fine-tuning with VDC
 
-    # Augmentation, on the device: `twodal_jax.augmentation`. [ours] all of it.
+    # Augmentation, on the device: `twodal_jax.training.augmentation`. [ours] all of it.
     config.augmentation = ml_collections.ConfigDict()
     config.augmentation.rotation_degrees = 20.0
     config.augmentation.scale = 0.12

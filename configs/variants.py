@@ -61,9 +61,15 @@ ALIASES = {"base": "plain", "ss+sc": "full", "no-sc": "ss"}
 WITHOUT_EXTRAS = "-no-extras"
 # The paper's settings of what configs/aflw.py adds. 0.05 is Muon's decoupled weight decay; SGD's is paper.py's.
 EXTRAS_OFF = {
-    "learn_landmark_offsets": False, "jaw_weight": 0.0, "repeats_annotated": (1, 1, 1), "repeats_wild": (1, 1, 1),
-    "equal_faces": False, "regressor.variant": "standard", "optimizer.name": "sgd", "optimizer.weight_decay": 5e-4,
-}  # fmt: skip
+    "learn_landmark_offsets": False,
+    "jaw_weight": 0.0,
+    "yaw_oversampling_annotated": (1, 1, 1),
+    "yaw_oversampling_wild": (1, 1, 1),
+    "normalize_by_visibility": False,
+    "regressor.variant": "standard",
+    "optimizer.name": "sgd",
+    "optimizer.weight_decay": 5e-4,
+}
 
 
 def canonical(variant: str) -> str:
@@ -111,7 +117,7 @@ def _defa_losses(config: ml_collections.ConfigDict) -> None:
     for stage in (config.stage1, config.stage2):
         stage.loss_weights.loss_3d = 0.0
         stage.loss_weights.loss_vdc = 0.0
-        stage.loss_weights.loss_parameters = weight
+        stage.loss_weights.loss_pdc = weight
         # A pixel of the outline weighs as much as a pixel of all 18 landmarks.
         landmarks = 18.0 if config.loss_reduction == "sum" else 1.0
         stage.loss_weights.loss_contour = landmarks * stage.loss_weights.loss_2d_con

@@ -12,21 +12,19 @@ import jax
 import ml_collections
 import numpy as np
 
-from data_pipelines import loader, prepared, repeats, validation
-from data_pipelines.prepared import PreparedError, PreparedSet
-from twodal_jax import experiment
-from twodal_jax.batch_faces import JAW_FIELDS
+from data_pipelines.loading import loader, oversampling, validation
+from data_pipelines.storage import prepared_dataset
+from data_pipelines.storage.prepared_dataset import PreparedError, PreparedSet
 from twodal_jax.evaluation.held_out import HeldOut
-from twodal_jax.morphable_model import MorphableModel
+from twodal_jax.geometry.morphable_model import MorphableModel
 from twodal_jax.train import TrainingData
+from twodal_jax.training import builder
+from twodal_jax.training.batch import JAW_FIELDS
 
 BUILTIN = "builtin"
 SYNTHETIC = "synthetic"
 KINDS = {"annotated": "annotated", "wild": "wild", "evaluation": "annotated"}
-TRAINED_ON = {
-    "annotated": ("image", "alpha"),
-    "wild": ("image", "landmarks", "visible"),
-}
+TRAINED_ON = {"annotated": ("image", "alpha"), "wild": ("image", "landmarks", "visible")}
 # A part of a config's seed for each stream, so that equal sets are not walked in the same order.
 ORDER_SEEDS = {"annotated": 0, "wild": 1}
 
@@ -54,24 +52,26 @@ def check_present(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
         )
     for name in needed_sets(config):
         spec, folder = config.data[name], set_folder(config, name, workdir)
-        if (folder / prepared.MANIFEST).is_file() or spec.source == SYNTHETIC:
+        if (folder / prepared_dataset.MANIFEST).is_file() or spec.source == SYNTHETIC:
             continue
         if spec.make and os.path.exists(spec.input):
             continue
         problems.append(_how_to_prepare(config, name, spec, folder))
     if problems:
         raise MissingData(
-            f"The config {config.name!r} needs data that is not here:\n" + "\n".join(problems)
+            f"The config {config.name!r} needs data that is not here:\n"
+            + "\n".join(problems)
             + "\nFolders are looked for in $TWODAL_DATA_DIR"
-            + (f" ({os.environ['TWODAL_DATA_DIR']})" if "TWODAL_DATA_DIR" in os.environ
-               else " (not set: ./data)")
+            + (f" ({os.environ['TWODAL_DATA_DIR']})" if "TWODAL_DATA_DIR" in os.environ else " (not set: ./data)")
             + ".\nWithout any data: python -m twodal_jax.main --config=configs/demo.py --workdir=runs/demo"
         )
 
 
 def _how_to_prepare(config, name: str, spec, folder: pathlib.Path) -> str:
-    lines = [f"- {name} set: {folder} does not exist" + (
-        f", and neither does {spec.input}, which it is made from." if spec.make else ".")]
+    lines = [
+        f"- {name} set: {folder} does not exist"
+        + (f", and neither does {spec.input}, which it is made from." if spec.make else ".")
+    ]
     if spec.how_to_get:
         lines.append(f"    Get {spec.how_to_get}.")
     if spec.make:
@@ -97,29 +97,34 @@ def _make(config: ml_collections.ConfigDict, name: str, folder: pathlib.Path) ->
     """Prepares a small set into `folder`, with a progress bar."""
     spec = config.data[name]
     if spec.source == SYNTHETIC:
-        from data_pipelines import synthetic
+        from data_pipelines.sources import synthetic
 
         synthetic.generate(folder, KINDS[name], spec.count, spec.seed)
         return
-    from data_pipelines import prepare, progress, sources
+    from data_pipelines.preparation import prepare, progress_bar
+    from data_pipelines.sources import registry
 
-    source = sources.open_source(
-        spec.source, spec.input, split=spec.split or None, pixel_origin=spec.pixel_origin,
-        morphable_model=None if config.morphable_model == BUILTIN else config.morphable_model)
-    with progress.preparing(f"{spec.input} -> {folder}") as show:
+    source = registry.open_source(
+        spec.source,
+        spec.input,
+        split=spec.split or None,
+        pixel_origin=spec.pixel_origin,
+        morphable_model=None if config.morphable_model == BUILTIN else config.morphable_model,
+    )
+    with progress_bar.preparing(f"{spec.input} -> {folder}") as show:
         summary = prepare.prepare(source, folder, format="arrays", progress=show)
     print(f"{folder}: {summary.count} faces, {len(summary.skips)} skipped", file=sys.stderr)
 
 
 def _open(config: ml_collections.ConfigDict, name: str, workdir: pathlib.Path) -> PreparedSet:
     folder = set_folder(config, name, workdir)
-    if not (folder / prepared.MANIFEST).is_file() and jax.process_index() == 0:
+    if not (folder / prepared_dataset.MANIFEST).is_file() and jax.process_index() == 0:
         _make(config, name, folder)
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(f"data set {name}")
-    found = prepared.open_prepared(folder, kind=KINDS[name])
+    found = prepared_dataset.open_prepared(folder, kind=KINDS[name])
     _check_made_of(config, name, found)
     return found
 
@@ -135,7 +140,7 @@ def _check_made_of(config: ml_collections.ConfigDict, name: str, found: Prepared
         there, here = f"{found.count} faces of seed {manifest.get('seed')}", f"{spec.count} faces of seed {spec.seed}"
         same = there == here
     if not same:
-        raise experiment.ConfigError(
+        raise builder.ConfigError(
             f"{found.folder}: was made for another config ({there}); this one asks for {here}. Remove it, or give"
             " another --workdir."
         )
@@ -167,7 +172,7 @@ def open_training_data(
         model = model.with_whitening(manifest["alpha_mean"], manifest["alpha_std"])
 
     trained_on = fields_trained_on(config)
-    if experiment.uses_jaw(config):
+    if builder.uses_jaw(config):
         _check_jaw(sets["wild"])
 
     limited = {name: found.first(config.data[name].limit) for name, found in sets.items()}
@@ -201,16 +206,16 @@ def open_training_data(
 def _rows(config: ml_collections.ConfigDict, name: str, found: PreparedSet) -> np.ndarray | None:
     """The faces of one epoch of a set that is trained on; None: each of them once."""
     try:
-        return repeats.rows_by_yaw(found, config[f"repeats_{name}"])
-    except repeats.RepeatsError as error:
-        raise experiment.ConfigError(f"config.repeats_{name}: {error}") from None
+        return oversampling.rows_by_yaw(found, config[f"repeats_{name}"])
+    except oversampling.RepeatsError as error:
+        raise builder.ConfigError(f"config.repeats_{name}: {error}") from None
 
 
 def _validation_rows(config: ml_collections.ConfigDict, annotated: PreparedSet) -> np.ndarray:
     try:
         return validation.rows(annotated, config.validation_faces)
     except validation.ValidationError as error:
-        raise experiment.ConfigError(f"config.validation_faces: {error}.") from None
+        raise builder.ConfigError(f"config.validation_faces: {error}.") from None
 
 
 def _without(rows: np.ndarray | None, held_back: np.ndarray, annotated: PreparedSet) -> np.ndarray | None:
@@ -220,15 +225,15 @@ def _without(rows: np.ndarray | None, held_back: np.ndarray, annotated: Prepared
     rows = np.arange(annotated.count) if rows is None else rows
     rows = rows[~np.isin(rows, held_back)]
     if not len(rows):
-        raise experiment.ConfigError(
-            f"config.repeats_annotated and config.validation_faces leave no face of {annotated.folder} to train on."
+        raise builder.ConfigError(
+            f"config.yaw_oversampling_annotated and config.validation_faces leave no face of {annotated.folder} to train on."
         )
     return rows
 
 
 def fields_trained_on(config) -> dict[str, tuple[str, ...]]:
     """{"annotated", "wild": the fields of a set (`manifest.py`) that a step of this config takes}."""
-    jaw = tuple(JAW_FIELDS.values()) if experiment.uses_jaw(config) else ()
+    jaw = tuple(JAW_FIELDS.values()) if builder.uses_jaw(config) else ()
     return TRAINED_ON | {"wild": TRAINED_ON["wild"] + jaw}
 
 

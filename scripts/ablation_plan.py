@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import ml_collections
 
 from configs.variants import VARIANTS, WITHOUT_EXTRAS
-from twodal_jax import experiment
-from twodal_jax.train_state import WILD_LOSSES
+from twodal_jax.training import builder
+from twodal_jax.training.state import WILD_LOSSES
 
 VALIDATION_FACES = 100
 HEATMAP_DROPOUT = 0.5  # a row is measured with detected landmarks and with the image alone: it trains on both
@@ -72,7 +72,8 @@ def planned_rows(
     variants: Sequence[str], extras: Sequence[bool], weights: Sequence[str], num_wild: Sequence[int]
 ) -> list[Row]:
     """Every combination, each once: a mask does not matter without L_2d-con and L_cyc, nor wild images without losses
-    on them. 3DDFA- and DeFA-style rows have equal weights by definition."""
+    on them. 3DDFA- and DeFA-style rows have equal weights by definition.
+    """
     rows = []
     for with_extras, variant, mask, wild in itertools.product(extras, variants, weights, num_wild):
         chosen = VARIANTS[variant]
@@ -108,7 +109,7 @@ def stage_steps(config: ml_collections.ConfigDict, steps: int) -> tuple[int, int
 
 def learning_rate(config: ml_collections.ConfigDict, factor: float) -> float:
     """The highest rate of a run's schedule."""
-    stages = experiment.stage_configs(config).values()
+    stages = builder.stage_configs(config).values()
     return max(stage.learning_rate for stage in stages) * config.optimizer.rate_scale * factor
 
 
@@ -124,11 +125,9 @@ def _both_stages(config: ml_collections.ConfigDict) -> list[str]:
 
     Else a row would differ from another in stage 1 only, and would see fewer images in stage 2.
     """
-    first, second = (experiment.loss_weights(config, config[stage]) for stage in ("stage1", "stage2"))
+    first, second = (builder.loss_weights(config, config[stage]) for stage in ("stage1", "stage2"))
     return [
-        f"--config.stage2.loss_weights.{name}={first[name]}"
-        for name in WILD_LOSSES
-        if first[name] and not second[name]
+        f"--config.stage2.loss_weights.{name}={first[name]}" for name in WILD_LOSSES if first[name] and not second[name]
     ]
 
 
@@ -172,6 +171,11 @@ def run_arguments(
     settings["validation_faces"] = VALIDATION_FACES if run.tuning else 0
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
     return [
-        "-m", "twodal_jax.main", f"--config={config_path}:{row.config_variant}", f"--workdir={workdir}/{run.folder}",
-        *flags, *_both_stages(config), *extra,
-    ]  # fmt: skip
+        "-m",
+        "twodal_jax.main",
+        f"--config={config_path}:{row.config_variant}",
+        f"--workdir={workdir}/{run.folder}",
+        *flags,
+        *_both_stages(config),
+        *extra,
+    ]

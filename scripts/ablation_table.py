@@ -8,8 +8,9 @@ from typing import Any
 import scipy.stats
 
 from scripts.ablation_plan import Row, Run
-from twodal_jax.evaluation import metrics, published, tables
+from twodal_jax.evaluation import metrics
 from twodal_jax.evaluation.held_out import DETECTED, EMPTY
+from twodal_jax.reporting import nme_tables, published_results
 
 LEVEL = 0.95
 PROTOCOLS = {DETECTED: "detected landmarks", EMPTY: "image alone"}
@@ -114,7 +115,8 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
 
 def reference_row(row: Row, rows: Sequence[Row], variant: str) -> Row | None:
     """The row of another variant that `row` is compared with: the same extras; its weights and wild images where
-    there is such a row, else the first."""
+    there is such a row, else the first.
+    """
     candidates = [other for other in rows if other.variant == variant and other.extras == row.extras]
 
     def agreement(other: Row) -> int:
@@ -148,14 +150,14 @@ def effects(finished: Sequence[Finished]) -> list[Effect]:
 
 
 def value_text(found: Interval | None) -> str:
-    """"3.514 [3.480, 3.548]"."""
+    """ "3.514 [3.480, 3.548]"."""
     if found is None:
         return "-"
     return f"{found.mean:.3f}" + ("" if found.low is None else f" [{found.low:.3f}, {found.high:.3f}]")
 
 
 def difference_text(found: Interval | None) -> str:
-    """"+0.120 [-0.010, +0.250]"."""
+    """ "+0.120 [-0.010, +0.250]"."""
     if found is None:
         return "-"
     return f"{found.mean:+.3f}" + ("" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]")
@@ -182,11 +184,17 @@ def row_summaries(finished: Sequence[Finished], reference: str) -> list[dict[str
             compared = other is not None and other != row
             difference = paired_difference(own, errors(finished, other, protocol)) if compared else None
             by_protocol[protocol] = {"nme": interval(list(own.values())), "difference": difference}
-        summaries.append({
-            "row": row, "steps": results[0].step, "images_a_step": results[0].images_a_step,
-            "learning_rate": results[0].learning_rate, "factor": results[0].run.factor,
-            "seeds": sorted(result.run.seed for result in results), "protocols": by_protocol,
-        })  # fmt: skip
+        summaries.append(
+            {
+                "row": row,
+                "steps": results[0].step,
+                "images_a_step": results[0].images_a_step,
+                "learning_rate": results[0].learning_rate,
+                "factor": results[0].run.factor,
+                "seeds": sorted(result.run.seed for result in results),
+                "protocols": by_protocol,
+            }
+        )
     return summaries
 
 
@@ -203,9 +211,11 @@ def main_table(summaries: Sequence[Mapping[str, Any]], reference: str) -> str:
             cells += [value_text(found["nme"]), difference_text(found["difference"])]
         annotated, wild = summary["images_a_step"]
         cells += [
-            f"{summary['steps']:,}", f"{annotated} + {wild}", f"{summary['learning_rate']:.3g}",
+            f"{summary['steps']:,}",
+            f"{annotated} + {wild}",
+            f"{summary['learning_rate']:.3g}",
             ", ".join(map(str, summary["seeds"])),
-        ]  # fmt: skip
+        ]
         rows.append(cells)
     return markdown_table(header, rows)
 
@@ -227,24 +237,33 @@ def published_tables(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     """The paper's Table II where several numbers of wild images were trained with, Table III where several masks."""
     rows, parts = [summary["row"] for summary in summaries], []
     if len({row.num_wild for row in rows if row.variant in (REFERENCE, "3ddfa", "defa")}) > 1:
-        numbers = next(iter(published.TABLE_2.values()))
-        lines = [[name, *(f"{value:.2f}" for value in line.values())] for name, line in published.TABLE_2.items()]
+        numbers = next(iter(published_results.TABLE_2.values()))
+        lines = [
+            [name, *(f"{value:.2f}" for value in line.values())] for name, line in published_results.TABLE_2.items()
+        ]
         parts.append("Published, Table II (NME by number of wild images):")
         parts.append(markdown_table(["method", *(f"{number:,}" for number in numbers)], lines))
     if len({row.weights for row in rows if row.variant == REFERENCE}) > 1:
         lines = [
-            [f"Stage {stage + 1}", *(f"{values[stage]:.2f}" for values in published.TABLE_3.values())]
+            [f"Stage {stage + 1}", *(f"{values[stage]:.2f}" for values in published_results.TABLE_3.values())]
             for stage in range(2)
         ]
         parts.append("Published, Table III (NME of 2DAL by weights of the landmarks):")
-        parts.append(markdown_table(["weights", *published.TABLE_3], lines))
+        parts.append(markdown_table(["weights", *published_results.TABLE_3], lines))
     return parts
 
 
 def text(
-    finished: Sequence[Finished], tuned: Sequence[Mapping[str, Any]], beside: Mapping[str, Mapping[str, Any]],
-    *, reference: str, reference_name: str, planned: int, command: str, note: str,
-) -> str:  # fmt: skip
+    finished: Sequence[Finished],
+    tuned: Sequence[Mapping[str, Any]],
+    beside: Mapping[str, Mapping[str, Any]],
+    *,
+    reference: str,
+    reference_name: str,
+    planned: int,
+    command: str,
+    note: str,
+) -> str:
     """ablation.md.
 
     Args:
@@ -254,11 +273,12 @@ def text(
       note: what the rows see of the heatmap.
     """
     parts = [
-        "# Ablation", f"    {command}",
+        "# Ablation",
+        f"    {command}",
         f"NME (%) of 68 landmarks in 2D, mean of the yaw bins, on the held-out set: mean over seeds and {LEVEL:.0%}"
         f" interval (Student's t). Differences are paired by seed: row minus {reference_name}, negative where the row"
         f" is better. {note}",
-    ]  # fmt: skip
+    ]
     if len(finished) < planned:
         parts.append(f"**Not complete: {len(finished)} of {planned} runs are finished.**")
     summaries = row_summaries(finished, reference)
@@ -268,11 +288,15 @@ def text(
             parts += [f"## {title}", main_table(chosen, reference_name)]
     parts += published_tables(summaries)
     if beside:
-        parts += ["## Other methods on the same images", *(
-            f"{label}: " + " / ".join(tables.cell(name, summary[name]) for name in metrics.YAW_BINS)
-            + f", mean of bins {tables.cell('mean_of_bins', summary['mean_of_bins'])} ({summary['count']} images)."
-            for label, summary in beside.items()
-        )]  # fmt: skip
+        parts += [
+            "## Other methods on the same images",
+            *(
+                f"{label}: "
+                + " / ".join(nme_tables.cell(name, summary[name]) for name in metrics.YAW_BINS)
+                + f", mean of bins {nme_tables.cell('mean_of_bins', summary['mean_of_bins'])} ({summary['count']} images)."
+                for label, summary in beside.items()
+            ),
+        ]
     if found := effects(finished):
         parts += [
             "## What the intervals show",

@@ -12,12 +12,14 @@ import rich.console
 import rich.progress
 
 from scripts.option_types import at_least_one
-from twodal_jax import assets, startup
-from twodal_jax.checkpoint import CheckpointError
-from twodal_jax.evaluation import benchmark_output, held_out
+from twodal_jax.checkpointing.manager import CheckpointError
+from twodal_jax.checkpointing.trained_model import BEST, LATEST, load, TrainedModel
+from twodal_jax.evaluation import held_out
 from twodal_jax.evaluation.predictions import Predictions, PredictionsError, read_predictions
-from twodal_jax.morphable_model import MorphableModel
-from twodal_jax.trained_model import BEST, LATEST, TrainedModel, load
+from twodal_jax.face_models.load import AssetError, load_morphable_model
+from twodal_jax.geometry.morphable_model import MorphableModel
+from twodal_jax.reporting import benchmark_output
+from twodal_jax.runtime import xla_flags
 
 console = rich.console.Console(stderr=True)
 
@@ -30,22 +32,28 @@ def add_method_options(parser: argparse.ArgumentParser, data_help: str, detectio
     """--data_dir, --output_dir, --morphable_model, --predictions, --checkpoint and how to run it."""
     parser.add_argument("--data_dir", required=True, type=pathlib.Path, help=data_help)
     parser.add_argument("--output_dir", required=True, type=pathlib.Path, help="made if missing")
+    parser.add_argument("--morphable_model", help="folder or file of the 3DMM, or builtin; default: the checkpoint's")
     parser.add_argument(
-        "--morphable_model", help="folder or file of the 3DMM, or builtin; default: the checkpoint's"
-    )
-    parser.add_argument(
-        "--predictions", action="append", default=[], metavar="[LABEL:]FILE.npz",
+        "--predictions",
+        action="append",
+        default=[],
+        metavar="[LABEL:]FILE.npz",
         help="anybody's predictions; several make a comparison",
     )
     parser.add_argument(
-        "--checkpoint", action="append", default=[], metavar="[LABEL:]WORKDIR",
+        "--checkpoint",
+        action="append",
+        default=[],
+        metavar="[LABEL:]WORKDIR",
         help="the folder of a run of twodal_jax.main; may be given several times",
-    )  # fmt: skip
+    )
     parser.add_argument("--best", action="store_true", help="use each run's best checkpoint, not its last")
     parser.add_argument(
-        "--heatmap", choices=("detected", "empty"), default="detected",
+        "--heatmap",
+        choices=("detected", "empty"),
+        default="detected",
         help="what a checkpoint's network is shown: detected landmarks where there are any, or none",
-    )  # fmt: skip
+    )
     parser.add_argument("--detections", type=pathlib.Path, help=detections_help)
     parser.add_argument("--passes", type=at_least_one, default=1, help="forward passes of a checkpoint's network")
 
@@ -77,7 +85,7 @@ def load_checkpoints(options: argparse.Namespace) -> dict[str, TrainedModel]:
 def load_model(options: argparse.Namespace, trained: dict[str, TrainedModel]) -> MorphableModel:
     """The morphable model everything is measured with."""
     if options.morphable_model:
-        return assets.load_morphable_model(options.morphable_model)
+        return load_morphable_model(options.morphable_model)
     if trained:
         return next(iter(trained.values())).model
     raise UsageError("Give --morphable_model: the predictions do not say which one they are meant for.")
@@ -105,11 +113,9 @@ def command_line(module: str, arguments: list[str]) -> str:
 
 
 def predict_faces(label: str, trained: TrainedModel, faces, truth, passes: int) -> Predictions:
-    """The coefficients a checkpoint's network gives a benchmark's crops (`data_pipelines.benchmark_faces.Faces`)."""
+    """The coefficients a checkpoint's network gives a benchmark's crops (`data_pipelines.test_sets.crops.CroppedFaces`)."""
     with progress(f"{label}: network", len(faces.rows)) as advance:
-        alpha = held_out.predict_alpha(
-            trained, faces.image, faces.detected, faces.detected_visible, passes, advance
-        )
+        alpha = held_out.predict_alpha(trained, faces.image, faces.detected, faces.detected_visible, passes, advance)
     keys = tuple(truth.keys[row] for row in faces.rows)
     return Predictions(label, keys, alpha=alpha, roi_box=truth.roi_box[faces.rows])
 
@@ -119,9 +125,9 @@ def what_was_shown(
 ) -> str:
     """What a checkpoint's network saw besides the crops, for the tables; a note where it was asked for more.
 
-    faces: a `data_pipelines.benchmark_faces.Faces`. source: name of the landmarks' file, None where there is none.
+    faces: a `data_pipelines.test_sets.crops.CroppedFaces`. source: name of the landmarks' file, None where there is none.
     """
-    if not trained.method.heatmap.enabled:
+    if not trained.spec.heatmap.enabled:
         return "the crops alone: it was trained without heatmaps"
     known, count = int((faces.detected_visible > 0).any(axis=1).sum()), len(faces.rows)
     if known:
@@ -134,9 +140,7 @@ def what_was_shown(
     return f"empty heatmaps: {why}"
 
 
-def show_and_write(
-    results: benchmark_output.Results, folder: pathlib.Path, module: str, arguments: list[str]
-) -> None:
+def show_and_write(results: benchmark_output.Results, folder: pathlib.Path, module: str, arguments: list[str]) -> None:
     """The end of every evaluation: tables on the screen, files in the folder."""
     benchmark_output.print_tables(results, console)
     benchmark_output.write(results, folder, command_line(module, arguments))
@@ -147,9 +151,11 @@ def show_and_write(
 def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """A bar; yields `advance(count)`. Without a terminal: a line every tenth."""
     columns = (
-        rich.progress.TextColumn("{task.description}"), rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn(),
-    )  # fmt: skip
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
     with rich.progress.Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(description, total=total)
         said = 0
@@ -166,18 +172,19 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
 
 
 def run(
-    main: Callable[[], None], *mendable: type[Exception],
+    main: Callable[[], None],
+    *user_errors: type[Exception],
     interrupted: Callable[[], str] = lambda: "Interrupted. What was written before is whole.",
-) -> None:  # fmt: skip
-    """Runs a command; what a user can mend (also errors of `mendable`) is one message and exit status 1.
+) -> None:
+    """Runs a command; what a user can mend (also errors of `user_errors`) is one message and exit status 1.
 
     interrupted: what to say after Ctrl-C; the exit status is then 130.
     """
-    from data_pipelines.faces import SourceError
+    from data_pipelines.sources.base import SourceError
 
-    startup.set_cpu_flags()
-    startup.keep_compiled()
-    known = (UsageError, PredictionsError, CheckpointError, assets.AssetError, SourceError, OSError, *mendable)
+    xla_flags.set_cpu_flags()
+    xla_flags.keep_compiled()
+    known = (UsageError, PredictionsError, CheckpointError, AssetError, SourceError, OSError, *user_errors)
     try:
         main()
     except known as error:

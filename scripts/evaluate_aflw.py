@@ -8,16 +8,20 @@ is shown an empty heatmap unless --detections gives landmarks: the annotated one
 
 import sys
 
-from data_pipelines import sparse_benchmarks
-from scripts import benchmark_cli as cli
-from scripts import sparse_evaluation
+from data_pipelines.test_sets import aflw_lfpa
+from scripts import benchmark_cli as cli, sparse_evaluation
 
 if __name__ == "__main__":
     cli.run(
         lambda: sparse_evaluation.evaluate(
-            sys.argv[1:], module="scripts.evaluate_aflw", description=__doc__,
-            read=sparse_benchmarks.read_aflw, image_of=sparse_benchmarks.aflw_image,
-            default_map="aflw21", count=sparse_benchmarks.AFLW_POINTS, published_measure=None,
+            sys.argv[1:],
+            module="scripts.evaluate_aflw",
+            description=__doc__,
+            read=aflw_lfpa.read_aflw,
+            image_of=aflw_lfpa.aflw_image,
+            default_map="aflw21",
+            count=aflw_lfpa.AFLW_POINTS,
+            published_measure=None,
         ),
         *sparse_evaluation.MENDABLE,
-    )  # fmt: skip
+    )

@@ -12,12 +12,13 @@ import sys
 
 import numpy as np
 
-from data_pipelines import aflw2000
+from data_pipelines.test_sets import aflw2000
 from scripts import benchmark_cli as cli
-from twodal_jax import projection
-from twodal_jax.evaluation import benchmark, benchmark_output, figures, metrics, published
-from twodal_jax.evaluation.predictions import Predictions, crop_alpha
+from twodal_jax.evaluation import benchmark, metrics
+from twodal_jax.evaluation.predictions import crop_alpha, Predictions
+from twodal_jax.geometry import projection
 from twodal_jax.rendering import drawing, overlay
+from twodal_jax.reporting import benchmark_output, paper_figures, published_results
 
 NAME = "AFLW2000-3D"
 WRONG_MODEL_NME = 5.0  # per cent; 40 + 10 components of the right model are within 1
@@ -26,13 +27,15 @@ SCALE = 3
 
 def parse(arguments):
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.evaluate_aflw2000", description=__doc__,
+        prog="python -m scripts.evaluate_aflw2000",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     cli.add_method_options(
-        parser, "AFLW2000-3D: name.jpg and name.mat, flat or in images/",
+        parser,
+        "AFLW2000-3D: name.jpg and name.mat, flat or in images/",
         f"68 detected landmarks a face, pixels of the 120-pixel crop; default: the folder's {aflw2000.DETECTIONS}",
-    )  # fmt: skip
+    )
     parser.add_argument("--split", help="only images of this split of annotations.npz")
     parser.add_argument("--no_icp", action="store_true", help="leave reconstruction out, the slowest measure")
     parser.add_argument("--overlays", type=int, default=12, help="faces drawn, best to worst (0: none)")
@@ -58,9 +61,12 @@ def check_model(truth, model) -> None:
 def predict(label, trained, options, truth, shown, problems) -> Predictions:
     """The coefficients a checkpoint's network gives the benchmark's crops."""
     faces, skipped = aflw2000.read_faces(
-        options.data_dir, truth, None if options.heatmap == "empty" else options.detections,
-        empty=options.heatmap == "empty", authors_mouth=trained.method.heatmap.authors_mouth,
-    )  # fmt: skip
+        options.data_dir,
+        truth,
+        None if options.heatmap == "empty" else options.detections,
+        empty=options.heatmap == "empty",
+        authors_mouth=trained.spec.heatmap.authors_mouth,
+    )
     problems += [f"{label}: {problem}" for problem in skipped]
     path = options.detections or options.data_dir / aflw2000.DETECTIONS
     source = path.name if path.is_file() else None
@@ -99,8 +105,8 @@ def draw(predictions, truth, model, errors, options) -> None:
             {"title": title, "image": canvas, "predicted": on_canvas[0], "true": on_canvas[1], "mesh": mesh}
         )
     if examples:
-        figure = figures.overlays(examples, f"{NAME}: {predictions.label}")
-        figures.save(figure, options.output_dir / f"overlays_{cli.file_name(predictions.label)}")
+        figure = paper_figures.overlays(examples, f"{NAME}: {predictions.label}")
+        paper_figures.save(figure, options.output_dir / f"overlays_{cli.file_name(predictions.label)}")
 
 
 def evaluate(arguments) -> None:
@@ -125,10 +131,15 @@ def evaluate(arguments) -> None:
             draw(predictions, truth, model, errors[label], options)
     results = benchmark_output.Results(
         name=NAME + (f", split {options.split}" if options.split else ""),
-        keys=truth.keys, yaw_deg=truth.yaw_deg, errors=errors, titles=benchmark.TITLES,
+        keys=truth.keys,
+        yaw_deg=truth.yaw_deg,
+        errors=errors,
+        titles=benchmark.TITLES,
         about=benchmark_output.about_measures(truth),
-        published={name: published.rows_for(name) for name in benchmark.TITLES}, problems=problems, shown=shown,
-    )  # fmt: skip
+        published={name: published_results.rows_for(name) for name in benchmark.TITLES},
+        problems=problems,
+        shown=shown,
+    )
     cli.show_and_write(results, options.output_dir, "scripts.evaluate_aflw2000", arguments)
 
 

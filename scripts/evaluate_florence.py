@@ -19,16 +19,18 @@ import sys
 
 import numpy as np
 
-from data_pipelines import detections, scans
-from data_pipelines.benchmark_faces import Faces
-from data_pipelines.faces import SkipFace, SourceError, as_18
+from data_pipelines.sources import detections
+from data_pipelines.sources.base import SkipFace, SourceError, to_18_landmarks
+from data_pipelines.test_sets import mesh_scans
+from data_pipelines.test_sets.crops import CroppedFaces
 from scripts import benchmark_cli as cli
-from twodal_jax import projection
-from twodal_jax.evaluation import benchmark, benchmark_output, held_out, icp, scan_eyes, scan_protocol
-from twodal_jax.evaluation.predictions import Predictions, crop_alpha, listed
-from twodal_jax.images import crop_face
+from twodal_jax.evaluation import benchmark, held_out, icp, scan_eyes, scan_protocol
+from twodal_jax.evaluation.predictions import crop_alpha, listed, Predictions
+from twodal_jax.geometry import projection
+from twodal_jax.io.images import crop_face
 from twodal_jax.reconstruction.outputs import write_picture
 from twodal_jax.rendering import overlay, shading
+from twodal_jax.reporting import benchmark_output
 
 CORNERS = ("x36", "y36", "z36", "x45", "y45", "z45")
 ABOUT = (
@@ -59,21 +61,27 @@ def positive(text: str) -> float:
 
 def parse(arguments):
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.evaluate_florence", description=__doc__,
+        prog="python -m scripts.evaluate_florence",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     cli.add_method_options(
-        parser, "a folder for each subject, with its mesh",
+        parser,
+        "a folder for each subject, with its mesh",
         "68 detected landmarks of each rendering (by its file name), its pixels; without them heatmaps are empty",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--protocol", choices=tuple(scan_protocol.PROTOCOLS), default="paper",
+        "--protocol",
+        choices=tuple(scan_protocol.PROTOCOLS),
+        default="paper",
         help="poses: the paper's text, or those of VRN's author (they differ)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--face_radius", type=positive, default=scan_protocol.FACE_RADIUS_MM,
+        "--face_radius",
+        type=positive,
+        default=scan_protocol.FACE_RADIUS_MM,
         help="of the face around the nose tip, in the scans' unit (millimetres)",
-    )  # fmt: skip
+    )
     parser.add_argument("--render_only", action="store_true", help="make the renderings and stop")
     return parser.parse_args(arguments)
 
@@ -92,12 +100,12 @@ def read_corners(folder: pathlib.Path) -> dict[str, float]:
     return {subject: float(np.linalg.norm(p[:3] - p[3:])) for subject, p in points.items()}
 
 
-def read_scans(folder: pathlib.Path, problems: list[str]) -> dict[str, scans.Scan]:
+def read_scans(folder: pathlib.Path, problems: list[str]) -> dict[str, mesh_scans.Scan]:
     """{subject: scan}; unreadable ones are named in `problems`."""
     found = {}
-    for subject, path in scans.list_scans(folder).items():
+    for subject, path in mesh_scans.list_scans(folder).items():
         try:
-            found[subject] = scans.read_scan(path)
+            found[subject] = mesh_scans.read_scan(path)
         except SkipFace as skip:
             problems.append(f"{subject}: left out: {skip.reason} ({skip.detail})")
     if not found:
@@ -105,7 +113,7 @@ def read_scans(folder: pathlib.Path, problems: list[str]) -> dict[str, scans.Sca
     return found
 
 
-def plan(found: dict[str, scans.Scan], options) -> list[Rendering]:
+def plan(found: dict[str, mesh_scans.Scan], options) -> list[Rendering]:
     """Every picture of the protocol."""
     renderings = []
     for subject, scan in found.items():
@@ -116,18 +124,23 @@ def plan(found: dict[str, scans.Scan], options) -> list[Rendering]:
     return renderings
 
 
-def render(rendering: Rendering, scan: scans.Scan) -> np.ndarray:
+def render(rendering: Rendering, scan: mesh_scans.Scan) -> np.ndarray:
     """The picture, BGR uint8 [450, 450, 3], on grey."""
     points = rendering.camera.project(scan.vertices).astype(np.float32)
     size = scan_protocol.IMAGE_SIZE
     image, _ = shading.render(
-        points, np.asarray(scan.triangles, np.int32), scan.colours, size, size,
-        light=overlay.HEAD_LIGHT, background=np.full((size, size, 3), 0.5, np.float32),
-    )  # fmt: skip
+        points,
+        np.asarray(scan.triangles, np.int32),
+        scan.colours,
+        size,
+        size,
+        light=overlay.HEAD_LIGHT,
+        background=np.full((size, size, 3), 0.5, np.float32),
+    )
     return np.round(255.0 * image).astype(np.uint8)
 
 
-def shown_faces(renderings, pictures, detected: pathlib.Path | None, authors_mouth: bool) -> Faces:
+def shown_faces(renderings, pictures, detected: pathlib.Path | None, authors_mouth: bool) -> CroppedFaces:
     """What a network is shown: crops, and the landmarks of a detections file in pixels of the renderings."""
     boxes = np.stack([rendering.roi_box for rendering in renderings])
     crops = np.stack([crop_face(picture, box, margin=0) for picture, box in zip(pictures, boxes)])
@@ -135,13 +148,13 @@ def shown_faces(renderings, pictures, detected: pathlib.Path | None, authors_mou
     nothing = np.full((detections.NUM_POINTS, 2), np.nan, np.float32)
     points = np.stack([found.get(rendering.key, nothing) for rendering in renderings])
     points = np.asarray(projection.image_to_crop(points, boxes))
-    landmarks, visible = as_18(points, np.isfinite(points).all(axis=-1), authors_mouth=authors_mouth)
-    return Faces(np.arange(len(renderings)), crops, landmarks, visible)
+    landmarks, visible = to_18_landmarks(points, np.isfinite(points).all(axis=-1), authors_mouth=authors_mouth)
+    return CroppedFaces(np.arange(len(renderings)), crops, landmarks, visible)
 
 
 def predict(label, trained, renderings, pictures, options, shown, problems) -> Predictions:
     """The coefficients a checkpoint's network gives the renderings."""
-    faces = shown_faces(renderings, pictures, options.detections, trained.method.heatmap.authors_mouth)
+    faces = shown_faces(renderings, pictures, options.detections, trained.spec.heatmap.authors_mouth)
     source = options.detections and options.detections.name
     shown[label] = cli.what_was_shown(label, trained, faces, source, options, problems)
     with cli.progress(f"{label}: network", len(faces.rows)) as advance:
@@ -164,8 +177,10 @@ def interocular_distances(targets, corners, model, radius: float, problems) -> d
             if not 0 < distance < np.inf:
                 distance, source = scan_eyes.interocular_distance(model, target, radius), FITTED
             if not 0 < distance < np.inf:
-                problems.append(f"{subject}: not measured: no face could be fitted to the scan to find its eye"
-                                " corners; give them in landmarks.csv")  # fmt: skip
+                problems.append(
+                    f"{subject}: not measured: no face could be fitted to the scan to find its eye"
+                    " corners; give them in landmarks.csv"
+                )
                 distance = np.nan
             found[subject] = distance, source
             advance(1)
@@ -241,9 +256,7 @@ def evaluate(arguments) -> None:
         return
     targets = {}
     for subject, scan in found.items():
-        normals = shading.vertex_normals(
-            scan.vertices.astype(np.float32), np.asarray(scan.triangles, np.int32)
-        )
+        normals = shading.vertex_normals(scan.vertices.astype(np.float32), np.asarray(scan.triangles, np.int32))
         targets[subject] = icp.Target(scan.vertices, np.asarray(normals, np.float64))
     interocular = interocular_distances(targets, corners, model, options.face_radius, problems)
     shown: dict[str, str] = {}
@@ -256,12 +269,20 @@ def evaluate(arguments) -> None:
     }
     results = benchmark_output.Results(
         name=f"Florence (protocol {options.protocol}, {len(found)} subjects)",
-        keys=[r.key for r in renderings], yaw_deg=np.array([r.yaw for r in renderings]), errors=errors,
-        titles={benchmark.RECONSTRUCTION: "reconstruction (ICP)"}, about={benchmark.RECONSTRUCTION: about(interocular)},
-        published={}, problems=problems, shown=shown,
-        extra={"interocular": {s: {"distance": d if np.isfinite(d) else None, "from": source}
-                               for s, (d, source) in interocular.items()}},
-    )  # fmt: skip
+        keys=[r.key for r in renderings],
+        yaw_deg=np.array([r.yaw for r in renderings]),
+        errors=errors,
+        titles={benchmark.RECONSTRUCTION: "reconstruction (ICP)"},
+        about={benchmark.RECONSTRUCTION: about(interocular)},
+        published={},
+        problems=problems,
+        shown=shown,
+        extra={
+            "interocular": {
+                s: {"distance": d if np.isfinite(d) else None, "from": source} for s, (d, source) in interocular.items()
+            }
+        },
+    )
     cli.show_and_write(results, options.output_dir, "scripts.evaluate_florence", arguments)
 
 

@@ -9,16 +9,20 @@ in `twodal_jax.evaluation.predictions`.
 
 import sys
 
-from data_pipelines import sparse_benchmarks
-from scripts import benchmark_cli as cli
-from scripts import sparse_evaluation
+from data_pipelines.test_sets import aflw_lfpa
+from scripts import benchmark_cli as cli, sparse_evaluation
 
 if __name__ == "__main__":
     cli.run(
         lambda: sparse_evaluation.evaluate(
-            sys.argv[1:], module="scripts.evaluate_lfpa", description=__doc__,
-            read=sparse_benchmarks.read_lfpa, image_of=sparse_benchmarks.lfpa_image,
-            default_map="lfpa34", count=sparse_benchmarks.LFPA_POINTS, published_measure="nme_lfpa",
+            sys.argv[1:],
+            module="scripts.evaluate_lfpa",
+            description=__doc__,
+            read=aflw_lfpa.read_lfpa,
+            image_of=aflw_lfpa.lfpa_image,
+            default_map="lfpa34",
+            count=aflw_lfpa.LFPA_POINTS,
+            published_measure="nme_lfpa",
         ),
         *sparse_evaluation.MENDABLE,
-    )  # fmt: skip
+    )

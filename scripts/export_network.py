@@ -27,9 +27,10 @@ class UsageError(ValueError):
 
 def parse(arguments):
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.export_network", description=__doc__,
+        prog="python -m scripts.export_network",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=pathlib.Path, help="the folder of a run of twodal_jax.main")
     source.add_argument("--weights", type=pathlib.Path, help=f"{NAME}.npz that this command wrote")
@@ -38,10 +39,11 @@ def parse(arguments):
     parser.add_argument("--morphable_model", help="the 3DMM's folder or file, or builtin; default: the run's")
     parser.add_argument("--best", action="store_true", help="the run's best checkpoint, not its last")
     parser.add_argument(
-        "--passes", type=int,
+        "--passes",
+        type=int,
         help="how often the network looks, each time with the landmarks it found before (default 1; with"
-             " --weights: what they were written with)",
-    )  # fmt: skip
+        " --weights: what they were written with)",
+    )
     options = parser.parse_args(arguments)
     if options.weights and (options.best or options.morphable_model or options.passes):
         parser.error("--best, --morphable_model and --passes go with --checkpoint; weights have them inside")
@@ -55,15 +57,14 @@ def load_network(options):
     if options.weights:
         return portable.load_npz(options.weights)
     try:
-        from twodal_jax import assets, checkpoint, trained_model
+        from twodal_jax.checkpointing import manager as checkpoint_manager, trained_model
+        from twodal_jax.face_models.load import AssetError
     except ImportError as error:
-        raise UsageError(
-            f"{error}: this environment cannot read checkpoints, only --weights={NAME}.npz."
-        ) from None
+        raise UsageError(f"{error}: this environment cannot read checkpoints, only --weights={NAME}.npz.") from None
     which = trained_model.BEST if options.best else trained_model.LATEST
     try:
         trained = trained_model.load(options.checkpoint, morphable_model=options.morphable_model, which=which)
-    except (assets.AssetError, checkpoint.CheckpointError) as error:
+    except (AssetError, checkpoint_manager.CheckpointError) as error:
         raise UsageError(str(error)) from None
     return portable.from_trained(trained, passes=1 if options.passes is None else options.passes)
 
@@ -82,8 +83,7 @@ def how_to_get_onnx(weights: pathlib.Path, output_dir: pathlib.Path) -> str:
 
 def write_onnx(network, options) -> list[pathlib.Path]:
     """Writes and checks network.onnx, or the weights where jax2onnx is missing (then raises UsageError)."""
-    from twodal_jax.export import network as files
-    from twodal_jax.export import portable
+    from twodal_jax.export import network as files, portable
 
     if importlib.util.find_spec("jax2onnx") is None:
         weights = options.weights or portable.save_npz(options.output_dir / f"{NAME}.npz", network)
@@ -94,8 +94,9 @@ def write_onnx(network, options) -> list[pathlib.Path]:
     difference = files.check_onnx(network, path)
     print(
         f"onnxruntime differs from JAX by at most {difference['alpha']:.1e} standard deviations (alpha) and"
-        f" {difference['landmarks68']:.1e} crop sides (landmarks)", file=sys.stderr,
-    )  # fmt: skip
+        f" {difference['landmarks68']:.1e} crop sides (landmarks)",
+        file=sys.stderr,
+    )
     if max(difference.values()) > files.TOLERANCE:
         raise UsageError(f"{path}: gives something else than the network (allowed: {files.TOLERANCE:g}).")
     return written

@@ -17,12 +17,15 @@ import numpy as np
 
 from configs import paper
 from scripts import benchmark_cli as cli
-from twodal_jax import assets, authors_checkpoint, experiment, run_log, trained_model
-from twodal_jax.authors_checkpoint import CheckpointFormatError
-from twodal_jax.checkpoint import Checkpoints
-from twodal_jax.morphable_model import MorphableModel, digest
-from twodal_jax.safe_pickle_arrays import PickleError
-from twodal_jax.train_state import create_train_state
+from twodal_jax.checkpointing import authors_checkpoint, trained_model
+from twodal_jax.checkpointing.authors_checkpoint import CheckpointFormatError
+from twodal_jax.checkpointing.manager import Checkpoints
+from twodal_jax.face_models.load import load_morphable_model
+from twodal_jax.geometry.morphable_model import digest, MorphableModel
+from twodal_jax.io.pickle_arrays import PickleError
+from twodal_jax.io.text import write_json
+from twodal_jax.training import builder
+from twodal_jax.training.state import create_train_state
 
 # 3DDFA's coordinates of a crop are 0.5 + 0.5 / s larger than ours (`projection`), s image pixels a crop pixel. A
 # network does not know s, so one offset holds for all crops: the mean over the boxes of AFLW2000-3D (0.719).
@@ -32,9 +35,10 @@ _T_X, _T_Y = 3, 7  # of alpha: the last column of the pose's first two rows; y i
 
 def parse(arguments):
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.import_authors_checkpoint", description=__doc__,
+        prog="python -m scripts.import_authors_checkpoint",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("file", type=pathlib.Path, help="the authors' .pth.tar")
     parser.add_argument("--output_dir", required=True, type=pathlib.Path, help="made if missing")
     parser.add_argument(
@@ -64,35 +68,32 @@ def in_our_frame(model: MorphableModel) -> MorphableModel:
 def import_checkpoint(arguments) -> None:
     options = parse(arguments)
     variables = authors_checkpoint.read(options.file)
-    model = assets.load_morphable_model(options.morphable_model)
+    model = load_morphable_model(options.morphable_model)
     if not model.has_whitening:
-        raise cli.UsageError(
-            f"{options.morphable_model}: no param_whitening.pkl with it, which the coefficients need."
-        )
+        raise cli.UsageError(f"{options.morphable_model}: no param_whitening.pkl with it, which the coefficients need.")
     model = in_our_frame(model)
     config = authors_config(options.morphable_model)
-    method = experiment.make_stages(config)[-1].method
-    state = jax.tree.map(np.asarray, create_train_state(method, 0))
+    spec = builder.build_stages(config)[-1].spec
+    state = jax.tree.map(np.asarray, create_train_state(spec, 0))
     like = jax.tree.structure(state.regressor.params)
     assert jax.tree.structure(variables["params"]) == like, "our regressor's layout has changed"
     state = state.replace(
-        regressor=state.regressor.replace(
-            params=variables["params"], batch_stats=variables["batch_stats"]
-        )
+        regressor=state.regressor.replace(params=variables["params"], batch_stats=variables["batch_stats"])
     )
     folder = options.output_dir
     folder.mkdir(parents=True, exist_ok=True)
-    run_log.write_json(
+    write_json(
         folder / trained_model.CONFIG,
-        {"config": config.to_dict(), "whitening": trained_model.whitening_of(model),
-         "data": {"imported_from": options.file.name}},
-    )  # fmt: skip
+        {
+            "config": config.to_dict(),
+            "whitening": trained_model.whitening_of(model),
+            "data": {"imported_from": options.file.name},
+        },
+    )
     checkpoints = Checkpoints(folder / trained_model.LATEST, keep=1)
-    checkpoints.save(state, experiment.description(config, digest(model), {}), wait=True)
+    checkpoints.save(state, builder.resume_fingerprint(config, digest(model), {}), wait=True)
     cli.console.print(f"Written to {folder}; use it as --checkpoint={folder}")
 
 
 if __name__ == "__main__":
-    cli.run(
-        lambda: import_checkpoint(sys.argv[1:]), PickleError, CheckpointFormatError
-    )
+    cli.run(lambda: import_checkpoint(sys.argv[1:]), PickleError, CheckpointFormatError)

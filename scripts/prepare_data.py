@@ -20,15 +20,17 @@ import sys
 
 from rich.console import Console
 
-from data_pipelines import beam_engine, hashes, prepared, sources
-from data_pipelines.detected_faces import DETECTORS
-from data_pipelines.faces import SourceError
-from data_pipelines.manifest import FORMATS, PreparedError
-from data_pipelines.prepare import EXPECTED_SKIPS, MAX_SKIPPED, SKIPPED, Summary, prepare
-from data_pipelines.progress import preparing
+from data_pipelines.preparation import beam_engine
+from data_pipelines.preparation.prepare import EXPECTED_SKIPS, MAX_SKIPPED, prepare, SKIPPED, Summary
+from data_pipelines.preparation.progress_bar import preparing
+from data_pipelines.sources import registry
+from data_pipelines.sources.base import SourceError
+from data_pipelines.sources.detected_faces import DETECTORS
+from data_pipelines.storage import checksums, prepared_dataset
+from data_pipelines.storage.manifest import FORMATS, PreparedError
 from scripts.option_types import at_least_one
-from twodal_jax.assets import AssetError
-from twodal_jax.printable import printable
+from twodal_jax.face_models.load import AssetError
+from twodal_jax.io.text import escape_hidden
 
 SYNTHETIC = ("synthetic_annotated", "synthetic_wild")
 VERIFY = "verify"
@@ -60,34 +62,52 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _prepare(args: argparse.Namespace, console: Console) -> Summary:
     if not args.input:
-        raise SourceError(f"--input is missing: the {sources.SOURCES[args.source]}")
+        raise SourceError(f"--input is missing: the {registry.SOURCES[args.source]}")
     ready = {"auto": None, "yes": True, "no": False}[args.ready_crops]
     open_source = functools.partial(
-        sources.open_source, args.source, args.input, split=args.split, morphable_model=args.morphable_model,
-        margin=args.margin, landmarks=args.landmarks, ready=ready, pixel_origin=args.pixel_origin,
-        detect=args.detect)
+        registry.open_source,
+        args.source,
+        args.input,
+        split=args.split,
+        morphable_model=args.morphable_model,
+        margin=args.margin,
+        landmarks=args.landmarks,
+        ready=ready,
+        pixel_origin=args.pixel_origin,
+        detect=args.detect,
+    )
     engine = beam_engine.BeamEngine(args.runner, args.workers, tuple(shlex.split(args.beam_options)))
     with preparing(f"{args.source} -> {args.output}", console) as show:
-        return prepare(open_source(), args.output, format=args.format, shards=args.shards, limit=args.limit,
-                       progress=show, max_skipped=args.max_skipped, engine=engine, open_source=open_source)
+        return prepare(
+            open_source(),
+            args.output,
+            format=args.format,
+            shards=args.shards,
+            limit=args.limit,
+            progress=show,
+            max_skipped=args.max_skipped,
+            engine=engine,
+            open_source=open_source,
+        )
 
 
 def _report(summary: Summary, console: Console) -> None:
     for skip in summary.skips[:SHOWN_SKIPS]:
-        console.print(printable(f"skipped {skip.name}: {skip.reason}: {skip.detail}"))
+        console.print(escape_hidden(f"skipped {skip.name}: {skip.reason}: {skip.detail}"))
     if len(summary.skips) > SHOWN_SKIPS:
-        console.print(f"... and {len(summary.skips) - SHOWN_SKIPS} more, see"
-                      f" {summary.folder / SKIPPED}")
+        console.print(f"... and {len(summary.skips) - SHOWN_SKIPS} more, see {summary.folder / SKIPPED}")
     for reason, count in summary.reasons.items():
         console.print(f"{count:8d} skipped: {reason}")
     if not summary.made:
-        console.print(f"{summary.folder} was there already, made by the same command: nothing was done, no image looked"
-                      " at. Remove it to prepare it again.")  # fmt: skip
+        console.print(
+            f"{summary.folder} was there already, made by the same command: nothing was done, no image looked"
+            " at. Remove it to prepare it again."
+        )
     print(f"{summary.folder}: {summary.count} faces, {len(summary.skips)} skipped")
 
 
 def _synthesise(args: argparse.Namespace) -> int:
-    from data_pipelines import synthetic
+    from data_pipelines.sources import synthetic
 
     count = args.limit or 2000
     kind = args.source.removeprefix("synthetic_")
@@ -98,50 +118,80 @@ def _synthesise(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace, console: Console) -> int:
     with preparing(f"reading {args.output}", console, unit="B") as show:
-        found = prepared.verify(args.output, show)
-    print(f"{args.output}: {found.count} faces, {len(found.manifest[hashes.FILES])} files as prepared")
+        found = prepared_dataset.verify(args.output, show)
+    print(f"{args.output}: {found.count} faces, {len(found.manifest[checksums.FILES])} files as prepared")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.prepare_data", description=__doc__,
+        prog="python -m scripts.prepare_data",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(f"  {name:14s}{text}" for name, text in sources.SOURCES.items()))
-    parser.add_argument("source", choices=[*sources.SOURCES, *SYNTHETIC, VERIFY],
-                        help=f"what to read; {VERIFY}: compare a prepared folder with the hashes of its manifest")
+        epilog="\n".join(f"  {name:14s}{text}" for name, text in registry.SOURCES.items()),
+    )
+    parser.add_argument(
+        "source",
+        choices=[*registry.SOURCES, *SYNTHETIC, VERIFY],
+        help=f"what to read; {VERIFY}: compare a prepared folder with the hashes of its manifest",
+    )
     parser.add_argument("--input", help="what the source reads, see the list below")
     parser.add_argument("--output", required=True, help="the folder to make")
-    parser.add_argument("--format", choices=FORMATS, default="array_record",
-                        help="array_record (default) or arrays, which needs no TensorFlow")
-    parser.add_argument("--split", help="mat: a split of annotations.npz; tfds: a tfds split")
-    parser.add_argument("--morphable_model",
-                        help="model file or folder; needed for .mat files without pt3d_68")
-    parser.add_argument("--landmarks", help="the landmark CSV or .npz, where it is not the only one; umdfaces: 68-point"
-                        " detections (.csv or .npz) to use instead of its own 21 points; mat: 68-point detections in"
-                        " pixels of the 120-pixel crops (default: fan_landmarks.csv beside annotations.npz)")
-    parser.add_argument("--detect", choices=DETECTORS,
-                        help="mat, umdfaces: find 68 landmarks with this detector meanwhile"
-                        " (pip install -r requirements-landmarks.txt)")
-    parser.add_argument("--ready_crops", choices=("auto", "yes", "no"), default="auto",
-                        help="wild_csv, detections: whether images are 120 x 120 crops already")
-    parser.add_argument("--shards", type=at_least_one, help="number of shards")
-    parser.add_argument("--limit", type=at_least_one,
-                        help="only the first faces; for synthetic sources their number")
-    parser.add_argument("--pixel_origin", type=float, default=0.0,
-                        help="wild_csv: what the table calls the centre of the first pixel; 1 where it counts from 1")
-    parser.add_argument("--margin", type=int, default=20,
-                        help="pixels stored around the 120-pixel crop (default 20)")
     parser.add_argument(
-        "--max_skipped", type=_fraction, default=MAX_SKIPPED,
+        "--format",
+        choices=FORMATS,
+        default="array_record",
+        help="array_record (default) or arrays, which needs no TensorFlow",
+    )
+    parser.add_argument("--split", help="mat: a split of annotations.npz; tfds: a tfds split")
+    parser.add_argument("--morphable_model", help="model file or folder; needed for .mat files without pt3d_68")
+    parser.add_argument(
+        "--landmarks",
+        help="the landmark CSV or .npz, where it is not the only one; umdfaces: 68-point"
+        " detections (.csv or .npz) to use instead of its own 21 points; mat: 68-point detections in"
+        " pixels of the 120-pixel crops (default: fan_landmarks.csv beside annotations.npz)",
+    )
+    parser.add_argument(
+        "--detect",
+        choices=DETECTORS,
+        help="mat, umdfaces: find 68 landmarks with this detector meanwhile"
+        " (pip install -r requirements-landmarks.txt)",
+    )
+    parser.add_argument(
+        "--ready_crops",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="wild_csv, detections: whether images are 120 x 120 crops already",
+    )
+    parser.add_argument("--shards", type=at_least_one, help="number of shards")
+    parser.add_argument("--limit", type=at_least_one, help="only the first faces; for synthetic sources their number")
+    parser.add_argument(
+        "--pixel_origin",
+        type=float,
+        default=0.0,
+        help="wild_csv: what the table calls the centre of the first pixel; 1 where it counts from 1",
+    )
+    parser.add_argument("--margin", type=int, default=20, help="pixels stored around the 120-pixel crop (default 20)")
+    parser.add_argument(
+        "--max_skipped",
+        type=_fraction,
+        default=MAX_SKIPPED,
         help=f"stop when more than this fraction of all listed faces cannot be read (default {MAX_SKIPPED});"
-        f" faces skipped for {', '.join(EXPECTED_SKIPS)} do not count")
-    parser.add_argument("--workers", type=at_least_one, default=len(os.sched_getaffinity(0)),
-                        help="processes of the local runner (default: the cores of this machine)")
-    parser.add_argument("--runner", default=beam_engine.LOCAL,
-                        help="who runs the Beam pipeline: local (default), or any runner of Beam by its name:"
-                        " FlinkRunner, SparkRunner, DataflowRunner, ...; its workers must see --input and"
-                        " --output under the same paths")
+        f" faces skipped for {', '.join(EXPECTED_SKIPS)} do not count",
+    )
+    parser.add_argument(
+        "--workers",
+        type=at_least_one,
+        default=len(os.sched_getaffinity(0)),
+        help="processes of the local runner (default: the cores of this machine)",
+    )
+    parser.add_argument(
+        "--runner",
+        default=beam_engine.LOCAL,
+        help="who runs the Beam pipeline: local (default), or any runner of Beam by its name:"
+        " FlinkRunner, SparkRunner, DataflowRunner, ...; its workers must see --input and"
+        " --output under the same paths",
+    )
     parser.add_argument("--beam_options", default="", metavar="'--a=b --c'", help="flags passed on to Beam")
     parser.add_argument("--seed", type=int, default=0, help="of synthetic faces")
     return parser

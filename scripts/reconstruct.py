@@ -1,4 +1,4 @@
-"""Faces of photos, folders, videos or a camera as meshes, landmarks, pose, and a page to look at them.
+"""CroppedFaces of photos, folders, videos or a camera as meshes, landmarks, pose, and a page to look at them.
 
     python -m scripts.reconstruct photo.jpg --checkpoint=runs/demo --output_dir=out
     python -m scripts.reconstruct photos/ "more/*.png" --checkpoint=runs/demo --output_dir=out --outputs=all
@@ -23,26 +23,37 @@ INTERRUPTED = 130  # the exit status of shells after Ctrl-C
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.reconstruct", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+        prog="python -m scripts.reconstruct", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("input", nargs="+", metavar="INPUT", help="image, folder, glob, video file, or camera:0")
     add("--checkpoint", required=True, metavar="WORKDIR", help="the folder of a run of twodal_jax.main")
     add("--output_dir", required=True, type=pathlib.Path, help="made if missing")
-    add("--outputs", default="", help="comma-separated, or all; default: landmarks,mesh,json,glb,viewer. Also:"
-        " dense, depth, pncc, uv, pose, obj, ply")
+    add(
+        "--outputs",
+        default="",
+        help="comma-separated, or all; default: landmarks,mesh,json,glb,viewer. Also:"
+        " dense, depth, pncc, uv, pose, obj, ply",
+    )
     add("--boxes", metavar="FILE", help="where the faces are: file, x1, y1, x2, y2[, roll] (.csv), or a faces.json")
     add("--landmarks", metavar="FILE", help="landmarks of the faces: 18, 21 or 68 points (.csv, .npz, .json)")
-    add("--finder", choices=("cascade", "any_way_up", "face-alignment", "whole"), default="cascade",
+    add(
+        "--detector",
+        choices=("cascade", "any_way_up", "face-alignment", "whole"),
+        default="cascade",
         help="cascade: frontal faces, turned up to 60 degrees; any_way_up: turned by any angle; face-alignment: an"
-        " extra package that finds profiles too; whole: the picture is a tight crop of one face")
+        " extra package that finds profiles too; whole: the picture is a tight crop of one face",
+    )
     add("--passes", type=at_least_one, default=3, help="looks at each face (default 3)")
     add("--min_confidence", type=float, default=0.4, help="faces below it are left out (default 0.4)")
     add("--morphable_model", help="where the checkpoint's morphable model lies now")
     add("--best", action="store_true", help="the run's best checkpoint, not its last")
-    add("--frame", choices=("image", "model"), default="image", help="of exported meshes: pixels of the photo, or"
-        " the morphable model's, in metres, without pose")
+    add(
+        "--frame",
+        choices=("image", "model"),
+        default="image",
+        help="of exported meshes: pixels of the photo, or the morphable model's, in metres, without pose",
+    )
     add("--uv", metavar="FILE", help="UV coordinates of the morphable model (.npy, or .mat with UV)")
     add("--texture_size", type=at_least_one, default=1024, help="texels a side (default 1024)")
     add("--smooth", action="store_true", help="videos: steady the faces (one-euro filter)")
@@ -50,36 +61,38 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def find_with(options: argparse.Namespace):
+def detector_of(options: argparse.Namespace):
     """What says where the faces are."""
-    from twodal_jax.reconstruction import finders, given
+    from twodal_jax.detection import detectors, from_file
 
     if options.boxes and options.landmarks:
-        raise given.GivenError("Give --boxes or --landmarks, not both.")
+        raise from_file.GivenError("Give --boxes or --landmarks, not both.")
     if options.boxes:
-        return given.read_boxes(options.boxes)
+        return from_file.read_boxes(options.boxes)
     if options.landmarks:
-        return given.read_landmarks(options.landmarks)
-    if options.finder == "face-alignment":
-        return finders.FaceAlignmentFinder()
-    if options.finder == "whole":
-        return finders.WholePicture()
-    angles = finders.ANY_WAY_UP if options.finder == "any_way_up" else finders.TILTED
-    return finders.CascadeFinder(angles)
+        return from_file.read_landmarks(options.landmarks)
+    if options.detector == "face-alignment":
+        return detectors.FaceAlignmentDetector()
+    if options.detector == "whole":
+        return detectors.WholePicture()
+    angles = detectors.ANY_WAY_UP if options.detector == "any_way_up" else detectors.TILTED
+    return detectors.CascadeDetector(angles)
 
 
 def load(options: argparse.Namespace):
-    """The model with its finder, and the surface of its morphable model."""
+    """The model with its detector, and the surface of its morphable model."""
     from scripts.benchmark_cli import UsageError
     from twodal_jax import load
+    from twodal_jax.checkpointing.trained_model import BEST, LATEST
     from twodal_jax.reconstruction.scene import Surface
     from twodal_jax.rendering import uv
-    from twodal_jax.trained_model import BEST, LATEST
 
     model = load(
-        options.checkpoint, morphable_model=options.morphable_model, which=BEST if options.best else LATEST,
-        finder=find_with(options),
-    )  # fmt: skip
+        options.checkpoint,
+        morphable_model=options.morphable_model,
+        which=BEST if options.best else LATEST,
+        detector=detector_of(options),
+    )
     coordinates = None
     if options.uv:
         try:
@@ -90,11 +103,11 @@ def load(options: argparse.Namespace):
 
 
 def reconstruct(options: argparse.Namespace, outcome) -> int:
-    """Runs the command; returns the exit status. What becomes of the inputs is added to a `photo_job.Outcome`."""
+    """Runs the command; returns the exit status. What becomes of the inputs is added to a `photos.Outcome`."""
     from scripts.benchmark_cli import console, progress
-    from twodal_jax.reconstruction import inputs, outputs, photo_job, video_job
-    from twodal_jax.reconstruction.given import GivenError
-    from twodal_jax.reconstruction.video import VideoError
+    from twodal_jax.detection.from_file import GivenError
+    from twodal_jax.reconstruction import inputs, outputs, photos as photo_job, videos
+    from twodal_jax.reconstruction.video_io import VideoError
 
     names = outputs.parse_names(options.outputs or ",".join(outputs.DEFAULT))
     items, problems = inputs.expand(options.input)
@@ -114,12 +127,17 @@ def reconstruct(options: argparse.Namespace, outcome) -> int:
         try:
             with contextlib.ExitStack() as stack:
                 bars = []
-                read, with_face = video_job.reconstruct_video(
-                    source, model, surface, options.output_dir,
-                    min_confidence=options.min_confidence, smooth=options.smooth, max_frames=options.max_frames,
+                read, with_face = videos.reconstruct_video(
+                    source,
+                    model,
+                    surface,
+                    options.output_dir,
+                    min_confidence=options.min_confidence,
+                    smooth=options.smooth,
+                    max_frames=options.max_frames,
                     started=lambda total: bars.append(stack.enter_context(progress(source.name, total or None))),
                     advance=lambda count: bars[0](count),
-                )  # fmt: skip
+                )
             console.print(f"{source.name}: {with_face} of {read} frames have a face", markup=False, highlight=False)
         except VideoError as error:
             outcome.failures.append((source.name, str(error)))
@@ -131,8 +149,9 @@ def tell(outcome, num_photos: int, output_dir: pathlib.Path, console) -> int:
     """Says what was done and lists what was not; returns the exit status."""
     if num_photos:
         where = f"written to {output_dir}" if outcome.faces else "so nothing was written for them"
-        console.print(f"{outcome.faces} face(s) in {num_photos} photo(s), {where}", markup=False, highlight=False,
-                      soft_wrap=True)  # fmt: skip
+        console.print(
+            f"{outcome.faces} face(s) in {num_photos} photo(s), {where}", markup=False, highlight=False, soft_wrap=True
+        )
     if outcome.failures:
         console.print(f"{len(outcome.failures)} input(s) failed:", markup=False, highlight=False)
         for name, reason in outcome.failures:
@@ -152,16 +171,14 @@ def main() -> None:
     options, outcome = parse(), None
     try:
         from scripts import benchmark_cli as cli
+        from twodal_jax.detection.from_file import GivenError
         from twodal_jax.export.frames import FrameError
-        from twodal_jax.reconstruction.given import GivenError
         from twodal_jax.reconstruction.inputs import InputError
         from twodal_jax.reconstruction.outputs import OutputError
-        from twodal_jax.reconstruction.photo_job import Outcome
+        from twodal_jax.reconstruction.photos import Outcome
 
-        outcome, mendable = Outcome(), (GivenError, InputError, OutputError, FrameError, ModuleNotFoundError)
-        cli.run(
-            lambda: sys.exit(reconstruct(options, outcome)), *mendable, interrupted=lambda: interrupted(outcome)
-        )
+        outcome, user_errors = Outcome(), (GivenError, InputError, OutputError, FrameError, ModuleNotFoundError)
+        cli.run(lambda: sys.exit(reconstruct(options, outcome)), *user_errors, interrupted=lambda: interrupted(outcome))
     except KeyboardInterrupt:  # during the imports; later ones are heard by `cli.run`
         print(interrupted(outcome), file=sys.stderr)
         sys.exit(INTERRUPTED)

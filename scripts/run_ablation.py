@@ -19,14 +19,14 @@ from collections.abc import Callable, Sequence
 
 import ml_collections
 
-from configs.variants import ALIASES, VARIANTS, WITHOUT_EXTRAS, canonical
-from scripts import ablation_plan, ablation_table
-from scripts import benchmark_cli as cli
+from configs.variants import ALIASES, canonical, VARIANTS, WITHOUT_EXTRAS
+from scripts import ablation_plan, ablation_table, benchmark_cli as cli
 from scripts.ablation_plan import Row, Run
 from scripts.ablation_table import Finished
 from scripts.option_types import at_least_one, comma_list
-from twodal_jax import run_log, text_file
 from twodal_jax.evaluation.held_out import DETECTED, EMPTY
+from twodal_jax.io.text import write_json, write_text
+from twodal_jax.training import metric_logger
 
 ROWS = "base,base+reproj,ss,sc,ss+sc,no-2d-con,no-3d-con,no-cyc,no-sc,3ddfa,defa"
 FINISHED = "metrics.json"
@@ -61,31 +61,59 @@ def _positive(text: str) -> float:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options; exits with a message where one has a value that cannot be."""
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.run_ablation", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+        prog="python -m scripts.run_ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add, known = parser.add_argument, ", ".join((*VARIANTS, *ALIASES))
     add("--config", required=True, help="a config with variants, e.g. configs/aflw.py")
     add("--workdir", required=True, type=pathlib.Path, help="folder of all runs and of the table")
-    add("--rows", default=ROWS, type=comma_list(_variant, f"some of {known}"),
-        help="variants of configs/variants.py (default: %(default)s)")
-    add("--extras", default="on,off", type=comma_list({"on": True, "off": False}.__getitem__, "on, off or both"),
-        help="with and without what this project adds to the paper (default: %(default)s)")
-    add("--seeds", default="0,1,2", type=comma_list(int, "whole numbers"),
-        help="an interval needs two, three or more are advised (default: %(default)s)")
+    add(
+        "--rows",
+        default=ROWS,
+        type=comma_list(_variant, f"some of {known}"),
+        help="variants of configs/variants.py (default: %(default)s)",
+    )
+    add(
+        "--extras",
+        default="on,off",
+        type=comma_list({"on": True, "off": False}.__getitem__, "on, off or both"),
+        help="with and without what this project adds to the paper (default: %(default)s)",
+    )
+    add(
+        "--seeds",
+        default="0,1,2",
+        type=comma_list(int, "whole numbers"),
+        help="an interval needs two, three or more are advised (default: %(default)s)",
+    )
     add("--steps", type=at_least_one, help="of every run, divided as in the config (default: the config's)")
     add("--tune", action="store_true", help="first choose each row's learning rate on validation faces")
     add("--tune_steps", type=at_least_one, help="of every tuning run (default: a third of --steps)")
-    add("--rates", default="0.333,1,3", type=comma_list(_positive, "positive numbers"),
-        help="factors of the config's learning rate that --tune tries (default: %(default)s)")
+    add(
+        "--rates",
+        default="0.333,1,3",
+        type=comma_list(_positive, "positive numbers"),
+        help="factors of the config's learning rate that --tune tries (default: %(default)s)",
+    )
     add("--reference", default="ss+sc", help="the row that differences are taken from (default: %(default)s)")
     add("--inputs", choices=tuple(NOTES), default="same", help="same: all rows see the heatmap; paper: as defined")
-    add("--weights", default="", type=comma_list(_mask, "masks such as 4:2:1"),
-        help="Table III: masks red:pink:yellow, e.g. 4:2:1,1:1:1 (default: the config's)")
-    add("--num_wild", default="0", type=comma_list(int, "whole numbers"),
-        help="Table II: numbers of wild images, 0 for all, e.g. 2000,5000,0 (default: %(default)s)")
-    add("--beside", action="append", default=[], metavar="[LABEL:]FOLDER",
-        help="an output folder of scripts.evaluate_aflw2000, shown below the table")
+    add(
+        "--weights",
+        default="",
+        type=comma_list(_mask, "masks such as 4:2:1"),
+        help="Table III: masks red:pink:yellow, e.g. 4:2:1,1:1:1 (default: the config's)",
+    )
+    add(
+        "--num_wild",
+        default="0",
+        type=comma_list(int, "whole numbers"),
+        help="Table II: numbers of wild images, 0 for all, e.g. 2000,5000,0 (default: %(default)s)",
+    )
+    add(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="[LABEL:]FOLDER",
+        help="an output folder of scripts.evaluate_aflw2000, shown below the table",
+    )
     add("--dry_run", action="store_true", help="print the plan and train nothing")
     add("--seconds_per_step", type=float, help="for the plan's estimate of time")
     own = list(arguments)
@@ -113,9 +141,13 @@ class Ablation:
         """The command line of a run."""
         options = self.options
         return ablation_plan.run_arguments(
-            run, options.config, self.full, str(options.workdir), same_input=options.inputs == "same",
+            run,
+            options.config,
+            self.full,
+            str(options.workdir),
+            same_input=options.inputs == "same",
             extra=options.extra,
-        )  # fmt: skip
+        )
 
     def folder(self, run: Run) -> pathlib.Path:
         return self.options.workdir / run.folder
@@ -159,7 +191,7 @@ def train(run: Run, ablation: Ablation) -> bool:
         cli.console.print(f"{run.folder}: finished before", highlight=False)
         return False
     folder.mkdir(parents=True, exist_ok=True)
-    run_log.write_json(recorded, arguments)
+    write_json(recorded, arguments)
     cli.console.rule(run.folder)
     code = _wait_for([sys.executable, *arguments], compiled=ablation.options.workdir.absolute() / ".compiled")
     if code:
@@ -193,7 +225,7 @@ def validation_error(workdir: pathlib.Path) -> float:
 
     With detected landmarks where the validation faces have them, else with the image alone.
     """
-    evaluations = [entry for entry in run_log.read_history(workdir) if entry["kind"] == "evaluation"]
+    evaluations = [entry for entry in metric_logger.read_history(workdir) if entry["kind"] == "evaluation"]
     names = [f"validation/{protocol}/mean_of_bins" for protocol in (DETECTED, EMPTY)]
     last = evaluations[-1] if evaluations else {}
     name = next((name for name in names if name in last), None)
@@ -259,9 +291,13 @@ def read_finished(run: Run, ablation: Ablation) -> Finished:
         for measure in ("nme_2d_68", "nme_3d_dense")
     }
     return Finished(
-        run, by_measure["nme_2d_68"], by_measure["nme_3d_dense"], content["step"],
-        (config["batch_annotated"], config["batch_wild"] * uses_wild), ablation.learning_rate(run),
-    )  # fmt: skip
+        run,
+        by_measure["nme_2d_68"],
+        by_measure["nme_3d_dense"],
+        content["step"],
+        (config["batch_annotated"], config["batch_wild"] * uses_wild),
+        ablation.learning_rate(run),
+    )
 
 
 def read_beside(arguments: Sequence[str]) -> dict[str, dict]:
@@ -292,9 +328,15 @@ def write_results(runs: Sequence[Run], tuned: list[dict], ablation: Ablation, co
     finished = [read_finished(run, ablation) for run in runs if ablation.is_finished(run)]
     reference, beside = canonical(options.reference), read_beside(options.beside)
     text = ablation_table.text(
-        finished, tuned, beside, reference=reference, reference_name=options.reference, planned=len(runs),
-        command=command, note=NOTES[options.inputs],
-    )  # fmt: skip
+        finished,
+        tuned,
+        beside,
+        reference=reference,
+        reference_name=options.reference,
+        planned=len(runs),
+        command=command,
+        note=NOTES[options.inputs],
+    )
     content = {
         "command": command,
         "inputs": options.inputs,
@@ -308,17 +350,15 @@ def write_results(runs: Sequence[Run], tuned: list[dict], ablation: Ablation, co
         "tuning": tuned,
         "beside": beside,
     }
-    text_file.write(options.workdir / "ablation.md", text)
-    run_log.write_json(options.workdir / "ablation.json", as_json(content))
+    write_text(options.workdir / "ablation.md", text)
+    write_json(options.workdir / "ablation.json", as_json(content))
     return text
 
 
 def plan_text(ablation: Ablation) -> str:
     """What --dry_run prints."""
     options = ablation.options
-    tuning = [
-        ablation.tuning_run(row, factor) for row in ablation.rows for factor in options.rates if options.tune
-    ]
+    tuning = [ablation.tuning_run(row, factor) for row in ablation.rows for factor in options.rates if options.tune]
     final = ablation.final_runs(dict.fromkeys(ablation.rows, 1.0))
     runs = [*tuning, *([] if options.tune else final)]
     lines = [f"{run.folder}: {run.steps} steps{', finished' * ablation.is_finished(run)}" for run in runs]

@@ -4,34 +4,36 @@ import argparse
 import dataclasses
 from collections.abc import Callable
 
-from data_pipelines import sparse_benchmarks
+from data_pipelines.test_sets import aflw_lfpa
 from scripts import benchmark_cli as cli
-from twodal_jax.evaluation import benchmark_output, published, sparse
+from twodal_jax.evaluation import sparse
 from twodal_jax.evaluation.predictions import Predictions
+from twodal_jax.reporting import benchmark_output, published_results
 
 MENDABLE = (sparse.LandmarkMapError,)
 
 
 def parse(arguments, module: str, description: str, default_map: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {module}", description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     cli.add_method_options(
-        parser, "the benchmark's folder",
+        parser,
+        "the benchmark's folder",
         "68 detected landmarks a face, pixels of the 120-pixel crop; without them heatmaps are empty",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--landmark_map", default=default_map,
+        "--landmark_map",
+        default=default_map,
         help=f"CSV of landmark,from68,vertex (see twodal_jax.evaluation.sparse); default: our {default_map}",
-    )  # fmt: skip
+    )
     return parser.parse_args(arguments)
 
 
 def predict(label, trained, options, truth, image_of, shown, problems) -> Predictions:
     """The coefficients a checkpoint's network gives the benchmark's crops."""
-    faces, skipped = sparse_benchmarks.read_faces(
-        options.data_dir, truth, image_of, options.detections, authors_mouth=trained.method.heatmap.authors_mouth
+    faces, skipped = aflw_lfpa.read_faces(
+        options.data_dir, truth, image_of, options.detections, authors_mouth=trained.spec.heatmap.authors_mouth
     )
     problems += [f"{label}: {problem}" for problem in skipped]
     source = options.detections and options.detections.name
@@ -40,9 +42,16 @@ def predict(label, trained, options, truth, image_of, shown, problems) -> Predic
 
 
 def evaluate(
-    arguments: list[str], *, module: str, description: str, read: Callable, image_of: Callable,
-    default_map: str, count: int, published_measure: str | None,
-) -> None:  # fmt: skip
+    arguments: list[str],
+    *,
+    module: str,
+    description: str,
+    read: Callable,
+    image_of: Callable,
+    default_map: str,
+    count: int,
+    published_measure: str | None,
+) -> None:
     """Reads, predicts, measures, prints and writes."""
     options = parse(arguments, module, description, default_map)
     trained, given = cli.load_checkpoints(options), cli.load_predictions(options)
@@ -61,13 +70,19 @@ def evaluate(
                 sparse.with_landmarks(predictions, model), truth, landmark_map, model, problems, advance
             )
     measured = int(landmark_map.mapped.sum())
-    rows = published.rows_for(published_measure) if published_measure else []
+    rows = published_results.rows_for(published_measure) if published_measure else []
     results = benchmark_output.Results(
-        name=truth.name, keys=truth.keys, yaw_deg=truth.yaw_deg, errors=errors,
+        name=truth.name,
+        keys=truth.keys,
+        yaw_deg=truth.yaw_deg,
+        errors=errors,
         titles={sparse.NME: f"2D, visible landmarks ({measured} of {count} mapped)"},
-        about={sparse.NME: f"normaliser: {truth.normaliser}; ground truth: annotated landmarks;"
-                           f" landmark map: {options.landmark_map}"},
+        about={
+            sparse.NME: f"normaliser: {truth.normaliser}; ground truth: annotated landmarks;"
+            f" landmark map: {options.landmark_map}"
+        },
         published={sparse.NME: [dataclasses.replace(row, measure=sparse.NME) for row in rows]},
-        problems=problems, shown=shown,
-    )  # fmt: skip
+        problems=problems,
+        shown=shown,
+    )
     cli.show_and_write(results, options.output_dir, module, arguments)

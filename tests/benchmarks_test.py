@@ -7,12 +7,13 @@ import subprocess
 import sys
 import types
 
-import benchmarks
 import jax
 import numpy as np
 import pytest
-from benchmarks import timing
 from helpers_run import ROOT
+
+import benchmarks
+from benchmarks import timing
 
 NAMES = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
 
@@ -57,23 +58,24 @@ def test_a_steps_time_at_two_batch_sizes_tells_what_it_costs_before_the_first_im
 @pytest.mark.parametrize("kind", ["arrays", "array_record"])
 def test_the_input_pipelines_batches_fit_the_step_that_waits_for_them(tmp_path, kind):
     from benchmarks import input_pipeline, two_dal_step
-    from data_pipelines import prepare, prepared
-    from twodal_jax import train_step
+    from data_pipelines.preparation import prepare
+    from data_pipelines.storage import prepared_dataset
+    from twodal_jax.training import step as train_step
 
     config = two_dal_step.load_config("aflw", 2)
-    method, state, batch, model = two_dal_step.prepared(config, 1)
+    spec, state, batch, model = two_dal_step.prepared(config, 1)
     prepare.prepare(input_pipeline.MadeFaces(4), tmp_path / kind, format=kind, shards=2)
-    batches = input_pipeline.wild_batches(prepared.open_prepared(tmp_path / kind), config)
+    batches = input_pipeline.wild_batches(prepared_dataset.open_prepared(tmp_path / kind), config)
     batch["wild"] = next(batches)
     batches.close()
-    step = functools.partial(train_step.train_step, method=method)
+    step = functools.partial(train_step.train_step, spec=spec)
     assert jax.eval_shape(step, state, batch, model)
 
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_the_rasterisers_bar_is_against_sim3dr_itself_where_it_can_be_imported(monkeypatch, installed):
     from benchmarks import dense_faces
-    from twodal_jax.assets import load_morphable_model
+    from twodal_jax.face_models.load import load_morphable_model
 
     calls = []
     stand_in = types.SimpleNamespace(

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from twodal_jax import forward, heatmap, projection
+from twodal_jax import forward
 from twodal_jax.forward import HeatmapSettings
+from twodal_jax.geometry import heatmap, projection
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,7 @@ def test_reconstruction_is_unwhitened_and_projected(model):
 
 def test_a_second_pass_sees_the_landmarks_of_the_first(model):
     images, landmarks, visible, _ = faces(model)
-    walk = functools.partial(
-        forward.forward_passes, linear_regressor, model=model, settings=HeatmapSettings()
-    )
+    walk = functools.partial(forward.forward_passes, linear_regressor, model=model, settings=HeatmapSettings())
     first = walk(images, landmarks, visible)
     second = walk(images, landmarks, visible, passes=2)
     by_hand = walk(images, first.landmarks_18, visible)

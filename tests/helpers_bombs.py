@@ -25,9 +25,15 @@ def jpeg(side=SIDE):
     def segment(marker, content):
         return b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content
 
-    return (b"\xff\xd8" + segment(0xDB, b"\0" + b"\1" * 64)
-            + segment(0xC2, struct.pack(">BHHBBBB", 8, side, side, 1, 1, 0x11, 0)) + segment(0xC4, b"\x10" + table)
-            + segment(0xDA, bytes([1, 1, 0, 1, 63, 0])) + data + b"\xff\xd9")  # fmt: skip
+    return (
+        b"\xff\xd8"
+        + segment(0xDB, b"\0" + b"\1" * 64)
+        + segment(0xC2, struct.pack(">BHHBBBB", 8, side, side, 1, 1, 0x11, 0))
+        + segment(0xC4, b"\x10" + table)
+        + segment(0xDA, bytes([1, 1, 0, 1, 63, 0]))
+        + data
+        + b"\xff\xd9"
+    )
 
 
 def png(side=SIDE):
@@ -39,8 +45,12 @@ def png(side=SIDE):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
-            + chunk(b"IDAT", b"".join(rows) + packer.flush()) + chunk(b"IEND", b""))  # fmt: skip
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
+        + chunk(b"IDAT", b"".join(rows) + packer.flush())
+        + chunk(b"IEND", b"")
+    )
 
 
 def bmp(side=SIDE):
@@ -69,7 +79,9 @@ def tiff(side=SIDE, tile=None):
 def others():
     """{type: header of a huge picture} of types that OpenCV decodes and this program does not."""
     size = str(SIDE).encode()
-    codestream = b"\xff\x4f\xff\x51" + struct.pack(">HHIIIIIIIIH", 41, 0, SIDE, SIDE, 0, 0, SIDE, SIDE, 0, 0, 1) + b"\7\1\1"
+    codestream = (
+        b"\xff\x4f\xff\x51" + struct.pack(">HHIIIIIIIIH", 41, 0, SIDE, SIDE, 0, 0, SIDE, SIDE, 0, 0, 1) + b"\7\1\1"
+    )
     return {
         "GIF": b"GIF89a" + struct.pack("<HHBBB", SIDE, SIDE, 0, 0, 0) + bytes(20),
         "PNM": b"P6\n" + size + b" " + size + b"\n255\n" + bytes(100),
@@ -85,6 +97,12 @@ def all_bombs():
     """{file name: bytes}; names tell the type, but for the last two."""
     named = {f"{kind}.jpg": data for kind, data in others().items()}
     return named | {
-        "jpeg.jpg": jpeg(), "bmp.bmp": bmp(), "webp.webp": webp(), "extended.webp": extended_webp(),
-        "tiff.tif": tiff(), "tile.tif": tiff(64, tile=SIDE), "png.jpg": png(), "noise.png": np.random.default_rng(0).bytes(999),
-    }  # fmt: skip
+        "jpeg.jpg": jpeg(),
+        "bmp.bmp": bmp(),
+        "webp.webp": webp(),
+        "extended.webp": extended_webp(),
+        "tiff.tif": tiff(),
+        "tile.tif": tiff(64, tile=SIDE),
+        "png.jpg": png(),
+        "noise.png": np.random.default_rng(0).bytes(999),
+    }

@@ -15,18 +15,24 @@ import numpy as np
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for found in map(shutil.which, _NAMES) if found), None)
 _OPTIONS = [
-    "--headless", "--no-sandbox", "--no-first-run", "--remote-debugging-pipe", "--hide-scrollbars",
-    "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--mute-audio",
-]  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--no-first-run",
+    "--remote-debugging-pipe",
+    "--hide-scrollbars",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--mute-audio",
+]
 # Chromium reads commands from descriptor 3 and writes answers to 4, which a shell script may pass on.
 _START = (
-    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4);"
-    "os.execv(sys.argv[3], sys.argv[3:])"
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4);os.execv(sys.argv[3], sys.argv[3:])"
 )
-_FRAMES = (
-    "new Promise(r => { let n = 4; const next = () => n-- ? requestAnimationFrame(next) : r(1); next(); })"
-)
+_FRAMES = "new Promise(r => { let n = 4; const next = () => n-- ? requestAnimationFrame(next) : r(1); next(); })"
 
 
 class Browser:
@@ -47,8 +53,10 @@ class Browser:
             inherited = [os.dup(fd) for fd in inherited]
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, *map(str, inherited), *arguments],
-            pass_fds=inherited, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            pass_fds=inherited,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         for fd in (commands, answers, *inherited):
             os.close(fd)
         self._buffer, self._number, self._session = b"", 0, None
@@ -123,32 +131,29 @@ class Browser:
 
     def run(self, expression):
         """Value of a JavaScript expression; promises are awaited."""
-        answer = self.call(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
-        )
+        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def resize(self, width, height, mobile=False, scale=1):
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, mobile=mobile,
-                  deviceScaleFactor=scale)  # fmt: skip
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, mobile=mobile, deviceScaleFactor=scale
+        )
         self.call("Emulation.setTouchEmulationEnabled", enabled=mobile)
 
     def colour_scheme(self, value):
-        """"light" or "dark"; motion is always reduced, so that a picture is final when it is taken."""
+        """ "light" or "dark"; motion is always reduced, so that a picture is final when it is taken."""
         features = {"prefers-color-scheme": value, "prefers-reduced-motion": "reduce"}
-        self.call("Emulation.setEmulatedMedia",
-                  features=[{"name": name, "value": value} for name, value in features.items()])  # fmt: skip
+        self.call(
+            "Emulation.setEmulatedMedia", features=[{"name": name, "value": value} for name, value in features.items()]
+        )
 
     def open(self, path):
         """Loads a file's page afresh; returns when its load event has fired."""
         self.problems, self.requests = [], []
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=path.as_uri())
-        self.run(
-            "document.readyState === 'complete' ||"
-            " new Promise(r => addEventListener('load', r)).then(() => 1)"
-        )
+        self.run("document.readyState === 'complete' || new Promise(r => addEventListener('load', r)).then(() => 1)")
 
     def settle(self):
         """Waits for what is asked of the next frames to be drawn."""
@@ -157,8 +162,7 @@ class Browser:
     def box(self, selector):
         """[x, y, width, height] of an element, CSS pixels of the window."""
         return self.run(
-            f"(b => [b.x, b.y, b.width, b.height])"
-            f"(document.querySelector({selector!r}).getBoundingClientRect())"
+            f"(b => [b.x, b.y, b.width, b.height])(document.querySelector({selector!r}).getBoundingClientRect())"
         )
 
     def picture(self, selector=None):

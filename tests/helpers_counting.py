@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from twodal_jax.checkpoint import Checkpoints
-from twodal_jax.train_state import NetState, TrainState
+from twodal_jax.checkpointing.manager import Checkpoints
+from twodal_jax.training.state import NetState, TrainState
 
 DESCRIPTION = {"seed": 0}
 
@@ -12,7 +12,7 @@ def fresh(arrays: int = 24, size: int = 20_000) -> TrainState:
     """About as many bytes as a small network with its optimiser."""
     params = {f"layer{i}": np.full(size, i, np.float32) for i in range(arrays)}
     zero = np.zeros((), np.int32)
-    return TrainState(zero, zero, zero, NetState(params, {}, ()), NetState({}, {}, ()))
+    return TrainState(zero, zero, zero, zero, NetState(params, {}, ()), NetState({}, {}, ()))
 
 
 def advanced(state: TrainState) -> TrainState:

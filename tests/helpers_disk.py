@@ -15,8 +15,16 @@ def happen(event: str) -> None:
     """What befalls a process: "fill:DIR", "free:DIR" (the disk of DIR), "forbid:DIR", "allow:DIR" (writing
     into DIR), "limit:BYTES" (a file's size; 0: none), "stall" (nothing more comes), "saved:DIR" (waits until
     it is there), "pause:SECONDS"; several, parted by ";", one after the other."""
-    known = {"fill": fill, "free": free, "forbid": forbid, "allow": allow, "limit": limit, "stall": stall,
-             "saved": saved, "pause": pause}  # fmt: skip
+    known = {
+        "fill": fill,
+        "free": free,
+        "forbid": forbid,
+        "allow": allow,
+        "limit": limit,
+        "stall": stall,
+        "saved": saved,
+        "pause": pause,
+    }
     for one in event.split(";"):
         what, _, value = one.partition(":")
         known[what](value)

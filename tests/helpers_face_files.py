@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import scipy.io
 
-from twodal_jax import morphable_model
+from twodal_jax.geometry import morphable_model
 
 SIZE = 450
 
@@ -29,9 +29,11 @@ def parameters(seed=0):
     """Pose_Para, Shape_Para and Exp_Para as a .mat of 300W-LP has them."""
     random = np.random.default_rng(seed)
     pose = [*random.uniform(-0.6, 0.6, 3), *random.uniform(200, 250, 2), -30.0, 1.1e-3]
-    return {"Pose_Para": np.array([pose], np.float32),
-            "Shape_Para": random.normal(0, 500, (199, 1)),
-            "Exp_Para": random.normal(0, 500, (29, 1))}
+    return {
+        "Pose_Para": np.array([pose], np.float32),
+        "Shape_Para": random.normal(0, 500, (199, 1)),
+        "Exp_Para": random.normal(0, 500, (29, 1)),
+    }
 
 
 def true_landmarks(model, values, height=SIZE):
@@ -53,9 +55,14 @@ def write_pair(folder, name, model, seed=0, image=None, pt3d=True, **changes):
     """Writes name.jpg and name.mat; `changes` replace or (None) remove keys of the .mat."""
     folder.mkdir(parents=True, exist_ok=True)
     values = parameters(seed)
-    content = {**values, "roi": np.array([[1, 1, 450, 450]], np.int16), "pt2d": np.zeros((2, 68)),
-               "Illum_Para": np.zeros((1, 10)), "Color_Para": np.zeros((1, 7)),
-               "Tex_Para": np.zeros((199, 1))}
+    content = {
+        **values,
+        "roi": np.array([[1, 1, 450, 450]], np.int16),
+        "pt2d": np.zeros((2, 68)),
+        "Illum_Para": np.zeros((1, 10)),
+        "Color_Para": np.zeros((1, 7)),
+        "Tex_Para": np.zeros((199, 1)),
+    }
     if pt3d:
         content["pt3d_68"] = true_landmarks(model, values).astype(np.float32)
     content = {key: value for key, value in (content | changes).items() if value is not None}

@@ -53,8 +53,11 @@ def issues(modules: pathlib.Path, paths) -> dict[str, dict]:
     """{path: the validator's `issues`, with numErrors, numWarnings and messages}."""
     # Node finds packages in a folder called node_modules only, or in one that NODE_PATH names.
     done = subprocess.run(
-        ["node", "-e", _SCRIPT, *map(str, paths)], env=os.environ | {"NODE_PATH": str(modules)},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        ["node", "-e", _SCRIPT, *map(str, paths)],
+        env=os.environ | {"NODE_PATH": str(modules)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

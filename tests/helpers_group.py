@@ -42,9 +42,13 @@ def started(commands, env=None):
     Each process has `out` and `err`, the paths its output goes to.
     """
     environment = {
-        **os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "JAX_PLATFORMS": "cpu",
-        "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", **(env or {}),
-    }  # fmt: skip
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONWARNINGS": "ignore",
+        "OMP_NUM_THREADS": "1",
+        **(env or {}),
+    }
     processes = []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as files:
         try:

@@ -24,7 +24,9 @@ def _padded(kind, data, claims=None):
 def matrix(shape=(1, 1), data=bytes(8), kind=6, stored=_DOUBLE, name=b"tri", claims=None, sides=None, whole=None):
     """A variable: class `kind`, numbers of type `stored`; `claims`, `sides` and `whole` are forged lengths."""
     parts = _padded(6, struct.pack("<II", kind, 0))
-    parts += _padded(5, struct.pack(f"<{len(shape)}i", *shape), sides) + _padded(1, name) + _padded(stored, data, claims)
+    parts += (
+        _padded(5, struct.pack(f"<{len(shape)}i", *shape), sides) + _padded(1, name) + _padded(stored, data, claims)
+    )
     return struct.pack("<II", 14, len(parts) if whole is None else whole) + parts
 
 
@@ -61,10 +63,23 @@ def _nested_cells(depth):
 def hostile_mats(canary):
     """MATLAB files: forged sizes, bombs, code, deep nesting."""
     function = matrix(kind=16, name=b"tri", data=f"@() system('touch {canary}')".encode(), stored=1)
-    opaque = _padded(14, _padded(6, struct.pack("<II", 17, 0)) + _padded(1, b"tri") + _padded(1, b"java")
-                     + _padded(1, b"java.lang.Runtime") + function)
-    sparse = _padded(14, _padded(6, struct.pack("<II", 5, 2**31 - 1)) + _padded(5, struct.pack("<2i", 4, 4))
-                     + _padded(1, b"tri") + _padded(5, struct.pack("<2i", -5, 2**30)) + _padded(5, bytes(20)) + matrix())
+    opaque = _padded(
+        14,
+        _padded(6, struct.pack("<II", 17, 0))
+        + _padded(1, b"tri")
+        + _padded(1, b"java")
+        + _padded(1, b"java.lang.Runtime")
+        + function,
+    )
+    sparse = _padded(
+        14,
+        _padded(6, struct.pack("<II", 5, 2**31 - 1))
+        + _padded(5, struct.pack("<2i", 4, 4))
+        + _padded(1, b"tri")
+        + _padded(5, struct.pack("<2i", -5, 2**30))
+        + _padded(5, bytes(20))
+        + matrix(),
+    )
     made = {
         "function": (function, "`tri` is a function"),
         "java_object": (opaque, "`tri` is an object"),
@@ -94,7 +109,7 @@ def hostile_mats(canary):
         "text_numbers": (matrix((1, 1), b"\xff\xff\xff\x7f", kind=4, stored=18), "decode"),
         "text_shape": (matrix((2**31 - 1, 0, 2**31 - 1), b"", kind=4, stored=16), "impossible array shape"),
         "pickle": (pickle.dumps(os.getcwd), "no MATLAB file"),
-    }  # fmt: skip
+    }
     bare = {"pickle"}
     return {f"{name}.mat": (data if name in bare else _HEAD + data, message) for name, (data, message) in made.items()}
 
@@ -166,7 +181,7 @@ def hostile_npys(canary):
         "characters": (npy(_form(descr="'<U2'", shape="(4,)"), b"\xff" * 32), "no characters"),
         "surrogates": (npy(_form(descr="'<U1'", shape="(1,)"), struct.pack("<I", 0xD800)), "no characters"),
         "too_much": (good + bytes(8), "takes 32 bytes, there are 40"),
-    }  # fmt: skip
+    }
     lzma, encrypted = npz({"a": good}, zipfile.ZIP_LZMA), bytearray(npz({"a": good}))
     encrypted[6] |= 1
     encrypted[encrypted.index(b"PK\x01\x02") + 8] |= 1
@@ -184,5 +199,5 @@ def hostile_npys(canary):
         "encrypted": (bytes(encrypted), "encrypted|password"),
         "directory": (sound[:start] + table + tail, "table of contents"),
         "no_zip": (b"PK\x03\x04" + bytes(3_000), "zip"),
-    }  # fmt: skip
+    }
     return {f"{name}.npy": value for name, value in made.items()} | {f"{name}.npz": v for name, v in zips.items()}

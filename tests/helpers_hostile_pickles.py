@@ -69,12 +69,19 @@ def hostile_pickles(canary):
         "negative_shape": (_array(b"(J\xff\xff\xff\xfft", b"C\x01a") + _STOP, "impossible array shape"),
         "nothing_of_huge": (_array(b"(K\x00" + _long(2**39) * 2 + b"t", b"C\x00") + _STOP, "impossible array shape"),
         "dimensions": (_array(b"(" + b"K\x01" * 4000 + b"t", b"C\x01a") + _STOP, "impossible array shape"),
-        "copies": (b"\x80\x04]" + _blob(2**20) + b"q\x010(" + _array(b"(" + _long(2**20) + b"t", b"h\x01") * 2000 + b"e.", "more data than"),
-        "byte_copies": (b"\x80\x04]" + _blob(2**20) + b"q\x010(" + b"cbuiltins\nbytearray\n(h\x01tR" * 5000 + b"e.",
-                        "more data than"),
+        "copies": (
+            b"\x80\x04]" + _blob(2**20) + b"q\x010(" + _array(b"(" + _long(2**20) + b"t", b"h\x01") * 2000 + b"e.",
+            "more data than",
+        ),
+        "byte_copies": (
+            b"\x80\x04]" + _blob(2**20) + b"q\x010(" + b"cbuiltins\nbytearray\n(h\x01tR" * 5000 + b"e.",
+            "more data than",
+        ),
         "unfolding": (b"\x80\x04" + _unfolding(45) + _STOP, "unfolds"),
-        "unfolding_arrays": (b"\x80\x04" + _unfolding(20, _array(b"(" + _long(2**20) + b"t", _blob(2**20))) + _STOP,
-                             "unfolds"),
+        "unfolding_arrays": (
+            b"\x80\x04" + _unfolding(20, _array(b"(" + _long(2**20) + b"t", _blob(2**20))) + _STOP,
+            "unfolds",
+        ),
         "deep": (b"\x80\x04)" + b"\x85" * 250_000 + _STOP, "deep"),
         "deep_key": (b"\x80\x04})" + b"\x85" * 250_000 + b"Ns.", "key"),
         "deep_dictionaries": (b"\x80\x04" + b"}X\x01\0\0\0a" * 80_000 + b"N" + b"s" * 80_000 + _STOP, "deep"),
@@ -87,17 +94,36 @@ def hostile_pickles(canary):
         "bytes_length": (b"\x80\x05\x96" + struct.pack("<Q", 2**64 - 1) + b"abc.", "broken pickle"),
         "frame": (b"\x80\x04\x95" + struct.pack("<Q", 2**63) + b"N.", None),
         "same_hash_memo": (b"N" + b"".join(b"p%d\n" % (k * (2**61 - 1)) for k in range(1, 250_000)) + _STOP, "memo"),
-        "same_hash_keys": (b"\x80\x02}(" + b"".join(
-            b"\x8a\x0a" + (k * (2**61 - 1)).to_bytes(10, "little") + b"N" for k in range(100, 90_000)) + b"u.", "key"),
-        "built_often": (_EMPTY_ARRAY + b"".join(b"r" + struct.pack("<I", k) for k in range(100_000))
-                        + b"(K\x01(K\x00t" + _DTYPE + b"\x89C\x00tr\0\0\0\x100" + b"2j\0\0\0\x10b0" * 10_000 + b"0N.", None),
+        "same_hash_keys": (
+            b"\x80\x02}("
+            + b"".join(b"\x8a\x0a" + (k * (2**61 - 1)).to_bytes(10, "little") + b"N" for k in range(100, 90_000))
+            + b"u.",
+            "key",
+        ),
+        "built_often": (
+            _EMPTY_ARRAY
+            + b"".join(b"r" + struct.pack("<I", k) for k in range(100_000))
+            + b"(K\x01(K\x00t"
+            + _DTYPE
+            + b"\x89C\x00tr\0\0\0\x100"
+            + b"2j\0\0\0\x10b0" * 10_000
+            + b"0N.",
+            None,
+        ),
         "contains_itself": (b"\x80\x02]q\x00" + b"(" + b"h\x00" * 1000 + b"e" + _STOP, "contains itself"),
         "endless_text": (b"S'" + b"\\" * 5_000_001 + b"'\n.", "broken"),
-        "compared": (b"\x80\x04cnumpy.core.numeric\n_frombuffer\n(C\x02ab" + _DTYPE + b"(K\x02tX\x01\0\0\0K("
-                     + _unfolding(60) + _unfolding(60) + b"ttR.", "axes"),
+        "compared": (
+            b"\x80\x04cnumpy.core.numeric\n_frombuffer\n(C\x02ab"
+            + _DTYPE
+            + b"(K\x02tX\x01\0\0\0K("
+            + _unfolding(60)
+            + _unfolding(60)
+            + b"ttR.",
+            "axes",
+        ),
         "printed": (b"\x80\x04cnumpy\ndtype\n(" + _unfolding(60) + b"K\x00K\x01tR.", "type 'tuple'"),
         "big_names": (b"c" + b"a" * 10_000_000 + b"\n" + b"b" * 10_000_000 + b"\n.", "contains aaa"),
-    }  # fmt: skip
+    }
     return {f"{name}.pkl": value for name, value in made.items()}
 
 
@@ -141,7 +167,8 @@ def _overlapping():
     start, end = data.rindex(b"PK\x01\x02"), data.index(b"PK\x05\x06")
     entry = data[start:end]
     table = data[data.index(b"PK\x01\x02") : start] + b"".join(
-        entry[:28] + struct.pack("<H", len(f"a/data/{k}")) + entry[30:46] + f"a/data/{k}".encode() for k in range(100))
+        entry[:28] + struct.pack("<H", len(f"a/data/{k}")) + entry[30:46] + f"a/data/{k}".encode() for k in range(100)
+    )
     tail = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 101, 101, len(table), data.index(b"PK\x01\x02"), 0)
     return data[: data.index(b"PK\x01\x02")] + table + tail
 
@@ -151,7 +178,11 @@ def hostile_checkpoints(canary):
     system = pickle.dumps({"res_state_dict": _Reduced(os.system, (f"touch {canary}",))}, 2)
     body, one = b"\x80\x02](%be.", [("0", b"abcd")]
     pickled = {
-        "two_sizes": (body % (_tensor() + _tensor(b"DoubleStorage", count=2**24, shape=(2**24,))), one, "two types|has 4 bytes"),
+        "two_sizes": (
+            body % (_tensor() + _tensor(b"DoubleStorage", count=2**24, shape=(2**24,))),
+            one,
+            "two types|has 4 bytes",
+        ),
         "negative_stride": (body % _tensor(strides=(-1,)), one, "impossible shape"),
         "negative_offset": (body % _tensor(offset=-4096), one, "impossible shape"),
         "beyond": (body % _tensor(strides=(2**30,)), one, "beyond its storage"),
@@ -167,20 +198,28 @@ def hostile_checkpoints(canary):
         "jit": (b"\x80\x02ctorch.jit._pickle\nrestore_type_tag\n(NtR.", (), "torch.jit"),
         "reference": (b"\x80\x02(" + _unfolding(60) + b"K\x01K\x02K\x03K\x04tQ.", (), "unknown reference"),
         "many": (body % (_unfolding(9, _tensor(), 3) + b"2" * 10), one, None),
-    }  # fmt: skip
+    }
     made = {
         "system_zip": (_zip(system), "posix.system"),
         "system_old": (_legacy(system), "posix.system"),
         "system_first": (system, "posix.system"),
-        "two_sizes_old": (_legacy(body % (_tensor() + _tensor(b"DoubleStorage", count=2**24, shape=(2**24,))),
-                                  b"\x80\x02](X\x01\0\0\x000e." + struct.pack("<Q", 4) + b"abcd"), "two types|unfolds"),
-        "deep_keys_old": (_legacy(b"\x80\x02](" + _tensor() + b"e.", b"\x80\x02]" + _unfolding(9) + b"a."), "no tensor uses"),
+        "two_sizes_old": (
+            _legacy(
+                body % (_tensor() + _tensor(b"DoubleStorage", count=2**24, shape=(2**24,))),
+                b"\x80\x02](X\x01\0\0\x000e." + struct.pack("<Q", 4) + b"abcd",
+            ),
+            "two types|unfolds",
+        ),
+        "deep_keys_old": (
+            _legacy(b"\x80\x02](" + _tensor() + b"e.", b"\x80\x02]" + _unfolding(9) + b"a."),
+            "no tensor uses",
+        ),
         "count_old": (_legacy(body % _tensor(), b"\x80\x02](X\x01\0\0\x000e." + b"\xff" * 8), "elements"),
         "packed_pickle": (_zip(b"N" * 300_000_000, method=zipfile.ZIP_DEFLATED), "at most 16777216"),
         "lzma": (_zip(b"N.", method=zipfile.ZIP_LZMA), "unknown method"),
         "directory": (_huge_directory(), "table of contents"),
         "overlapping": (_overlapping(), "unfolds|more data"),
         "no_zip": (b"PK\x03\x04" + bytes(1000), "zip"),
-    }  # fmt: skip
+    }
     made |= {name: (_zip(content, stored), message) for name, (content, stored, message) in pickled.items()}
     return {f"{name}.pth.tar": value for name, value in made.items()}

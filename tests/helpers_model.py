@@ -1,23 +1,23 @@
-"""A tiny random morphable model, method and batches: enough to run every path in seconds."""
+"""A tiny random morphable model, spec and batches: enough to run every path in seconds."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from twodal_jax import heatmap, morphable_model
-from twodal_jax.augmentation import AugmentationSettings
 from twodal_jax.forward import HeatmapSettings
+from twodal_jax.geometry import heatmap, morphable_model
 from twodal_jax.losses import unit_scale
 from twodal_jax.models.critic import EncoderCritic
-from twodal_jax.models.regressor import STAGE_SIZES, Regressor
-from twodal_jax.train_state import LOSS_NAMES, Method
+from twodal_jax.models.resnet import Regressor, STAGE_SIZES
+from twodal_jax.training.augmentation import AugmentationSettings
+from twodal_jax.training.state import LOSS_NAMES, TrainSpec
 
 NUM_VERTICES = 200
 ALL_LOSSES = dict(zip(LOSS_NAMES, (1.0, 0.005, 0.005, 0.01, 0.005, 0.01, 0.5, 0.01)))
 # One block a stage: everything a deeper network has, in half the time to compile.
 STAGE_SIZES["resnet10"] = (1, 1, 1, 1)
-STAGE1_LOSSES = ALL_LOSSES | dict.fromkeys(("loss_vdc", "loss_parameters", "loss_contour"), 0.0)
+STAGE1_LOSSES = ALL_LOSSES | dict.fromkeys(("loss_vdc", "loss_pdc", "loss_contour"), 0.0)
 STAGE2_LOSSES = dict.fromkeys(LOSS_NAMES, 0.0) | {"loss_vdc": 0.01}
 
 
@@ -48,9 +48,13 @@ def symmetric_model(seed: int = 0, pairs: int = 100) -> morphable_model.Morphabl
     basis = np.concatenate([directions, sign * directions * flip], axis=-1)[:, :, order]
     alphas = random_alpha(rng, 500)
     return morphable_model.create(
-        mean, basis, rng.integers(0, 2 * pairs, (150, 3)), rng.choice(2 * pairs, 68, replace=False),
-        alphas.mean(axis=0), alphas.std(axis=0),
-    )  # fmt: skip
+        mean,
+        basis,
+        rng.integers(0, 2 * pairs, (150, 3)),
+        rng.choice(2 * pairs, 68, replace=False),
+        alphas.mean(axis=0),
+        alphas.std(axis=0),
+    )
 
 
 def random_rotation(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -83,21 +87,20 @@ def project_loop(mean, basis, alpha, height: float) -> np.ndarray:
     return np.array(out)
 
 
-def tiny_method(
+def tiny_spec(
     *,
     losses: dict[str, float] = STAGE1_LOSSES,
     axis_name: str | None = None,
     augmentation: AugmentationSettings = AugmentationSettings(),
     learning_rate: float = 3e-3,
     dtype=jnp.float32,
-    seed: int = 0,
     accumulate: int = 1,
     remat: bool = False,
     alternate: bool = True,
-) -> Method:
+) -> TrainSpec:
     """ResNet-10 of an eighth's width, an encoder and critic alike; losses in pixels and sums."""
     landmark_weights = tuple(heatmap.weight_mask(4.0, 2.0, 1.0).tolist())
-    return Method(
+    return TrainSpec(
         regressor=Regressor("resnet10", "standard", 0.125, dtype, axis_name, remat=remat),
         critic=EncoderCritic(width=0.125, dtype=dtype),
         regressor_optimizer=optax.sgd(learning_rate, momentum=0.9),
@@ -108,7 +111,6 @@ def tiny_method(
         weight_dims=3,
         augmentation=augmentation,
         heatmap=HeatmapSettings(),
-        seed=seed,
         accumulate=accumulate,
         alternate=alternate,
     )
@@ -122,17 +124,15 @@ def smooth_images(rng: np.random.Generator, count: int, size: int = 120) -> np.n
 
 def true_landmarks_18(model: morphable_model.MorphableModel, alpha: np.ndarray) -> np.ndarray:
     """[B, 18, 2] crop pixels, in NumPy."""
-    points = np.stack(
-        [project_loop(model.landmark_mean, model.landmark_basis, row, 120)[:, :2] for row in alpha]
-    )
-    chosen = (points[:, heatmap.FIRST_OF_68] + points[:, heatmap.SECOND_OF_68]) / 2
+    points = np.stack([project_loop(model.landmark_mean, model.landmark_basis, row, 120)[:, :2] for row in alpha])
+    chosen = (points[:, heatmap.LANDMARK_PAIRS_68[:, 0]] + points[:, heatmap.LANDMARK_PAIRS_68[:, 1]]) / 2
     return chosen.astype(np.float32)
 
 
 def tiny_batch(
     model: morphable_model.MorphableModel, *, annotated: int = 2, wild: int = 2, seed: int = 0
 ) -> dict[str, dict[str, np.ndarray]]:
-    """A batch as `train_step` takes it; every eighth wild landmark is hidden."""
+    """A batch as `training.step` takes it; every eighth wild landmark is hidden."""
     rng = np.random.default_rng(seed)
     alpha, wild_alpha = random_alpha(rng, annotated), random_alpha(rng, wild)
     visible = np.ones((wild, 18), np.float32)
@@ -143,11 +143,7 @@ def tiny_batch(
         return np.stack([index >> 32, index & 0xFFFFFFFF], axis=-1).astype(np.uint32)
 
     return {
-        "annotated": {
-            "image": smooth_images(rng, annotated),
-            "alpha": alpha,
-            "position": positions(annotated),
-        },
+        "annotated": {"image": smooth_images(rng, annotated), "alpha": alpha, "position": positions(annotated)},
         "wild": {
             "image": smooth_images(rng, wild),
             "landmarks": true_landmarks_18(model, wild_alpha),
@@ -158,7 +154,7 @@ def tiny_batch(
 
 
 def part_of_process(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """This process's rows of a global batch, as `data_pipelines.loader` deals them out."""
+    """This process's rows of a global batch, as `data_pipelines.loading.loader` deals them out."""
     count, index = jax.process_count(), jax.process_index()
     return {name: np.split(rows, count)[index] for name, rows in batch.items()}
 

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from data_pipelines import synthetic
+from data_pipelines.sources import synthetic
 
 MARGIN = 44  # crop pixels around each face
 

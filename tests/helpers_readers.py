@@ -21,19 +21,24 @@ _PLAIN = (str, bytes, bytearray, int, float, bool, type(None))
 
 def read(path):
     """Reads a file with the reader of its suffix."""
-    from twodal_jax import mat_file, npy_file, safe_pickle, torch_file
+    from twodal_jax.io import npy, pickle_arrays, torch_checkpoint
 
-    reader = {".pkl": safe_pickle.load, ".tar": torch_file.load, ".mat": _read_mat, ".npy": npy_file.read_npy,
-              ".npz": npy_file.read_npz}[pathlib.Path(path).suffix]  # fmt: skip
+    reader = {
+        ".pkl": pickle_arrays.load,
+        ".tar": torch_checkpoint.load,
+        ".mat": _read_mat,
+        ".npy": npy.read_npy,
+        ".npz": npy.read_npz,
+    }[pathlib.Path(path).suffix]
     return reader(path)
 
 
 def _read_mat(path):
     """All that can be read, and `tri` by its name, as a morphable model's reader does."""
-    from twodal_jax import mat_file
+    from twodal_jax.io import mat
 
-    found = mat_file.read(path)
-    return found if "tri" in found else mat_file.read(path, ("tri",)) or found
+    found = mat.read(path)
+    return found if "tri" in found else mat.read(path, ("tri",)) or found
 
 
 def is_plain(value) -> bool:
@@ -49,8 +54,8 @@ def is_plain(value) -> bool:
 
 
 def outcome(path):
-    """"read", or the message of the reader's own error; any other error is raised."""
-    from twodal_jax.outside_files import BrokenFileError
+    """ "read", or the message of the reader's own error; any other error is raised."""
+    from twodal_jax.io.untrusted import BrokenFileError
 
     try:
         return "read" if is_plain(read(path)) else "holds something else than arrays"
@@ -73,8 +78,8 @@ def limit_this_process(cpu_seconds=None):
 
 def run_files(folder):
     """{file name: {status, signal, seconds of CPU, megabytes, text}}, each file in a child of its own."""
-    import twodal_jax.mat_file  # noqa: F401 (once, before the children)
-    import twodal_jax.torch_file  # noqa: F401
+    import twodal_jax.io.mat  # noqa: F401 (once, before the children)
+    import twodal_jax.io.torch_checkpoint  # noqa: F401
 
     results = {}
     for path in sorted(pathlib.Path(folder).iterdir()):
@@ -92,9 +97,10 @@ def run_files(folder):
         results[path.name] = {
             "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
             "status": os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1,
-            "seconds": usage.ru_utime + usage.ru_stime, "megabytes": usage.ru_maxrss / 1024,
+            "seconds": usage.ru_utime + usage.ru_stime,
+            "megabytes": usage.ru_maxrss / 1024,
             "text": said.read_text() if said.exists() else "",
-        }  # fmt: skip
+        }
         said.unlink(missing_ok=True)
     return results
 

@@ -35,9 +35,12 @@ def start_python(*arguments, env=None, cwd=ROOT) -> subprocess.Popen:
     """`run_python` that does not wait."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {
-        **os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "ignore",
+        **os.environ,
+        "PYTHONPATH": path,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONWARNINGS": "ignore",
         "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+    }
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         env=environment | (env or {}),
@@ -69,14 +72,28 @@ def tiny_config(**overrides):
 
     config = paper.get_config()
     tiny = {
-        "regressor.name": "resnet10", "regressor.variant": "standard", "regressor.width": 0.125,
-        "critic.width": 0.125, "batch_annotated": 2, "batch_wild": 2, "stage1.steps": 4,
-        "stage1.learning_rate": 1e-3, "stage1.final_learning_rate": 1e-4, "stage2.steps": 2,
-        "run.log_every": 2, "run.evaluate_every": 3, "run.checkpoint_every": 2, "run.report_faces": 2,
-        "run.evaluation_batch": 4, "optimizer.rate_scale": 1.0, "optimizer.head_features": 0,
-        "optimizer.warmup_steps": 0, "optimizer.clip_norm": 0.0, "regressor.zero_head": True,
+        "regressor.name": "resnet10",
+        "regressor.variant": "standard",
+        "regressor.width": 0.125,
+        "critic.width": 0.125,
+        "batch_annotated": 2,
+        "batch_wild": 2,
+        "stage1.steps": 4,
+        "stage1.learning_rate": 1e-3,
+        "stage1.final_learning_rate": 1e-4,
+        "stage2.steps": 2,
+        "run.log_every": 2,
+        "run.evaluate_every": 3,
+        "run.checkpoint_every": 2,
+        "run.report_faces": 2,
+        "run.evaluation_batch": 4,
+        "optimizer.rate_scale": 1.0,
+        "optimizer.head_features": 0,
+        "optimizer.warmup_steps": 0,
+        "optimizer.clip_norm": 0.0,
+        "regressor.zero_head": True,
         "validation_faces": 3,
-    }  # fmt: skip
+    }
     for name, value in (tiny | overrides).items():
         *parents, field = name.split(".")
         node = config
@@ -96,15 +113,17 @@ def save_untrained_run(folder, model, config, seed=3):
     import jax
     import numpy as np
 
-    from twodal_jax import experiment, run_log, trained_model
-    from twodal_jax.checkpoint import Checkpoints
-    from twodal_jax.morphable_model import digest
-    from twodal_jax.train_state import create_train_state
+    from twodal_jax.checkpointing import trained_model
+    from twodal_jax.checkpointing.manager import Checkpoints
+    from twodal_jax.geometry.morphable_model import digest
+    from twodal_jax.io.text import write_json
+    from twodal_jax.training import builder
+    from twodal_jax.training.state import create_train_state
 
-    state = jax.tree.map(np.asarray, create_train_state(experiment.make_stages(config)[-1].method, seed))
+    state = jax.tree.map(np.asarray, create_train_state(builder.build_stages(config)[-1].spec, seed))
     content = {"config": config.to_dict(), "whitening": trained_model.whitening_of(model)}
-    run_log.write_json(folder / "config.json", content)
-    description = experiment.description(config, digest(model), {})
+    write_json(folder / "config.json", content)
+    description = builder.resume_fingerprint(config, digest(model), {})
     Checkpoints(folder / "checkpoints").save(state, description, wait=True)
     return state
 
@@ -120,9 +139,7 @@ def state_hash(state) -> str:
     return digest.hexdigest()
 
 
-def tiny_data(
-    model, events, yaw_deg=(0.0, 45.0, 75.0), faces=2, validation=True, detected=True, wild_starts=None
-):
+def tiny_data(model, events, yaw_deg=(0.0, 45.0, 75.0), faces=2, validation=True, detected=True, wild_starts=None):
     """TrainingData of random faces: batch k, of `faces` + `faces`, depends on k
     alone; a process of a group gets its part of it.
 
@@ -134,8 +151,8 @@ def tiny_data(
     import helpers_model
     import numpy as np
 
-    from twodal_jax import projection
     from twodal_jax.evaluation.held_out import HeldOut
+    from twodal_jax.geometry import projection
     from twodal_jax.train import TrainingData
 
     def stream(part, start):
@@ -193,14 +210,14 @@ def deaf(seconds):
 
 
 def slowed(make_step, seconds):
-    """`devices.mapped_train_step` whose steps with a number in `seconds` take so much longer."""
-    from twodal_jax import devices
+    """`training.step.mapped_train_step` whose steps with a number in `seconds` take so much longer."""
+    from twodal_jax.distributed import sharding
 
-    def make(method):
-        step_fn = make_step(method)
+    def make(spec):
+        step_fn = make_step(spec)
 
         def step(state, batch, model):
-            number = int(devices.host_copy(state.step)) + 1
+            number = int(sharding.host_copy(state.step)) + 1
             result = step_fn(state, batch, model)
             deaf(seconds.get(str(number), 0.0))
             return result
@@ -229,30 +246,38 @@ def main() -> None:
         helpers_disk.obey_permissions()
     import helpers_model
 
-    from twodal_jax import checkpoint, devices, experiment, hosts, run_log, train
-    from twodal_jax.evaluation import training_report
+    from twodal_jax import train
+    from twodal_jax.checkpointing import manager as checkpoint_manager
+    from twodal_jax.distributed import cluster
+    from twodal_jax.io.text import WriteError
+    from twodal_jax.reporting import training_report
+    from twodal_jax.training import builder, step as train_step
 
     try:
-        hosts.start(settings.get("distributed", hosts.AUTO), heartbeat_seconds=10)
-    except hosts.GroupError as error:
+        cluster.start(settings.get("distributed", cluster.AUTO), heartbeat_seconds=10)
+    except cluster.GroupError as error:
         sys.exit(str(error))
     model = helpers_model.tiny_model()
     config = tiny_config(**settings.get("config", {}))
     if settings.get("slow_report"):
         training_report.write = slowed_report(training_report.write, settings["slow_report"])
     if settings.get("slow"):
-        devices.mapped_train_step = slowed(devices.mapped_train_step, settings["slow"])
+        train_step.mapped_train_step = slowed(train_step.mapped_train_step, settings["slow"])
     wild_starts = []
     data = tiny_data(
-        model, settings.get("events", {}), faces=config.batch_annotated, validation=config.validation_faces > 0,
-        detected=settings.get("detected", True), wild_starts=wild_starts,
-    )  # fmt: skip
+        model,
+        settings.get("events", {}),
+        faces=config.batch_annotated,
+        validation=config.validation_faces > 0,
+        detected=settings.get("detected", True),
+        wild_starts=wild_starts,
+    )
     try:
         state = train.train_and_evaluate(config, workdir, data, model)
     except train.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.code)
-    except (checkpoint.CheckpointError, run_log.WriteError, experiment.ConfigError) as error:
+    except (checkpoint_manager.CheckpointError, WriteError, builder.ConfigError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(4)
     except train.NotFinite as error:

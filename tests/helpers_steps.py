@@ -21,12 +21,12 @@ def broken_step(step, state, batch, model, rows) -> dict:
     import helpers_model
     import jax
 
-    from twodal_jax import devices
+    from twodal_jax.distributed import sharding
 
     batch["annotated"]["alpha"][rows] = np.nan
     before = [np.asarray(leaf) for leaf in jax.tree.leaves((state.regressor, state.critic))]
     counters = [int(state.skipped), int(state.skipped_in_a_row)]
-    batch = devices.shard({part: helpers_model.part_of_process(batch[part]) for part in batch})
+    batch = sharding.shard({part: helpers_model.part_of_process(batch[part]) for part in batch})
     new, metrics = step(state, batch, model)
     after = jax.tree.leaves((new.regressor, new.critic))
     same = [
@@ -42,25 +42,26 @@ def main() -> None:
     import helpers_model
     import jax
 
-    from twodal_jax import devices, hosts
-    from twodal_jax.train_state import create_train_state
+    from twodal_jax.distributed import cluster, sharding
+    from twodal_jax.training import step as train_step
+    from twodal_jax.training.state import create_train_state
 
-    hosts.start(settings.get("distributed", hosts.ALONE))
+    cluster.start(settings.get("distributed", cluster.ALONE))
     assert jax.device_count() == settings["devices"]
     model = helpers_model.tiny_model()
-    method = helpers_model.tiny_method(
-        losses=helpers_model.ALL_LOSSES, axis_name=devices.AXIS_NAME, learning_rate=settings["learning_rate"]
+    spec = helpers_model.tiny_spec(
+        losses=helpers_model.ALL_LOSSES, axis_name=sharding.AXIS_NAME, learning_rate=settings["learning_rate"]
     )
 
     def global_batch(seed):
         return helpers_model.tiny_batch(model, annotated=COUNT, wild=COUNT, seed=seed)
 
     def shard(batch):
-        return devices.shard({part: helpers_model.part_of_process(batch[part]) for part in batch})
+        return sharding.shard({part: helpers_model.part_of_process(batch[part]) for part in batch})
 
-    state = create_train_state(method, 0)
-    step, program = devices.mapped_train_step(method), ""
-    if not hosts.is_group():  # there only pmap itself takes a process's part of the batch
+    state = create_train_state(spec, 0)
+    step, program = train_step.mapped_train_step(spec), ""
+    if not cluster.is_group():  # there only pmap itself takes a process's part of the batch
         step = step.lower(state, shard(global_batch(0)), model).compile()
         program = step.as_text()
     saved = {f"before{path}": leaf for path, leaf in helpers_model.leaves(state).items()}
@@ -69,7 +70,7 @@ def main() -> None:
         # the others differ by up to 7e-5 in single layers.
         state, _ = step(state, shard(global_batch(FIRST_SEED + seed)), model)
         jax.block_until_ready(state)
-    saved |= {f"after{path}": leaf for path, leaf in helpers_model.leaves(devices.host_copy(state)).items()}
+    saved |= {f"after{path}": leaf for path, leaf in helpers_model.leaves(sharding.host_copy(state)).items()}
     results = []
     for rows in ([COUNT // 2], slice(None)):
         state, found = broken_step(step, state, global_batch(99), model, rows)
@@ -78,7 +79,7 @@ def main() -> None:
     if jax.process_index() == 0:
         np.savez(out, **saved)
         out.with_suffix(".hlo").write_text(program)
-    hosts.wait_for_all("finished")
+    cluster.wait_for_all("finished")
 
 
 if __name__ == "__main__":

@@ -7,14 +7,18 @@ import numpy as np
 from helpers_face_files import photo
 
 POINTS = 21
-HEADER = ["SUBJECT_ID", "FILE", "FACE_X", "FACE_Y", "FACE_WIDTH", "FACE_HEIGHT", "YAW",
-          *(f"{p}{k}{a}" for k in range(1, POINTS + 1) for p, a in (("P", "X"), ("P", "Y"), ("VIS", "")))]  # fmt: skip
+HEADER = [
+    "SUBJECT_ID",
+    "FILE",
+    "FACE_X",
+    "FACE_Y",
+    "FACE_WIDTH",
+    "FACE_HEIGHT",
+    "YAW",
+    *(f"{p}{k}{a}" for k in range(1, POINTS + 1) for p, a in (("P", "X"), ("P", "Y"), ("VIS", ""))),
+]
 # What stands in for a broken file -> the reason it is counted under.
-BROKEN = {
-    b"": "empty image file",
-    b"this is no picture": "unreadable image",
-    b"\xff\xd8\xff\xda": "unreadable image",
-}
+BROKEN = {b"": "empty image file", b"this is no picture": "unreadable image", b"\xff\xd8\xff\xda": "unreadable image"}
 
 
 def write_umdfaces(root, count, *, broken=(), names=None):

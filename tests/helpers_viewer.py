@@ -6,9 +6,7 @@ import numpy as np
 
 from twodal_jax.viewer.viewer_face import ViewerFace
 
-HOSTILE = (
-    "</script><script>window.hacked = 1</script>\"'><img src=x onerror=window.hacked=2>{{three}}.jpg"
-)
+HOSTILE = "</script><script>window.hacked = 1</script>\"'><img src=x onerror=window.hacked=2>{{three}}.jpg"
 RED, GREEN, BLUE = (0, 0, 230), (0, 190, 0), (220, 60, 0)  # BGR
 
 
@@ -29,9 +27,7 @@ def head(columns=45, rows=55, **changes):
     vertices = 83 * np.stack([x, y, z], axis=-1).reshape(-1, 3)
     corner = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).ravel()
     right, above = corner + 1, corner + columns
-    triangles = np.concatenate(
-        [np.stack([corner, right, above], 1), np.stack([right, above + 1, above], 1)]
-    )
+    triangles = np.concatenate([np.stack([corner, right, above], 1), np.stack([right, above + 1, above], 1)])
     colours = np.where(vertices[:, :1] < 0, RED, GREEN)
     colours[vertices[:, 1] > 45] = BLUE
     rng = np.random.default_rng(1)
@@ -40,11 +36,15 @@ def head(columns=45, rows=55, **changes):
     linear = 0.4 * rotation(20, 10)
     pose = np.column_stack([linear, [200, -110, 3]]) * np.array([[1], [-1], [1]])
     fields = dict(
-        name="One", vertices_model=vertices, triangles=triangles,
+        name="One",
+        vertices_model=vertices,
+        triangles=triangles,
         expression_directions=np.array([12, 8, 6, 5, 4, 3, 3, 2, 2, 1.0])[:, None, None] * np.sin(waves),
-        landmark_indices=rng.choice(len(vertices), 68, replace=False), pose_image=pose,
-        roi_box=np.array([150.0, 60, 250, 160]), colours=colours.astype(np.uint8),
-    )  # fmt: skip
+        landmark_indices=rng.choice(len(vertices), 68, replace=False),
+        pose_image=pose,
+        roi_box=np.array([150.0, 60, 250, 160]),
+        colours=colours.astype(np.uint8),
+    )
     return ViewerFace(**fields | changes)
 
 

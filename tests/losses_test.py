@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from twodal_jax import assets, losses, morphable_model, projection
+from twodal_jax import losses
+from twodal_jax.face_models.load import load_morphable_model
+from twodal_jax.geometry import morphable_model, projection
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +25,7 @@ def alphas(count=3, seed=0):
 
 def weights_loop(model, true, predicted, dims):
     """w of L_3d as the paper writes it: 62 projections with one coefficient replaced, float64."""
-    project = functools.partial(
-        helpers_model.project_loop, model.landmark_mean, model.landmark_basis, height=120
-    )
+    project = functools.partial(helpers_model.project_loop, model.landmark_mean, model.landmark_basis, height=120)
     reference = project(true)[:, :dims]
     moved = []
     for i in range(62):
@@ -53,9 +53,7 @@ def test_third_row_of_the_pose_weighs_nothing_in_the_picture(model):
 
 def test_coefficient_weights_pass_no_gradient(model):
     true, predicted = alphas(1, 1)[0], alphas(1, 2)[0]
-    gradient = jax.grad(
-        lambda a, b: losses.coefficient_weights(a, b, model)[3], argnums=(0, 1)
-    )(true, predicted)
+    gradient = jax.grad(lambda a, b: losses.coefficient_weights(a, b, model)[3], argnums=(0, 1))(true, predicted)
     np.testing.assert_array_equal(np.stack(gradient), 0)
 
 
@@ -92,9 +90,7 @@ def test_landmark_losses_are_weighted_sums_of_distances(loss):
     expected = (weights * np.linalg.norm(predicted - true, axis=-1)).sum(-1)
     np.testing.assert_allclose(loss(predicted, true, weights), expected, rtol=1e-5)
     np.testing.assert_allclose(
-        loss(predicted, true, weights[0]),
-        (weights[0] * np.linalg.norm(predicted - true, axis=-1)).sum(-1),
-        rtol=1e-5,
+        loss(predicted, true, weights[0]), (weights[0] * np.linalg.norm(predicted - true, axis=-1)).sum(-1), rtol=1e-5
     )
 
 
@@ -134,9 +130,7 @@ def test_loss_2d_con_has_finite_gradients_at_zero_distance():
 
 def test_loss_3d_con_is_the_sum_of_distances_and_finite_at_zero():
     a, b = np.random.default_rng(4).normal(size=(2, 5, 68, 3)).astype(np.float32)
-    np.testing.assert_allclose(
-        losses.loss_3d_con(a, b), np.linalg.norm(a - b, axis=-1).sum(-1), rtol=1e-5
-    )
+    np.testing.assert_allclose(losses.loss_3d_con(a, b), np.linalg.norm(a - b, axis=-1).sum(-1), rtol=1e-5)
     gradients = jax.grad(lambda x, y: losses.loss_3d_con(x, y).sum(), (0, 1))(jnp.asarray(a), jnp.asarray(a))
     np.testing.assert_array_equal(np.stack(gradients), 0)
 
@@ -182,17 +176,32 @@ def test_a_smoothed_critic_rests_where_its_belief_is_the_label_and_the_regressor
 def test_units_of_the_losses_follow_a_worked_example():
     """One landmark of weight 4 in a mask of 28 is 6 pixels off, all 68 points 3 pixels, all vertices 12 pixels."""
     mask = [4.0, 4.0, *4 * [2.0], *12 * [1.0]]
-    in_pixels = {"loss_2d_con": 4 * 6.0, "loss_3d_con": 68 * 3.0, "loss_cyc": 4 * 6.0, "loss_vdc": 144.0,
-                 "loss_contour": 6.0}  # fmt: skip
+    in_pixels = {
+        "loss_2d_con": 4 * 6.0,
+        "loss_3d_con": 68 * 3.0,
+        "loss_cyc": 4 * 6.0,
+        "loss_vdc": 144.0,
+        "loss_contour": 6.0,
+    }
     expected = {
         ("pixel", "sum"): in_pixels,
         ("pixel", "mean"): in_pixels | {"loss_2d_con": 24 / 28, "loss_3d_con": 3.0, "loss_cyc": 24 / 28},
         # 6 pixels are a twentieth of the crop's side, 3 a fortieth, 12 a tenth.
-        ("side", "sum"): {"loss_2d_con": 0.2, "loss_3d_con": 68 / 40, "loss_cyc": 0.2, "loss_vdc": 0.01,
-                          "loss_contour": 0.05},
-        ("side", "mean"): {"loss_2d_con": 0.2 / 28, "loss_3d_con": 0.025, "loss_cyc": 0.2 / 28, "loss_vdc": 0.01,
-                           "loss_contour": 0.05},
-    }  # fmt: skip
+        ("side", "sum"): {
+            "loss_2d_con": 0.2,
+            "loss_3d_con": 68 / 40,
+            "loss_cyc": 0.2,
+            "loss_vdc": 0.01,
+            "loss_contour": 0.05,
+        },
+        ("side", "mean"): {
+            "loss_2d_con": 0.2 / 28,
+            "loss_3d_con": 0.025,
+            "loss_cyc": 0.2 / 28,
+            "loss_vdc": 0.01,
+            "loss_contour": 0.05,
+        },
+    }
     for (unit, reduction), values in expected.items():
         scale = losses.unit_scale(unit, reduction, mask)
         assert scale.keys() == values.keys()
@@ -253,9 +262,7 @@ def test_vdc_needs_no_mesh_and_its_gradient_is_the_dense_ones(model):
     closed = jax.grad(lambda p: losses.loss_vdc(p, true, small).sum())(predicted)
 
     def through_the_mesh(p):
-        return losses.loss_vdc_dense(
-            projection.vertices_crop(model, p), projection.vertices_crop(model, true)
-        ).sum()
+        return losses.loss_vdc_dense(projection.vertices_crop(model, p), projection.vertices_crop(model, true)).sum()
 
     expected = jax.grad(through_the_mesh)(predicted)
     scale = np.abs(expected).max(axis=0)
@@ -272,7 +279,7 @@ def test_vdc_is_zero_with_zero_gradient_at_an_exact_prediction(model):
 @pytest.mark.skipif("TWODAL_DATA_DIR" not in os.environ, reason="TWODAL_DATA_DIR is not set")
 @pytest.mark.parametrize("distance", [1.0, 1e-2, 1e-4])
 def test_vdc_in_closed_form_equals_the_dense_one_on_the_real_model(distance):
-    model = assets.load_morphable_model(os.path.join(os.environ["TWODAL_DATA_DIR"], "bfm_3ddfa"))
+    model = load_morphable_model(os.path.join(os.environ["TWODAL_DATA_DIR"], "bfm_3ddfa"))
     assert model.num_vertices == 53_215
     rng = np.random.default_rng(0)
     whitened = rng.standard_normal((2, 3, 62))
@@ -318,7 +325,7 @@ def test_shapes_that_would_broadcast_silently_are_errors(model, call, message):
 def test_parameter_loss_is_the_mean_square():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, 4, 62))
-    np.testing.assert_allclose(losses.loss_parameters(a, b), ((a - b) ** 2).mean(-1), rtol=1e-5)
+    np.testing.assert_allclose(losses.loss_pdc(a, b), ((a - b) ** 2).mean(-1), rtol=1e-5)
 
 
 def arc(start=0.0, end=np.pi, radius=40.0):

@@ -13,20 +13,20 @@ To use a trained model, `load` gives its two verbs, `reconstruct` and `vertices`
 __version__ = "0.1.0"
 
 
-def load(checkpoint, *, morphable_model=None, which="checkpoints", finder=None):
+def load(checkpoint, *, morphable_model=None, which="checkpoints", detector=None):
     """A trained model, ready for pictures: a `reconstruction.reconstructor.Reconstructor`.
 
     Args:
       checkpoint: the folder of a run of `twodal_jax.main`.
       morphable_model: where the run's morphable model lies now; default: where it lay then.
       which: "checkpoints", the latest one, or "best", the best on the run's validation part.
-      finder: what finds faces, see `reconstruction.finders`; default: scikit-image's cascade.
+      detector: what finds faces, see `reconstruction.detectors`; default: scikit-image's cascade.
 
     Raises:
       CheckpointError, AssetError: no run there, or another morphable model; the message says which.
     """
-    from twodal_jax import trained_model
+    from twodal_jax.checkpointing import trained_model
     from twodal_jax.reconstruction.reconstructor import Reconstructor
 
     trained = trained_model.load(checkpoint, morphable_model=morphable_model, which=which)
-    return Reconstructor(trained, finder)
+    return Reconstructor(trained, detector)

@@ -12,9 +12,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from twodal_jax import coefficients, heatmap, projection
-from twodal_jax.platforms import by_platform
-from twodal_jax.morphable_model import MorphableModel
+from twodal_jax.distributed.platforms import by_platform
+from twodal_jax.geometry import coefficients, heatmap, projection
+from twodal_jax.geometry.morphable_model import MorphableModel
 
 
 @flax.struct.dataclass
@@ -66,9 +66,7 @@ def normalize_image(images: jax.Array) -> jax.Array:
     return (images.astype(jnp.float32) - 127.5) / 128.0
 
 
-def network_input(
-    images: jax.Array, landmarks: jax.Array, visible: jax.Array, settings: HeatmapSettings
-) -> jax.Array:
+def network_input(images: jax.Array, landmarks: jax.Array, visible: jax.Array, settings: HeatmapSettings) -> jax.Array:
     """images [B, 120, 120, 3] BGR 0..255, landmarks [B, 18, 2], visible [B, 18] -> [B, 120, 120, 4]."""
     pixels = normalize_image(images)
     empty = jnp.full_like(pixels[..., :1], -1.0)  # jax2onnx knows no `full` of any batch size
@@ -86,9 +84,7 @@ def network_input(
 def reconstruct(whitened: jax.Array, model: MorphableModel) -> Reconstruction:
     """whitened [B, 62] -> Reconstruction."""
     alpha = coefficients.unwhiten(whitened, model.alpha_mean, model.alpha_std)
-    return Reconstruction(
-        whitened=whitened, alpha=alpha, landmarks=projection.landmarks_crop(model, alpha)
-    )
+    return Reconstruction(whitened=whitened, alpha=alpha, landmarks=projection.landmarks_crop(model, alpha))
 
 
 def forward(

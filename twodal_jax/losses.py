@@ -2,7 +2,7 @@
 
 Notation: alpha* is the truth, alpha^ the prediction; H(alpha) are the 68 projected landmarks,
 x the landmarks a heatmap was made from, y those of the prediction. The weights lambda live in the
-config (`config.stage1.loss_weights`), the mean over the batch in `twodal_jax.train_step`. All are finite and have
+config (`config.stage1.loss_weights`), the mean over the batch in `twodal_jax.training.step`. All are finite and have
 finite gradients everywhere, also at zero distance and with no visible landmark.
 
 Losses of landmarks and vertices are sums over landmarks, in crop pixels, as the paper writes them. Its lambdas only
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from twodal_jax import coefficients
-from twodal_jax.morphable_model import NUM_DIRECTIONS, MorphableModel, landmarks_model
-from twodal_jax.projection import CROP_SIZE
+from twodal_jax.geometry import coefficients
+from twodal_jax.geometry.morphable_model import landmarks_model, MorphableModel, NUM_DIRECTIONS
+from twodal_jax.geometry.projection import CROP_SIZE
 
 UNITS = ("pixel", "side")
 REDUCTIONS = ("sum", "mean")
@@ -115,9 +115,7 @@ def loss_3d(
     return jnp.sum(weights * (whitened_predicted - whitened_true) ** 2, axis=-1)
 
 
-def loss_2d_con(
-    landmarks_predicted: jax.Array, landmarks: jax.Array, weights: jax.Array
-) -> jax.Array:
+def loss_2d_con(landmarks_predicted: jax.Array, landmarks: jax.Array, weights: jax.Array) -> jax.Array:
     """L_2d-con = sum_i v_i ||x_i - y_i||, Section III-D.
 
     Args:
@@ -153,9 +151,7 @@ def loss_3d_con(landmarks_forward: jax.Array, landmarks_backward: jax.Array) -> 
     return jnp.sum(safe_norm(landmarks_forward - landmarks_backward), axis=-1)
 
 
-def loss_cyc(
-    landmarks_second_pass: jax.Array, landmarks: jax.Array, weights: jax.Array
-) -> jax.Array:
+def loss_cyc(landmarks_second_pass: jax.Array, landmarks: jax.Array, weights: jax.Array) -> jax.Array:
     """L_cyc = L_2d-con(x, x^) between the input landmarks and those of the second pass, Section III-D.
 
     Arguments as in `loss_2d_con`.
@@ -218,7 +214,7 @@ def loss_vdc(alpha_predicted: jax.Array, alpha_true: jax.Array, model: Morphable
     return jnp.sum(spread**2, axis=(-2, -1))
 
 
-def loss_parameters(whitened_predicted: jax.Array, whitened_true: jax.Array) -> jax.Array:
+def loss_pdc(whitened_predicted: jax.Array, whitened_true: jax.Array) -> jax.Array:
     """Mean squared distance of whitened coefficients, the parameter loss of the DeFA-style baseline.
 
     [..., 62] twice -> [...].
@@ -227,9 +223,7 @@ def loss_parameters(whitened_predicted: jax.Array, whitened_true: jax.Array) -> 
     return jnp.mean((whitened_predicted - whitened_true) ** 2, axis=-1)
 
 
-def loss_contour(
-    landmarks_predicted: jax.Array, landmarks: jax.Array, *, points_between: int = 4
-) -> jax.Array:
+def loss_contour(landmarks_predicted: jax.Array, landmarks: jax.Array, *, points_between: int = 4) -> jax.Array:
     """Contour fitting constraint in the manner of DeFA (reference [50]): the jaw's outline must lie on the
     true one, but may slide along it.
 

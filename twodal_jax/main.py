@@ -11,12 +11,12 @@ import re
 import signal
 import sys
 
-from twodal_jax import startup
+from twodal_jax.runtime import xla_flags
 
 if __name__ == "__main__":
     # Until training saves on Ctrl-C there is nothing to save: it ends the program at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    startup.use_huge_pages()
+    xla_flags.use_huge_pages()
 
 import absl.logging
 from absl import app, flags
@@ -38,7 +38,7 @@ def fail(message: str, code: int = 1) -> None:
 
 def run(config, workdir: pathlib.Path) -> None:
     """One run; errors a user can mend become one message."""
-    startup.set_cpu_flags()
+    xla_flags.set_cpu_flags()
     from data_pipelines import training_data
 
     absl.logging.set_verbosity(absl.logging.WARNING)  # Orbax tells every step of every save
@@ -49,40 +49,50 @@ def run(config, workdir: pathlib.Path) -> None:
         fail(str(error))
     import jax
 
-    from data_pipelines.faces import SourceError
-    from data_pipelines.prepared import PreparedError
-    from twodal_jax import assets, experiment, hosts, leaving, pretrained, run_log, train
-    from twodal_jax.checkpoint import CheckpointError
+    from data_pipelines.sources.base import SourceError
+    from data_pipelines.storage.prepared_dataset import PreparedError
+    from twodal_jax import train
+    from twodal_jax.checkpointing import pretrained
+    from twodal_jax.checkpointing.manager import CheckpointError
+    from twodal_jax.distributed import cluster
+    from twodal_jax.face_models.load import AssetError, load_morphable_model
+    from twodal_jax.io.text import WriteError, writing
+    from twodal_jax.runtime import leaving
+    from twodal_jax.training import builder
 
-    mendable = (
-        assets.AssetError, SourceError, PreparedError, CheckpointError, experiment.ConfigError, train.NotFinite,
-        run_log.WriteError, hosts.GroupError,
-    )  # fmt: skip
+    user_errors = (
+        AssetError,
+        SourceError,
+        PreparedError,
+        CheckpointError,
+        builder.ConfigError,
+        train.NotFinite,
+        WriteError,
+        cluster.GroupError,
+    )
     # A continued run, and the next one like it, need not compile again.
-    startup.keep_compiled(workdir / ".compiled")
+    xla_flags.keep_compiled(workdir / ".compiled")
     try:
-        network = experiment.make_stages(config)[0].method.regressor  # before anything that takes long
-        with run_log.writing(workdir):
+        network = builder.build_stages(config)[0].spec.regressor  # before anything that takes long
+        with writing(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
         settings = config.run
-        hosts.start(
-            config.distributed,
-            start_seconds=settings.start_seconds,
-            heartbeat_seconds=settings.heartbeat_seconds,
+        cluster.start(
+            config.distributed, start_seconds=settings.start_seconds, heartbeat_seconds=settings.heartbeat_seconds
         )
         with leaving.before_training():
             pretrained.for_new_run(config, workdir / train.CHECKPOINTS, network)  # raises before data is made
-            model = assets.load_morphable_model(config.morphable_model)
+            model = load_morphable_model(config.morphable_model)
             data, model = training_data.open_training_data(config, workdir, model)
         train.train_and_evaluate(config, workdir, data, model)
     except train.Stopped as stopped:
         fail(str(stopped), stopped.code)
-    except mendable as error:
+    except user_errors as error:
         fail(str(error))
     except jax.errors.JaxRuntimeError as error:
-        if not hosts.is_group():
+        if not cluster.is_group():
             raise
-        fail(f"{hosts.LOST} ({str(error).splitlines()[0]})")
+        fail(f"{cluster.LOST} ({str(error).splitlines()[0]})")
     except KeyboardInterrupt:
         fail("Interrupted without saving; the same command continues from the last checkpoint.", 130)
     except OSError as error:

@@ -16,20 +16,22 @@ import jax
 import ml_collections
 import numpy as np
 
-from twodal_jax import (
-    agreement, devices, experiment, hosts, leaving, pretrained, run_log, run_saves, stage_batches, symmetry,
-    trained_model,
-)  # fmt: skip
-from twodal_jax.checkpoint import Checkpoints
-from twodal_jax.evaluation import held_out as held_out_module
-from twodal_jax.evaluation import choosing, training_report
+from twodal_jax.checkpointing import pretrained, run_checkpoints, trained_model
+from twodal_jax.checkpointing.manager import Checkpoints
+from twodal_jax.checkpointing.run_checkpoints import RunSaves
+from twodal_jax.distributed import broadcast, cluster, sharding
+from twodal_jax.evaluation import checkpoint_choice, held_out as held_out_module
 from twodal_jax.evaluation.held_out import HeldOut
+from twodal_jax.geometry import symmetry
+from twodal_jax.geometry.morphable_model import digest, MorphableModel, without_mesh
+from twodal_jax.io.text import write_json, writing
 from twodal_jax.models.layers import check_choice
-from twodal_jax.morphable_model import MorphableModel, digest, without_mesh
-from twodal_jax.progress import Progress
-from twodal_jax.run_lock import only_run_of_group
-from twodal_jax.run_saves import RunSaves
-from twodal_jax.train_state import TrainState, create_train_state, num_parameters
+from twodal_jax.reporting import training_report
+from twodal_jax.runtime import leaving
+from twodal_jax.runtime.progress import Progress
+from twodal_jax.runtime.run_lock import only_run_of_group
+from twodal_jax.training import builder, metric_logger, stage_batches, step as train_step
+from twodal_jax.training.state import create_train_state, num_parameters, TrainState
 
 CHECKPOINTS, BEST = "checkpoints", "best"
 
@@ -40,7 +42,7 @@ class TrainingData:
 
     Attributes:
       annotated, wild: step -> iterator of this host's part of the batches from that step on (fields as in
-        `train_step`). `wild` is called for stages with a wild loss alone; None where there is none.
+        `training.step`). `wild` is called for stages with a wild loss alone; None where there is none.
       held_out: the test set; its error is logged and chooses nothing.
       description: what the sets are, for config.json and the report.
       validation: faces that are not trained on, whose error chooses `best/`; None: there is no `best/`, and the
@@ -70,51 +72,51 @@ class NotFinite(Exception):
 class _Run:
     """What the loop carries along.
 
-    best_error: the lowest on the validation part so far. not_looked_at: the metrics of the steps since
+    best_error: the lowest on the validation part so far. pending_metrics: the metrics of the steps since
     `_check_finite` last looked; skipped_before: how many steps in a row were skipped up to them.
     """
 
     config: ml_collections.ConfigDict
     model: MorphableModel
     data: TrainingData
-    stages: list[experiment.Stage]
+    stages: list[builder.Stage]
     progress: Progress
     saves: RunSaves
-    log: run_log.RunLog
+    log: metric_logger.RunLog
     best_error: float = float("inf")
     skipped_before: int = 0
-    not_looked_at: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)
+    pending_metrics: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)
 
     @property
     def state(self) -> TrainState:
         return self.progress.state
 
-    def evaluate(self, stage: experiment.Stage, step: int) -> None:
+    def evaluate(self, stage: builder.Stage, step: int) -> None:
         """Measures and logs the errors, and keeps the state if that on the validation part is the lowest so far."""
         better = False
         if jax.process_index() == 0:  # the others wait for its word
             measure = functools.partial(
-                held_out_module.evaluate, devices.host_copy(self.state.regressor), model=self.model,
-                method=stage.method, batch_size=self.config.run.evaluation_batch,
-            )  # fmt: skip
+                held_out_module.evaluate,
+                sharding.host_copy(self.state.regressor),
+                model=self.model,
+                spec=stage.spec,
+                batch_size=self.config.run.evaluation_batch,
+            )
             results = measure(self.data.held_out)
             if (validation := self.data.validation) is not None:
                 protocol = validation.protocols[0]
-                chosen_by = choosing.chosen_by(validation)
+                chosen_by = checkpoint_choice.chosen_by(validation)
                 results[chosen_by] = measure(validation, protocols=(protocol,))[protocol]
                 error = results[chosen_by]["mean_of_bins"]
                 better = bool(step) and error is not None and error < self.best_error
                 self.best_error = error if better else self.best_error
             self.log.evaluation(stage.name, step, results)
-        if agreement.from_first(np.bool_(better)):
+        if broadcast.broadcast_from_primary(np.bool_(better)):
             self.saves.save_best(self.state)
 
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict,
-    workdir: pathlib.Path | str,
-    data: TrainingData,
-    model: MorphableModel,
+    config: ml_collections.ConfigDict, workdir: pathlib.Path | str, data: TrainingData, model: MorphableModel
 ) -> TrainState:
     """Trains through both stages, or what is left of them, and writes the report; all of a group return together.
 
@@ -132,15 +134,15 @@ def train_and_evaluate(
         saved. NotFinite: see the config's `run.max_skipped_in_a_row`.
     """
     workdir = pathlib.Path(workdir).absolute()
-    with run_log.writing(workdir):
+    with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    with experiment.config_errors():
-        stages = experiment.make_stages(config)
-        devices.check_divisible("config.batch_annotated", config.batch_annotated, config.accumulate)
-        devices.check_divisible("config.batch_wild", config.batch_wild, config.accumulate)
-        check_choice("config.run.on_failed_save", config.run.on_failed_save, run_saves.ON_FAILED)
+    with builder.config_errors():
+        stages = builder.build_stages(config)
+        sharding.check_divisible("config.batch_annotated", config.batch_annotated, config.accumulate)
+        sharding.check_divisible("config.batch_wild", config.batch_wild, config.accumulate)
+        check_choice("config.run.on_failed_save", config.run.on_failed_save, run_checkpoints.ON_FAILED)
         if config.validation_faces and data.validation is None:
-            raise experiment.ConfigError(
+            raise builder.ConfigError(
                 f"config.validation_faces is {config.validation_faces}, but TrainingData.validation is None. Give it"
                 " such faces, or set config.validation_faces to 0: then the last state is the result."
             )
@@ -148,7 +150,7 @@ def train_and_evaluate(
             model = symmetry.with_mirror(model)
     small_model = without_mesh(model)
     faces = {name: found.get("faces") for name, found in data.description.items()}
-    description = experiment.description(config, digest(model), faces)
+    description = builder.resume_fingerprint(config, digest(model), faces)
     active = jax.process_index() == 0
     _check_group(config, description)
     with (
@@ -156,18 +158,18 @@ def train_and_evaluate(
         Checkpoints(workdir / CHECKPOINTS, keep=config.run.keep_checkpoints) as checkpoints,
         contextlib.nullcontext() if data.validation is None else Checkpoints(workdir / BEST, keep=1) as best,
     ):
-        method = stages[0].method
-        backbone = pretrained.for_new_run(config, workdir / CHECKPOINTS, method.regressor)
-        state = checkpoints.resume(create_train_state(method, config.seed, backbone), description)
-        state, small_model = devices.replicated((state, small_model))
+        spec = stages[0].spec
+        backbone = pretrained.for_new_run(config, workdir / CHECKPOINTS, spec.regressor)
+        state = checkpoints.resume(create_train_state(spec, config.seed, backbone), description)
+        state, small_model = sharding.replicated((state, small_model))
         if active:
             content = {
                 "config": config.to_dict(),
                 "whitening": trained_model.whitening_of(model),
                 "data": data.description,
             }
-            with run_log.writing(workdir / trained_model.CONFIG):
-                run_log.write_json(workdir / trained_model.CONFIG, content)
+            with writing(workdir / trained_model.CONFIG):
+                write_json(workdir / trained_model.CONFIG, content)
         began = time.monotonic()
         saves = RunSaves(checkpoints, best, description, config.run.on_failed_save)
         with _open_log(config, workdir, int(state.step), stages[-1].end, active) as log:
@@ -178,48 +180,48 @@ def train_and_evaluate(
                 f" {int(state.step)} to {stages[-1].end} on {jax.device_count()} {jax.default_backend()} device(s)"
             )
             run = _Run(config, small_model, data, stages, Progress(state), saves, log)
-            for line in choosing.without_detections(config, data.held_out, data.validation):
+            for line in checkpoint_choice.without_detections(config, data.held_out, data.validation):
                 log.say(line)
-            run.best_error = choosing.lowest_error(_evaluations(workdir), data.validation)
-            run.skipped_before = int(devices.host_copy(state.skipped_in_a_row))
+            run.best_error = checkpoint_choice.lowest_error(_evaluations(workdir), data.validation)
+            run.skipped_before = int(sharding.host_copy(state.skipped_in_a_row))
             evaluated = any(entry["step"] == int(state.step) for entry in _evaluations(workdir))
-            missed = not agreement.from_first(np.bool_(evaluated))
-            with hosts.stop_requests() as requests, leaving.in_time(run.progress, saves, log):
+            missed = not broadcast.broadcast_from_primary(np.bool_(evaluated))
+            with cluster.stop_requests() as requests, leaving.in_time(run.progress, saves, log):
                 _train(run, requests, missed)
                 _save_last(run)
-    final = devices.host_copy(run.state)
+    final = sharding.host_copy(run.state)
     with leaving.after_training():
         if active:
             seconds = time.monotonic() - began
-            with run_log.writing(workdir):
-                training_report.write(workdir, config, model, data, stages[-1].method, final, seconds=seconds)
-        hosts.wait_for_all("finished")  # the first process may still be writing
+            with writing(workdir):
+                training_report.write(workdir, config, model, data, stages[-1].spec, final, seconds=seconds)
+        cluster.wait_for_all("finished")  # the first process may still be writing
     return final
 
 
 def _open_log(config, workdir: pathlib.Path, start: int, total: int, active: bool):
-    must_write = config.run.on_failed_save == run_saves.STOP
-    return run_log.RunLog(workdir, start, total, config.batch_annotated, active, must_write=must_write)
+    must_write = config.run.on_failed_save == run_checkpoints.STOP
+    return metric_logger.RunLog(workdir, start, total, config.batch_annotated, active, must_write=must_write)
 
 
 def _evaluations(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """What `_Run.evaluate` has logged."""
-    return [entry for entry in run_log.read_history(workdir) if entry["kind"] == "evaluation"]
+    return [entry for entry in metric_logger.read_history(workdir) if entry["kind"] == "evaluation"]
 
 
 def _check_group(config: ml_collections.ConfigDict, description: dict[str, Any]) -> None:
     """Raises ConfigError where processes of a group were started with different commands."""
-    fields = description | experiment.flatten({"run": config.run.to_dict(), "jax": jax.__version__})
-    others, lines = agreement.differing_from_first(fields)
+    fields = description | builder.flatten({"run": config.run.to_dict(), "jax": jax.__version__})
+    others, lines = broadcast.differing_from_primary(fields)
     if others:
         shown = "\n".join(f"  {line}" for line in lines) or f"  {others} of them say in what."
-        raise experiment.ConfigError(
+        raise builder.ConfigError(
             f"The processes of this group were started with different configs (the first one's: there):\n{shown}\n"
             "Start all of them with the same command, but for config.distributed."
         )
 
 
-def _train(run: _Run, requests: hosts.StopRequests, missed: bool) -> None:
+def _train(run: _Run, requests: cluster.StopRequests, missed: bool) -> None:
     """All steps that are left, stage by stage.
 
     missed: whether the step to go on from was never evaluated. Where that was due, a signal came meanwhile.
@@ -229,16 +231,16 @@ def _train(run: _Run, requests: hosts.StopRequests, missed: bool) -> None:
     if missed and (start in (0, stage.end) or start % run.config.run.evaluate_every == 0):
         run.evaluate(stage, start)
     wild = stage_batches.wild_batches(run.stages, run.data.wild, start)
-    batches = devices.prefetched(devices.paired(run.data.annotated(start), wild))
+    batches = sharding.prefetched(sharding.paired(run.data.annotated(start), wild))
     for stage in run.stages:
         run.log.images_per_step = run.config.batch_annotated + run.config.batch_wild * stage_batches.uses_wild(stage)
-        step_fn = devices.mapped_train_step(stage.method)
+        step_fn = train_step.mapped_train_step(stage.spec)
         window: list[dict[str, jax.Array]] = []
         for step in range(max(start, stage.start) + 1, stage.end + 1):
             batch = next(batches)
             metrics = run.progress.advance(step_fn, batch, run.model)
             window.append(metrics)
-            run.not_looked_at.append(metrics)
+            run.pending_metrics.append(metrics)
             run.log.advance(stage.name, step)
             run.saves.check()
             _after_step(run, stage, step, window)
@@ -247,7 +249,7 @@ def _train(run: _Run, requests: hosts.StopRequests, missed: bool) -> None:
                 raise Stopped(leaving.STOPPED.format(step=step), requests.code if asked else 0)
 
 
-def _after_step(run: _Run, stage: experiment.Stage, step: int, window: list) -> None:
+def _after_step(run: _Run, stage: builder.Stage, step: int, window: list) -> None:
     """Logging, the non-finite limit, evaluation and checkpoints, each when due."""
     settings, last = run.config.run, step == stage.end
     # Not at every step: looking waits for the device.
@@ -255,9 +257,9 @@ def _after_step(run: _Run, stage: experiment.Stage, step: int, window: list) -> 
         _check_finite(run, step)
     if last or step % settings.log_every == 0:
         values = {name: _mean_of_finite(window, name) for name in window[0]}
-        schedule = experiment.learning_rate_schedule(run.config)
+        schedule = builder.learning_rate_schedule(run.config)
         values["learning_rate"] = float(schedule(step - 1))
-        values |= {f"weight_{k}": v for k, v in stage.method.loss_weights.items() if v}
+        values |= {f"weight_{k}": v for k, v in stage.spec.loss_weights.items() if v}
         run.log.train(stage.name, step, values)
         window.clear()
     if last or step % settings.evaluate_every == 0:
@@ -283,8 +285,8 @@ def _skipped_in_a_row(before: int, window: list[dict[str, jax.Array]]) -> tuple[
 
 
 def _check_finite(run: _Run, step: int) -> None:
-    run.skipped_before, skipped = _skipped_in_a_row(run.skipped_before, run.not_looked_at)
-    run.not_looked_at.clear()
+    run.skipped_before, skipped = _skipped_in_a_row(run.skipped_before, run.pending_metrics)
+    run.pending_metrics.clear()
     limit = run.config.run.max_skipped_in_a_row
     if skipped >= limit:
         _save_last(run)

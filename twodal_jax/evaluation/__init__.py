@@ -1,1 +1,4 @@
-"""Measuring and reporting: normalised mean errors, their summary, charts and the report page."""
+"""Errors of reconstructed faces: normalised mean errors, ICP on scans, files of predictions, the test sets' protocols.
+
+May import `training`, `checkpointing`, `rendering` and what they import.
+"""

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twodal_jax import projection
 from twodal_jax.evaluation import icp, metrics
-from twodal_jax.evaluation.predictions import Predictions, crop_alpha, listed
-from twodal_jax.morphable_model import OUTER_EYE_CORNERS, MorphableModel
+from twodal_jax.evaluation.predictions import crop_alpha, listed, Predictions
+from twodal_jax.geometry import projection
+from twodal_jax.geometry.morphable_model import MorphableModel, OUTER_EYE_CORNERS
 from twodal_jax.rendering import shading
 
 REANNOTATED = "_reannotated"
@@ -92,9 +92,7 @@ def measures_of(predictions: Predictions, truth: GroundTruth, model: MorphableMo
     in_correspondence = predictions.alpha is not None or (
         has_mesh and predictions.vertices.shape[-1] == model.num_vertices
     )
-    flat_only = not in_correspondence and (
-        predictions.landmarks68 is None or predictions.landmarks68.shape[-1] == 2
-    )
+    flat_only = not in_correspondence and (predictions.landmarks68 is None or predictions.landmarks68.shape[-1] == 2)
     names = []
     if in_correspondence or predictions.landmarks68 is not None:
         names += ["nme_2d_68", *(["nme_2d_68" + REANNOTATED] * (truth.reannotated is not None))]
@@ -196,9 +194,9 @@ def _measure_landmarks(errors, images, points, truth) -> None:
 
 
 def _measure_meshes(errors, images, vertices, truth, model, pool) -> None:
-    true = np.asarray(
-        vertices_image(model, _padded(truth.alpha[images]), _padded(truth.roi_box[images]))
-    )[: len(images)]
+    true = np.asarray(vertices_image(model, _padded(truth.alpha[images]), _padded(truth.roi_box[images])))[
+        : len(images)
+    ]
     if "nme_2d_dense" in errors and vertices.shape[1] == true.shape[1]:
         found = dense_errors(*(_padded(a) for a in (vertices, true, truth.landmarks68[images])))
         for name, row in zip(DENSE_MEASURES, np.asarray(found)):

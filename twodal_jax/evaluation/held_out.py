@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twodal_jax import augmentation, forward, projection
+from twodal_jax import forward
+from twodal_jax.checkpointing.trained_model import TrainedModel
 from twodal_jax.evaluation import metrics
 from twodal_jax.evaluation.benchmark import BATCH, dense_errors, vertices_image
-from twodal_jax.models.regressor import Regressor
-from twodal_jax.morphable_model import MorphableModel, without_mesh
-from twodal_jax.train_state import Method, NetState
-from twodal_jax.trained_model import TrainedModel
+from twodal_jax.geometry import projection
+from twodal_jax.geometry.morphable_model import MorphableModel, without_mesh
+from twodal_jax.models.resnet import Regressor
+from twodal_jax.training import augmentation
+from twodal_jax.training.state import NetState, TrainSpec
 
 DETECTED, EMPTY = "detected_landmarks", "empty_heatmap"
 
@@ -77,7 +79,7 @@ def _predict_in_batches(
     regressor: NetState,
     faces: tuple[np.ndarray, np.ndarray, np.ndarray],
     model: MorphableModel,
-    method: Method,
+    spec: TrainSpec,
     batch_size: int,
     passes: int = 1,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -89,8 +91,8 @@ def _predict_in_batches(
             regressor,
             *(array[rows] for array in faces),
             model,
-            network=method.regressor,
-            settings=method.heatmap,
+            network=spec.regressor,
+            settings=spec.heatmap,
             passes=passes,
         )
         count = min(batch_size, total - start)  # the last batch repeats its last face
@@ -101,7 +103,7 @@ def predict(
     regressor: NetState,
     held_out: HeldOut,
     model: MorphableModel,
-    method: Method,
+    spec: TrainSpec,
     protocol: str,
     *,
     batch_size: int = 64,
@@ -109,7 +111,7 @@ def predict(
     """alpha [n, 62] (raw) and landmarks [n, 68, 3] (crop pixels, y down) of all faces."""
     visible = held_out.detected_visible * float(protocol == DETECTED)
     faces = held_out.image, held_out.detected, visible
-    alphas, points = zip(*_predict_in_batches(regressor, faces, model, method, batch_size))
+    alphas, points = zip(*_predict_in_batches(regressor, faces, model, spec, batch_size))
     return np.concatenate(alphas), np.concatenate(points)
 
 
@@ -125,9 +127,7 @@ def predict_alpha(
     """alpha [n, 62] (raw, crop) that a trained network gives faces; fields as in `predict_batch`."""
     alphas, trained = [], trained.folded(batch_size)
     faces, model = (images, landmarks, visible), without_mesh(trained.model)
-    for alpha, _ in _predict_in_batches(
-        trained.regressor, faces, model, trained.method, batch_size, passes
-    ):
+    for alpha, _ in _predict_in_batches(trained.regressor, faces, model, trained.spec, batch_size, passes):
         alphas.append(alpha)
         progress(len(alpha))
     return np.concatenate(alphas)
@@ -159,7 +159,7 @@ def evaluate(
     regressor: NetState,
     held_out: HeldOut,
     model: MorphableModel,
-    method: Method,
+    spec: TrainSpec,
     batch_size: int,
     protocols: tuple[str, ...] | None = None,
 ) -> dict[str, dict]:
@@ -169,6 +169,6 @@ def evaluate(
     """
     results = {}
     for protocol in protocols or held_out.protocols:
-        _, points = predict(regressor, held_out, model, method, protocol, batch_size=batch_size)
+        _, points = predict(regressor, held_out, model, spec, protocol, batch_size=batch_size)
         results[protocol] = metrics.summarize(nme_2d_68(points, held_out), held_out.yaw_deg)
     return results

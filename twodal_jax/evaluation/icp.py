@@ -80,7 +80,8 @@ def estimate_normals(points: np.ndarray, tree: scipy.spatial.cKDTree, neighbours
 
 def fit_rigid(source: np.ndarray, target: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rotation [3, 3] and translation [3] that bring source to target, both [N, 3], in weighted least
-    squares (Kabsch); weights [N]."""
+    squares (Kabsch); weights [N].
+    """
     weights = weights / weights.sum()
     centre_source, centre_target = weights @ source, weights @ target
     covariance = (target - centre_target).T @ (weights[:, None] * (source - centre_source))
@@ -113,7 +114,8 @@ def robust_step(
     source: np.ndarray, target: Target, distance: np.ndarray, index: np.ndarray, to_planes: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """The motion (rotation [3, 3], translation [3]) of one step of source points [N, 3] onto the target's points
-    `index` [N], `distance` [N] away, or onto their planes."""
+    `index` [N], `distance` [N] away, or onto their planes.
+    """
     points, weights = target.points[index], robust_weights(distance)
     if not to_planes:
         return fit_rigid(source, points, weights)
@@ -195,11 +197,10 @@ def align(source: np.ndarray, target: Target, *, sample: int = SAMPLE, seed: int
     return motion
 
 
-def reconstruction_error(
-    source: np.ndarray, target: Target, interocular: float, *, sample: int = SAMPLE
-) -> float:
+def reconstruction_error(source: np.ndarray, target: Target, interocular: float, *, sample: int = SAMPLE) -> float:
     """Mean distance of all source points [N, 3] to their nearest target points after `align`, in per cent
-    of the outer interocular distance (Section IV-C; protocol of PRNet, its reference [35])."""
+    of the outer interocular distance (Section IV-C; protocol of PRNet, its reference [35]).
+    """
     return error_after(align(source, target, sample=sample), source, target, interocular)
 
 
@@ -209,9 +210,7 @@ def error_after(motion: RigidMotion, source: np.ndarray, target: Target, interoc
     return 100.0 * float(target.nearest(moved)[0].mean()) / interocular
 
 
-def _iterate(
-    source: np.ndarray, target: Target, motion: RigidMotion, to_planes: bool, tolerance: float
-) -> RigidMotion:
+def _iterate(source: np.ndarray, target: Target, motion: RigidMotion, to_planes: bool, tolerance: float) -> RigidMotion:
     """Steps of one kind from `motion` on, until one moves the points less than `tolerance` of the target.
 
     A motion is counted, for acceleration and tolerance, as the points' root mean square displacement at most: the

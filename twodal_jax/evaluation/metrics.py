@@ -39,9 +39,7 @@ def nme(predicted, true, box_landmarks):
     arrays = (predicted, true, box_landmarks)
     on_device = any(isinstance(array, jax.Array) for array in arrays)
     xp = jnp if on_device else np
-    predicted, true, box = (
-        xp.asarray(array) if on_device else np.asarray(array, np.float64) for array in arrays
-    )
+    predicted, true, box = (xp.asarray(array) if on_device else np.asarray(array, np.float64) for array in arrays)
     _check_shapes(predicted, true, box)
     if predicted.shape[-1] == 3:
         predicted, true = _depth_from_zero(predicted, xp), _depth_from_zero(true, xp)
@@ -67,9 +65,7 @@ def _check_shapes(predicted, true, box):
             "the same images, points and number of coordinates."
         )
     if box.ndim != 3 or box.shape[0] != predicted.shape[0] or box.shape[-1] < 2:
-        raise ValueError(
-            f"Expected `box_landmarks` of shape [{len(predicted)}, 68, 2 or 3], got {box.shape}."
-        )
+        raise ValueError(f"Expected `box_landmarks` of shape [{len(predicted)}, 68, 2 or 3], got {box.shape}.")
 
 
 def yaw_bin_index(yaw_deg) -> np.ndarray:
@@ -98,9 +94,7 @@ def summarize(nme_percent, yaw_deg) -> dict[str, float | int | None]:
     """
     errors, yaw = np.asarray(nme_percent, np.float64), np.asarray(yaw_deg, np.float64)
     if errors.ndim != 1 or errors.shape != yaw.shape:
-        raise ValueError(
-            f"Expected one NME and one yaw an image, got shapes {errors.shape} and {yaw.shape}."
-        )
+        raise ValueError(f"Expected one NME and one yaw an image, got shapes {errors.shape} and {yaw.shape}.")
     measured = np.isfinite(errors)
     errors, bins = errors[measured], yaw_bin_index(yaw[measured])
     by_bin = [_mean(errors[bins == index]) for index in range(len(YAW_BINS))]

@@ -20,8 +20,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from twodal_jax import coefficients, npy_file, projection
-from twodal_jax.outside_files import BrokenFileError, memory_budget
+from twodal_jax.geometry import coefficients, projection
+from twodal_jax.io import npy
+from twodal_jax.io.untrusted import BrokenFileError, memory_budget
 
 KINDS = ("alpha", "alpha_whitened", "landmarks68", "vertices")
 ORIGIN = "pixel_origin"
@@ -99,7 +100,7 @@ class ArrayOnDisk:
 
     def __init__(self, path: pathlib.Path, name: str, pixel_origin: float = 0.0):
         self._path, self._name, self._origin = path, name, pixel_origin
-        with npy_file.open_array(path, name) as (header, _):
+        with npy.open_array(path, name) as (header, _):
             self.shape, self.dtype, fortran, _ = header
         if fortran or self.dtype.kind not in "fiu":
             raise PredictionsError(
@@ -113,7 +114,7 @@ class ArrayOnDisk:
         """(first row, float32 [<= rows, 3, N], image pixels) one after the other, in the file's order."""
         row_bytes = self._row_bytes()
         try:
-            with npy_file.open_array(self._path, self._name) as (_, file):
+            with npy.open_array(self._path, self._name) as (_, file):
                 for start in range(0, self.shape[0], rows):
                     count = min(rows, self.shape[0] - start)
                     data = file.read(count * row_bytes)
@@ -143,7 +144,7 @@ def read_predictions(path: os.PathLike | str, label: str | None = None) -> Predi
     if not path.is_file():
         raise PredictionsError(f"{path}: no such file of predictions (.npz).")
     try:
-        found, arrays = npy_file.npz_names(path), npy_file.read_npz(path, _SMALL)
+        found, arrays = npy.npz_names(path), npy.read_npz(path, _SMALL)
         origin = _pixel_origin(path, arrays.get(ORIGIN, 1))
         vertices = ArrayOnDisk(path, "vertices", origin) if "vertices" in found else None
     except BrokenFileError as error:
@@ -154,9 +155,12 @@ def read_predictions(path: os.PathLike | str, label: str | None = None) -> Predi
         )
     names = np.atleast_1d(arrays["name"])
     expected = {
-        "alpha": (len(names), 62), "alpha_whitened": (len(names), 62), "roi_box": (len(names), 4),
-        "landmarks68": (len(names), (2, 3), 68), "vertices": (len(names), 3, None),
-    }  # fmt: skip
+        "alpha": (len(names), 62),
+        "alpha_whitened": (len(names), 62),
+        "roi_box": (len(names), 4),
+        "landmarks68": (len(names), (2, 3), 68),
+        "vertices": (len(names), 3, None),
+    }
     shapes = {name: arrays[name].shape for name in expected if name in arrays}
     if vertices is not None:
         shapes["vertices"] = vertices.shape
@@ -189,9 +193,7 @@ def _check_shape(path, name, shape, expected) -> None:
     )
     if not fits:
         wanted = [" or ".join(map(str, w)) if isinstance(w, tuple) else w or "N" for w in expected]
-        raise PredictionsError(
-            f"{path}: `{name}` has shape {list(shape)}, expected [{', '.join(map(str, wanted))}]."
-        )
+        raise PredictionsError(f"{path}: `{name}` has shape {list(shape)}, expected [{', '.join(map(str, wanted))}].")
 
 
 def _pixel_origin(path: pathlib.Path, value: np.ndarray | int) -> int:

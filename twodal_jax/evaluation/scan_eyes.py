@@ -7,9 +7,9 @@ eyes, a method that sets them too far apart would lower its error. NumPy in floa
 import numpy as np
 import scipy.spatial
 
-from twodal_jax import coefficients
 from twodal_jax.evaluation import icp, scan_protocol
-from twodal_jax.morphable_model import OUTER_EYE_CORNERS, MorphableModel
+from twodal_jax.geometry import coefficients
+from twodal_jax.geometry.morphable_model import MorphableModel, OUTER_EYE_CORNERS
 
 SAMPLE = 4000
 STEPS, POSE_STEPS = 30, 5  # of the first, pose and size alone are fitted

@@ -54,7 +54,8 @@ def poses(protocol: str) -> list[tuple[float, float]]:
 
 def nose_tip(vertices: np.ndarray) -> np.ndarray:
     """[3]: the foremost point of a scan that faces +z, among those near its middle (hair and shoulders
-    may reach farther forward at the rim)."""
+    may reach farther forward at the rim).
+    """
     middle, size = np.median(vertices[:, :2], axis=0), np.ptp(vertices[:, :2], axis=0)
     near = (np.abs(vertices[:, :2] - middle) < 0.25 * size).all(axis=1)
     candidates = vertices[near] if near.any() else vertices
@@ -68,7 +69,8 @@ def face_part(vertices: np.ndarray, radius: float) -> np.ndarray:
 
 def make_camera(vertices: np.ndarray, pitch: float, yaw: float, radius: float) -> Camera:
     """Looks at the middle of the face from a pose in degrees; pitch > 0 looks up, yaw > 0 to the right
-    of the picture."""
+    of the picture.
+    """
     p, y = np.deg2rad([pitch, yaw])
     around_x = np.array([[1, 0, 0], [0, np.cos(p), np.sin(p)], [0, -np.sin(p), np.cos(p)]])
     around_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
@@ -85,9 +87,7 @@ def roi_box(vertices: np.ndarray, camera: Camera, radius: float) -> np.ndarray:
     return np.concatenate([centre - half, centre + half]).astype(np.float32)
 
 
-def reconstruction_error(
-    predicted: np.ndarray, camera: Camera, target: icp.Target, interocular: float
-) -> float:
+def reconstruction_error(predicted: np.ndarray, camera: Camera, target: icp.Target, interocular: float) -> float:
     """Error in per cent of one prediction.
 
     Args:

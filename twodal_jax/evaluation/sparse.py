@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twodal_jax import projection
 from twodal_jax.evaluation.benchmark import BATCH, landmarks_image
-from twodal_jax.evaluation.predictions import Predictions, crop_alpha, listed
-from twodal_jax.morphable_model import MorphableModel
+from twodal_jax.evaluation.predictions import crop_alpha, listed, Predictions
+from twodal_jax.geometry import projection
+from twodal_jax.geometry.morphable_model import MorphableModel
 
 MAPS = pathlib.Path(__file__).with_name("landmark_maps")
 NME = "nme"
@@ -104,8 +104,7 @@ def read_landmark_map(path: os.PathLike | str, count: int, num_vertices: int | N
         limit = num_vertices if num_vertices is not None else vertex + 1
         if not (0 <= landmark < count and all(0 <= s < 68 for s in sources) and -1 <= vertex < limit):
             raise LandmarkMapError(
-                f"{path} row {line}: landmark must be in [0, {count}), from68 in [0, 68), vertex in"
-                f" [0, {limit})."
+                f"{path} row {line}: landmark must be in [0, {count}), from68 in [0, 68), vertex in [0, {limit})."
             )
         for source in sources:
             weights[landmark, source] += 1.0 / len(sources)
@@ -144,8 +143,7 @@ def predicted_points(
     at_vertex = landmark_map.vertices >= 0
     from_68 = landmark_map.weights.sum(axis=1) > 0
     small = model.replace(
-        mean=model.mean[:, landmark_map.vertices[at_vertex]],
-        basis=model.basis[:, :, landmark_map.vertices[at_vertex]],
+        mean=model.mean[:, landmark_map.vertices[at_vertex]], basis=model.basis[:, :, landmark_map.vertices[at_vertex]]
     )
     for start in range(0, len(images), BATCH):
         here = images[start : start + BATCH]

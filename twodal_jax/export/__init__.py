@@ -1,1 +1,4 @@
-"""Reconstructions and networks as files that other programs open."""
+"""Files for other programs: meshes, tables, and the network as StableHLO or ONNX.
+
+May import `models`, `rendering`, `io` and `geometry`.
+"""

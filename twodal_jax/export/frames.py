@@ -17,7 +17,7 @@ counter-clockwise again.
 
 import numpy as np
 
-from twodal_jax.morphable_model import OUTER_EYE_CORNERS
+from twodal_jax.geometry.morphable_model import OUTER_EYE_CORNERS
 
 IMAGE, MODEL = "image", "model"
 FRAMES = (IMAGE, MODEL)

@@ -134,10 +134,13 @@ def write_glb(
     mesh = _trimesh(vertices, triangles)
     plain = texture is None and colours is None
     material = PBRMaterial(
-        name=path.stem, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=True,
+        name=path.stem,
+        metallicFactor=0.0,
+        roughnessFactor=1.0,
+        doubleSided=True,
         baseColorTexture=None if texture is None else _picture(texture),
         baseColorFactor=[*(_linear_16bit(np.array(_PLAIN_BGR[::-1])) / 65535.0), 1.0] if plain else None,
-    )  # fmt: skip
+    )
     mesh.visual = TextureVisuals(uv=None if texture is None else uv, material=material)
     if colours is not None:
         opaque = np.full((len(vertices), 1), 65535, np.uint16)
@@ -153,7 +156,8 @@ def write_glb(
 
 def _finish_gltf(tree: dict, name: str, comment: str) -> None:
     """What trimesh does not write: the name, colours of 16 bits, what each part of the buffer is for, a
-    sampler that does not repeat, the comment."""
+    sampler that does not repeat, the comment.
+    """
     mesh, accessors = tree["meshes"][0], tree["accessors"]
     mesh["name"] = name
     primitive = mesh["primitives"][0]
@@ -166,9 +170,8 @@ def _finish_gltf(tree: dict, name: str, comment: str) -> None:
     tree["bufferViews"][accessors[primitive["indices"]]["bufferView"]]["target"] = _INDEX_DATA
     if tree.get("textures"):
         tree["samplers"] = [
-            {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR,
-             "wrapS": _CLAMP_TO_EDGE, "wrapT": _CLAMP_TO_EDGE}
-        ]  # fmt: skip
+            {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": _CLAMP_TO_EDGE, "wrapT": _CLAMP_TO_EDGE}
+        ]
         tree["textures"][0]["sampler"] = 0
     if comment:
         tree["asset"]["extras"] = {"comment": comment}

@@ -18,10 +18,10 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
+from twodal_jax.distributed.platforms import default_forms
 from twodal_jax.export.files import write_together
-from twodal_jax.export.portable import INPUTS, OUTPUTS, NetworkFileError, PortableNetwork
-from twodal_jax.platforms import default_forms
-from twodal_jax.projection import CROP_SIZE
+from twodal_jax.export.portable import INPUTS, NetworkFileError, OUTPUTS, PortableNetwork
+from twodal_jax.geometry.projection import CROP_SIZE
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # A file must give what the network gives to this: alpha in its standard deviations, landmarks in crop sides.
@@ -47,8 +47,9 @@ def export_stablehlo(
     about = network.describe(
         format="StableHLO in the container of jax.export",
         read_with="jax.export.deserialize(bytearray(open(FILE, 'rb').read())).call",
-        platforms=list(exported.platforms), jax=jax.__version__,
-    )  # fmt: skip
+        platforms=list(exported.platforms),
+        jax=jax.__version__,
+    )
     return _write(path, content, about)
 
 

@@ -20,11 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twodal_jax import __version__, coefficients, forward, heatmap, npy_file
+from twodal_jax import __version__, forward
 from twodal_jax.export.files import write_together
-from twodal_jax.models.regressor import Regressor
-from twodal_jax.morphable_model import NUM_DIRECTIONS, NUM_LANDMARKS, MorphableModel, digest
-from twodal_jax.projection import CROP_SIZE
+from twodal_jax.geometry import coefficients, heatmap
+from twodal_jax.geometry.morphable_model import digest, MorphableModel, NUM_DIRECTIONS, NUM_LANDMARKS
+from twodal_jax.geometry.projection import CROP_SIZE
+from twodal_jax.io import npy
+from twodal_jax.models.resnet import Regressor
 
 FORMAT = "twodal_jax network 1"
 _DESCRIPTION = "description"
@@ -38,15 +40,15 @@ _MODEL_SHAPES = {
 INPUTS = {
     "images": "the 120-pixel crop, BGR, 0 to 255",
     "landmarks": "the 18 landmarks of the heatmap in crop pixels (x right, y down, the first pixel's centre"
-                 " at (0, 0)), in this order: " + ", ".join(heatmap.LANDMARK_NAMES),
+    " at (0, 0)), in this order: " + ", ".join(heatmap.LANDMARK_NAMES),
     "visible": "1 where a landmark is known, 0 where not (its place is then ignored); all 0: the network sees"
-               " the image alone",
-}  # fmt: skip
+    " the image alone",
+}
 OUTPUTS = {
     "alpha": "raw coefficients: pose 12 (3 x 4 matrix row by row, from the morphable model's frame to crop"
-             " pixels with y up, y_up = 121 - y), shape 40, expression 10",
+    " pixels with y up, y_up = 121 - y), shape 40, expression 10",
     "landmarks68": "the 68 landmarks (iBUG order) in crop pixels, y down; z towards the viewer, same unit",
-}  # fmt: skip
+}
 
 
 class NetworkFileError(ValueError):
@@ -72,15 +74,17 @@ class PortableNetwork:
     passes: int = 1
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def __call__(
-        self, images: jax.Array, landmarks: jax.Array, visible: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, images: jax.Array, landmarks: jax.Array, visible: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One batch, as in the module's docstring; pure, any batch size, symbolic too."""
         result = forward.forward_passes(
             functools.partial(self.regressor.apply, self.variables),
-            images.astype(jnp.float32), landmarks, visible,
-            _morphable_model(self.arrays), self.heatmap, passes=self.passes,
-        )  # fmt: skip
+            images.astype(jnp.float32),
+            landmarks,
+            visible,
+            _morphable_model(self.arrays),
+            self.heatmap,
+            passes=self.passes,
+        )
         return result.alpha, result.landmarks
 
     def input_shapes(self, batch) -> dict[str, jax.ShapeDtypeStruct]:
@@ -100,10 +104,9 @@ class PortableNetwork:
 
         def fields(meanings: dict[str, str]) -> list[dict[str, Any]]:
             return [
-                {"name": name, "shape": list(shapes[name].shape), "dtype": str(shapes[name].dtype),
-                 "meaning": meaning}
+                {"name": name, "shape": list(shapes[name].shape), "dtype": str(shapes[name].dtype), "meaning": meaning}
                 for name, meaning in meanings.items()
-            ]  # fmt: skip
+            ]
 
         return {
             "program": f"twodal_jax {__version__}",
@@ -126,9 +129,9 @@ def from_trained(trained, *, passes: int = 1) -> PortableNetwork:
     variables = {"params": trained.regressor.params, "batch_stats": trained.regressor.batch_stats}
     return PortableNetwork(
         # Statistics are shared between devices in training only.
-        regressor=trained.method.regressor.clone(axis_name=None),
+        regressor=trained.spec.regressor.clone(axis_name=None),
         variables=jax.tree.map(np.asarray, variables),
-        heatmap=trained.method.heatmap,
+        heatmap=trained.spec.heatmap,
         arrays={name: np.asarray(getattr(trained.model, name)) for name in _MODEL_SHAPES},
         passes=passes,
         about={"step": trained.step, "morphable_model_digest": digest(trained.model)},
@@ -160,7 +163,7 @@ def load_npz(path: os.PathLike | str) -> PortableNetwork:
     if not pathlib.Path(path).exists():
         raise NetworkFileError(f"{path}: no such file.")
     try:
-        arrays = npy_file.read_npz(path)
+        arrays = npy.read_npz(path)
         description = json.loads(str(arrays.pop(_DESCRIPTION)))
         if description["format"] != FORMAT:
             raise NetworkFileError(f"{path}: of another version ({description['format']}); export it again.")
@@ -169,9 +172,7 @@ def load_npz(path: os.PathLike | str) -> PortableNetwork:
             if model[name].shape != shape:
                 raise NetworkFileError(f"{path}: {name} has shape {model[name].shape}, expected {shape}.")
         settings = _from_settings(description["network"])
-        return PortableNetwork(
-            variables=_nest(arrays), arrays=model, about=description["about"], **settings
-        )
+        return PortableNetwork(variables=_nest(arrays), arrays=model, about=description["about"], **settings)
     except NetworkFileError:
         raise
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -182,12 +183,15 @@ def _settings(network: PortableNetwork) -> dict[str, Any]:
     module = network.regressor
     return {
         "regressor": {
-            "depth": module.depth, "variant": module.variant, "width": float(module.width),
-            "dtype": jnp.dtype(module.dtype).name, "heatmap_features": module.heatmap_features,
+            "arch": module.arch,
+            "variant": module.variant,
+            "width": float(module.width),
+            "dtype": jnp.dtype(module.dtype).name,
+            "heatmap_mlp_width": module.heatmap_mlp_width,
         },
         "heatmap": dataclasses.asdict(network.heatmap),
         "passes": network.passes,
-    }  # fmt: skip
+    }
 
 
 def _from_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -214,8 +218,11 @@ def _nest(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 def _morphable_model(arrays: dict[str, np.ndarray]) -> MorphableModel:
     """A morphable model that knows its landmarks and whitening only."""
     return MorphableModel(
-        mean=np.zeros((3, 0), np.float32), basis=np.zeros((NUM_DIRECTIONS, 3, 0), np.float32),
-        triangles=np.zeros((0, 3), np.int32), landmark_indices=np.zeros(NUM_LANDMARKS, np.int32),
-        vertex_factor=np.zeros((0, 0), np.float32), mirror_map=np.zeros((0, 51), np.float32),
+        mean=np.zeros((3, 0), np.float32),
+        basis=np.zeros((NUM_DIRECTIONS, 3, 0), np.float32),
+        triangles=np.zeros((0, 3), np.int32),
+        landmark_indices=np.zeros(NUM_LANDMARKS, np.int32),
+        vertex_factor=np.zeros((0, 0), np.float32),
+        mirror_map=np.zeros((0, 51), np.float32),
         **{name: jnp.asarray(array) for name, array in arrays.items()},
-    )  # fmt: skip
+    )

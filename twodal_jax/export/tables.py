@@ -23,14 +23,14 @@ NUM_LANDMARKS = 68
 FRAMES = {
     "box": "sx, sy, ex, ey of the square crop, image pixels, y down, counted from the picture's upper left corner",
     "landmarks68": "x, y, z; iBUG order; image pixels, y down, the first pixel's centre at (0, 0); z towards"
-                   " the viewer in the same unit",
+    " the viewer in the same unit",
     "pose": "degrees; yaw > 0: looks to the viewer's left; pitch > 0: up; roll > 0: turned clockwise as the"
-            " viewer sees it",
+    " viewer sees it",
     "alpha": "raw coefficients in the 120-pixel crop of the box: pose 12 (3 x 4 matrix row by row, from the"
-             " morphable model's frame to crop pixels with y up, y_up = 121 - y; x and y count from the centre of the"
-             " crop's first pixel), shape 40, expression 10; a file of predictions made of it needs pixel_origin 0",
+    " morphable model's frame to crop pixels with y up, y_up = 121 - y; x and y count from the centre of the"
+    " crop's first pixel), shape 40, expression 10; a file of predictions made of it needs pixel_origin 0",
     "confidence": "0 to 1, no probability",
-}  # fmt: skip
+}
 # In JSON text a line break is never part of a string, so this finds lists of plain values only.
 _PLAIN_LIST = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")
 
@@ -71,9 +71,13 @@ def pose_record(face) -> dict[str, Any]:
 def face_record(face, number: int) -> dict[str, Any]:
     """Everything about a face but its mesh."""
     return {
-        "face": number, "confidence": face.confidence, "box": face.roi_box, "pose": pose_record(face),
-        "alpha": face.alpha, "landmarks68": face.landmarks68,
-    }  # fmt: skip
+        "face": number,
+        "confidence": face.confidence,
+        "box": face.roi_box,
+        "pose": pose_record(face),
+        "alpha": face.alpha,
+        "landmarks68": face.landmarks68,
+    }
 
 
 def picture_record(file: str, size: tuple[int, int], faces: Sequence) -> dict[str, Any]:
@@ -88,9 +92,7 @@ def picture_record(file: str, size: tuple[int, int], faces: Sequence) -> dict[st
     }
 
 
-def write_faces_json(
-    path: os.PathLike | str, file: str, size: tuple[int, int], faces: Sequence
-) -> pathlib.Path:
+def write_faces_json(path: os.PathLike | str, file: str, size: tuple[int, int], faces: Sequence) -> pathlib.Path:
     """Writes `picture_record`."""
     return write_json(path, picture_record(file, size, faces))
 
@@ -107,9 +109,7 @@ def write_pose_json(path: os.PathLike | str, file: str, faces: Sequence) -> path
     return write_json(path, {"file": str(file), "frame": FRAMES["pose"], "faces": rows})
 
 
-def write_landmarks_csv(
-    path: os.PathLike | str, pictures: Iterable[tuple[str, Sequence]]
-) -> pathlib.Path:
+def write_landmarks_csv(path: os.PathLike | str, pictures: Iterable[tuple[str, Sequence]]) -> pathlib.Path:
     """Writes one row a face: file, face, x0, y0, z0, ..., x67, y67, z67.
 
     pictures: (file, faces) of each picture; one without faces has no row.

@@ -15,25 +15,25 @@ class Encoder(nn.Module):
 
     Attributes:
       width: multiplies the features.
-      half_size: ours, for small machines: the image is first averaged over 2x2 pixels, and odd maps are
+      downsample_input: ours, for small machines: the image is first averaged over 2x2 pixels, and odd maps are
         padded before they are pooled: 60 -> 30 -> 15 -> 8 -> 4 -> 2 -> 1, at a quarter of the cost.
     """
 
     width: float = 1.0
     dtype: jnp.dtype = jnp.float32
-    half_size: bool = False
+    downsample_input: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """images [B, 120, 120, 3], (BGR - 127.5) / 128 -> z [B, 256 * width] float32."""
         x = images.astype(self.dtype)
-        if self.half_size:
+        if self.downsample_input:
             batch, height, width, channels = x.shape
             x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
         for index, features in enumerate(ENCODER_FEATURES):
             x = Conv(scaled(features, self.width), 3, 1, self.dtype, bias=True, name=f"conv{index + 1}")(x)
             x = nn.relu(x)
-            if self.half_size and x.shape[1] % 2:
+            if self.downsample_input and x.shape[1] % 2:
                 x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))  # 0 is the least after a ReLU
             x = max_pool(x, window=2, stride=2)
         return x.reshape(x.shape[0], -1).astype(jnp.float32)
@@ -41,7 +41,8 @@ class Encoder(nn.Module):
 
 class Critic(nn.Module):
     """C of Section III-E: dense 512, 1024, 1024, 1. The paper's "softmax" on one number is read as a
-    sigmoid; the module returns its logit."""
+    sigmoid; the module returns its logit.
+    """
 
     width: float = 1.0
 
@@ -59,10 +60,10 @@ class EncoderCritic(nn.Module):
 
     width: float = 1.0
     dtype: jnp.dtype = jnp.float32
-    half_size: bool = False
+    downsample_input: bool = False
 
     def setup(self):
-        self.encoder = Encoder(self.width, self.dtype, self.half_size)
+        self.encoder = Encoder(self.width, self.dtype, self.downsample_input)
         self.critic = Critic(self.width)
 
     def __call__(self, images: jax.Array, whitened: jax.Array) -> jax.Array:

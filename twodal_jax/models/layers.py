@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from twodal_jax.models import winograd
-from twodal_jax.platforms import by_platform
+from twodal_jax.distributed.platforms import by_platform
+from twodal_jax.models.cpu import winograd
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
@@ -48,7 +48,7 @@ def _with_bias(module: nn.Module, x: jax.Array) -> jax.Array:
 class Conv(nn.Module):
     """2D convolution, NHWC, PyTorch's padding (kernel // 2 on every side).
 
-    On a CPU a 1x1 convolution is a matrix product, and a 3x3 one takes Winograd's form where that pays.
+    On a CPU a 1x1 convolution is a matrix product, and a 3x3 one takes Winograd's form where that is_faster.
     Parameters: `kernel` [k, k, in, out] and, where asked for, `bias` [out].
     """
 
@@ -70,7 +70,7 @@ class Conv(nn.Module):
         plain = functools.partial(_convolve, stride=self.strides, padding=(self.kernel_size // 2,) * 2)
         if self.kernel_size == 1:
             return by_platform(functools.partial(_product, stride=self.strides), plain, x, kernel)
-        if winograd.pays(x.shape, shape, self.strides, self.dtype):
+        if winograd.is_faster(x.shape, shape, self.strides, self.dtype):
             return by_platform(winograd.convolve, plain, x, kernel)
         return plain(x, kernel)
 
@@ -239,10 +239,7 @@ def _add_relu_jvp(primals, tangents):
 
 def _strided_slices(x: jax.Array, axis: int, window: int, stride: int) -> list[jax.Array]:
     count = (x.shape[axis] - window) // stride + 1
-    return [
-        jax.lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
-        for start in range(window)
-    ]
+    return [jax.lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis) for start in range(window)]
 
 
 def max_pool(x: jax.Array, *, window: int, stride: int, padding: int = 0) -> jax.Array:

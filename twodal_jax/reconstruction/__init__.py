@@ -1,1 +1,4 @@
-"""From a photo to faces: finding them, two verbs on a trained model, video."""
+"""From a photo or video to faces: detection, the crop, the network's passes, and the output files.
+
+May import every package but `reporting`.
+"""

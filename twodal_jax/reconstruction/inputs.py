@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from twodal_jax.images import IMAGE_SUFFIXES
+from twodal_jax.io.images import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp", ".ogv", ".gif")
 
@@ -92,8 +92,10 @@ def _one(text: str) -> tuple[list[pathlib.Path | int], str | None]:
         files, unread = _pictures(path)
         if unread:
             shown = ", ".join(file.name for file in unread[:10]) + (" ..." if len(unread) > 10 else "")
-            return files, (f"{text}: {len(unread)} of kinds that are not read: {shown}. Save them as JPEG or PNG; a GIF"
-                           " is a film, give it by its own name.")  # fmt: skip
+            return files, (
+                f"{text}: {len(unread)} of kinds that are not read: {shown}. Save them as JPEG or PNG; a GIF"
+                " is a film, give it by its own name."
+            )
         return files, None if files else f"{text}: no pictures in this folder ({' '.join(IMAGE_SUFFIXES)})."
     if path.exists():
         return [path], None
@@ -138,8 +140,7 @@ def _names(found: Sequence[pathlib.Path | int]) -> list[str]:
     names = [form[0] for form in forms]
     for level in range(1, max(map(len, forms))):
         alike = _repeated(names)
-        names = [form[min(level, len(form) - 1)] if name.lower() in alike else name
-                 for form, name in zip(forms, names)]  # fmt: skip
+        names = [form[min(level, len(form) - 1)] if name.lower() in alike else name for form, name in zip(forms, names)]
     taken: set[str] = set()
     for i, name in enumerate(names):
         number = 2

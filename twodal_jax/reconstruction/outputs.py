@@ -10,8 +10,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from twodal_jax import coefficients
 from twodal_jax.export import files, frames, meshes, tables
+from twodal_jax.geometry import coefficients
 from twodal_jax.reconstruction.scene import Scene
 
 _OF_A_FACE = re.compile(r"(?:face|uv)_(\d+)(?:_source)?\.(?:obj|mtl|png|ply|glb)")
@@ -104,9 +104,13 @@ def _write_textured(scene: Scene, folder: pathlib.Path, write, suffix: str) -> N
     flat = scene.surface.uv_map
     for number, (face, (texture, _)) in enumerate(zip(scene.faces, scene.textures)):
         write(
-            folder / f"face_{number}{suffix}", scene.exported(face)[flat.vertex], flat.triangles,
-            uv=flat.uv, texture=texture, comment=_comment(scene),
-        )  # fmt: skip
+            folder / f"face_{number}{suffix}",
+            scene.exported(face)[flat.vertex],
+            flat.triangles,
+            uv=flat.uv,
+            texture=texture,
+            comment=_comment(scene),
+        )
 
 
 def _obj(scene: Scene, folder: pathlib.Path) -> None:
@@ -123,13 +127,14 @@ def _ply(scene: Scene, folder: pathlib.Path) -> None:
     surface = scene.surface
     for number, (face, seen) in enumerate(zip(scene.faces, scene.sights)):
         colours, known = texture.vertex_colours(scene.image, face.vertices, surface.triangles, seen)
-        colours, _ = symmetric_fill.fill_by_symmetry(
-            colours, known, surface.mirror, face.vertices, surface.triangles
-        )
+        colours, _ = symmetric_fill.fill_by_symmetry(colours, known, surface.mirror, face.vertices, surface.triangles)
         meshes.write_ply(
-            folder / f"face_{number}.ply", scene.exported(face), surface.triangles,
-            colours=np.rint(255 * colours).astype(np.uint8), comment=_comment(scene),
-        )  # fmt: skip
+            folder / f"face_{number}.ply",
+            scene.exported(face),
+            surface.triangles,
+            colours=np.rint(255 * colours).astype(np.uint8),
+            comment=_comment(scene),
+        )
 
 
 def _json(scene: Scene, folder: pathlib.Path) -> None:
@@ -143,8 +148,13 @@ def _viewer(scene: Scene, folder: pathlib.Path) -> None:
 
     shown = [
         viewer_face(
-            face, scene.surface.model, scene.surface.uv, texture, f"Face {number}",
-            landmarks_visible=visible, expression_names=scene.surface.expression_names,
+            face,
+            scene.surface.model,
+            scene.surface.uv,
+            texture,
+            f"Face {number}",
+            landmarks_visible=visible,
+            expression_names=scene.surface.expression_names,
         )
         for number, (face, (texture, _), visible) in enumerate(
             zip(scene.faces, scene.textures, scene.landmarks_visible)

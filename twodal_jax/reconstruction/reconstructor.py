@@ -3,7 +3,7 @@
     model = twodal_jax.load("runs/demo")
     faces = model.reconstruct("photo.jpg")
 
-A face is looked at several times. The first look has an empty heatmap (or given landmarks) and the finder's
+A face is looked at several times. The first look has an empty heatmap (or given landmarks) and the detector's
 box; each further one has the box and the roll of the landmarks found before and, once the box has settled,
 their heatmap: the paper's self-mapping used at test time.
 """
@@ -16,16 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twodal_jax import coefficients, images, projection
+from twodal_jax.checkpointing.trained_model import TrainedModel
+from twodal_jax.detection.boxes import suppress_overlaps
+from twodal_jax.detection.types import Face, FaceBox, Pose
 from twodal_jax.evaluation import held_out
-from twodal_jax.models import folding
-from twodal_jax.models.regressor import Regressor
-from twodal_jax.morphable_model import MorphableModel, without_mesh
-from twodal_jax.reconstruction import face_frames
-from twodal_jax.reconstruction.boxes import without_nested
-from twodal_jax.reconstruction.face import Face, FaceBox, Pose
-from twodal_jax.train_state import NetState
-from twodal_jax.trained_model import TrainedModel
+from twodal_jax.geometry import coefficients, projection
+from twodal_jax.geometry.morphable_model import MorphableModel, without_mesh
+from twodal_jax.io import images
+from twodal_jax.models import fold_batch_norm
+from twodal_jax.models.resnet import Regressor
+from twodal_jax.reconstruction import crop_window
+from twodal_jax.training.state import NetState
 
 # Programs are compiled for these numbers of faces only; a batch is filled up to the next one.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
@@ -39,12 +40,12 @@ class Reconstructor:
 
     Args:
       trained: see `trained_model.load`.
-      finder: has `find(image) -> list[FaceBox]`; default: scikit-image's frontal-face cascade.
+      detector: has `find(image) -> list[FaceBox]`; default: scikit-image's frontal-face cascade.
     """
 
-    def __init__(self, trained: TrainedModel, finder=None):
+    def __init__(self, trained: TrainedModel, detector=None):
         self.trained = trained
-        self._finder = finder
+        self._detector = detector
         self._landmark_model = jax.device_put(without_mesh(trained.model))
         self._model = jax.device_put(trained.model)
         self._looseness = float(trained.config.get("crop_looseness", 1.0))
@@ -55,13 +56,13 @@ class Reconstructor:
         return self.trained.model
 
     @property
-    def finder(self):
+    def detector(self):
         """What finds faces; made when it is first needed."""
-        if self._finder is None:
-            from twodal_jax.reconstruction.finders import CascadeFinder
+        if self._detector is None:
+            from twodal_jax.detection.detectors import CascadeDetector
 
-            self._finder = CascadeFinder()
-        return self._finder
+            self._detector = CascadeDetector()
+        return self._detector
 
     def reconstruct(
         self,
@@ -75,7 +76,7 @@ class Reconstructor:
 
         Args:
           image: BGR uint8 [H, W, 3] (as OpenCV reads it; `image[..., ::-1]` of an RGB array), or a file.
-          boxes: where to look; default: what the finder finds.
+          boxes: where to look; default: what the detector finds.
           passes: looks at each face, at least 1.
           min_confidence: faces below it are left out.
 
@@ -99,7 +100,7 @@ class Reconstructor:
             raise ValueError(f"`passes` must be at least 1, got {passes}.")
         pictures = [_as_picture(picture) for picture in pictures]
         if boxes is None:
-            boxes = [self.finder.find(picture) for picture in pictures]
+            boxes = [self.detector.detect(picture) for picture in pictures]
         elif len(boxes) != len(pictures):
             raise ValueError(f"Expected a list of boxes for each of {len(pictures)} pictures, got {len(boxes)}.")
         owners = [i for i, found in enumerate(boxes) for _ in found]
@@ -108,11 +109,11 @@ class Reconstructor:
         for start in range(0, len(flat), BATCH_SIZES[-1]):
             stop = start + BATCH_SIZES[-1]
             seen = [pictures[i] for i in owners[start:stop]]
-            for i, face in zip(owners[start:stop], self._look(seen, flat[start:stop], passes)):
+            for i, face in zip(owners[start:stop], self._run_passes(seen, flat[start:stop], passes)):
                 if face is not None and face.confidence >= min_confidence:
                     faces[i].append(face)
         # Two finds of one face end in one window.
-        return [without_nested(found, sureness="confidence") for found in faces]
+        return [suppress_overlaps(found, score_field="confidence") for found in faces]
 
     def vertices(self, alpha: np.ndarray, roi_box: np.ndarray | None = None) -> np.ndarray:
         """The mesh: alpha [..., 62] raw -> [..., N, 3].
@@ -141,44 +142,44 @@ class Reconstructor:
         pose = Pose(*map(float, angles))
         return Face(alpha[0], roi_box[0], points, self.vertices(alpha, roi_box)[0], pose, float(confidence))
 
-    def _look(
-        self, pictures: list[np.ndarray], boxes: list[FaceBox], passes: int
-    ) -> list[Face | None]:
+    def _run_passes(self, pictures: list[np.ndarray], boxes: list[FaceBox], passes: int) -> list[Face | None]:
         """At most `BATCH_SIZES[-1]` faces, one for each box; None where a box is useless."""
-        views = [face_frames.View.of(box) for box in boxes]
-        settings = self.trained.method.heatmap
-        hints = np.stack([face_frames.hint(*pair, settings.authors_mouth) for pair in zip(views, boxes)])
-        landmarks, visible = hints[..., :2], hints[..., 2]
+        windows = [crop_window.CropWindow.of(box) for box in boxes]
+        settings = self.trained.spec.heatmap
+        initial = np.stack(
+            [crop_window.initial_landmarks(*pair, settings.authors_mouth) for pair in zip(windows, boxes)]
+        )
+        landmarks, visible = initial[..., :2], initial[..., 2]
         usable, history = np.ones(len(boxes), bool), []
-        for look in range(passes):
-            if look:
-                before = views
-                views = [
-                    face_frames.refined(*of_face, self._looseness) for of_face in zip(views, alphas, history[-1])
+        for pass_index in range(passes):
+            if pass_index:
+                before = windows
+                windows = [
+                    crop_window.next_window(*of_face, self._looseness) for of_face in zip(windows, alphas, history[-1])
                 ]
                 eighteen = np.asarray(settings.landmarks_18(history[-1]))
-                landmarks = np.stack([view.from_image(points) for view, points in zip(views, eighteen)])
+                landmarks = np.stack([window.from_image(points) for window, points in zip(windows, eighteen)])
                 # Landmarks found in a wrong window would only repeat its error.
-                trusted = [face_frames.settled(*pair) for pair in zip(before, views)]
+                trusted = [crop_window.has_converged(*pair) for pair in zip(before, windows)]
                 visible = np.repeat(np.float32(trusted)[:, None], landmarks.shape[1], axis=1)
-            crops, cut = _cut(pictures, views)
+            crops, cut = _cut(pictures, windows)
             usable &= cut
             alphas = self._alphas(crops, landmarks, visible)
-            alphas = np.stack([view.upright_alpha(alpha) for view, alpha in zip(views, alphas)])
-            roi_boxes = np.stack([view.roi_box for view in views])
+            alphas = np.stack([window.upright_alpha(alpha) for window, alpha in zip(windows, alphas)])
+            roi_boxes = np.stack([window.roi_box for window in windows])
             points, angles = _measured(self._landmark_model, *_filled(alphas, roi_boxes))
             history.append(np.asarray(points)[: len(boxes)])
-        confidence = face_frames.agreement(history) * [min(1.0, box.score) for box in boxes]
+        confidence = crop_window.pass_consistency(history) * [min(1.0, box.score) for box in boxes]
         poses = [Pose(*map(float, row)) for row in np.asarray(angles)[: len(boxes)]]
         rows = zip(alphas, roi_boxes, history[-1], self.vertices(alphas, roi_boxes), poses, confidence.tolist())
         return [Face(*row) if good else None for row, good in zip(rows, usable)]
 
     def _network_for(self, faces: int) -> tuple[Regressor, NetState]:
         """The folded network that is fast for so many faces at a time; a CPU has one for few and one for more."""
-        form = folding.channels_first_from(self.trained.method.regressor, faces)
+        form = fold_batch_norm.channels_first_from(self.trained.spec.regressor, faces)
         if form not in self._networks:
             folded = self.trained.folded(faces)
-            self._networks[form] = folded.method.regressor, jax.device_put(folded.regressor)
+            self._networks[form] = folded.spec.regressor, jax.device_put(folded.regressor)
         return self._networks[form]
 
     def _alphas(self, crops: np.ndarray, landmarks: np.ndarray, visible: np.ndarray) -> np.ndarray:
@@ -186,11 +187,7 @@ class Reconstructor:
         filled = _filled(crops, landmarks, visible)
         network, regressor = self._network_for(len(filled[0]))
         result = held_out.predict_batch(
-            regressor,
-            *filled,
-            self._landmark_model,
-            network=network,
-            settings=self.trained.method.heatmap,
+            regressor, *filled, self._landmark_model, network=network, settings=self.trained.spec.heatmap
         )
         return np.asarray(result.alpha)[: len(crops)]
 
@@ -206,13 +203,13 @@ def _as_picture(picture: Picture) -> np.ndarray:
     return picture
 
 
-def _cut(pictures: list[np.ndarray], views: list["face_frames.View"]) -> tuple[np.ndarray, np.ndarray]:
+def _cut(pictures: list[np.ndarray], windows: list["crop_window.CropWindow"]) -> tuple[np.ndarray, np.ndarray]:
     """Crops [B, 120, 120, 3] uint8, and which of them could be cut (the others are black)."""
-    crops = np.zeros((len(views), projection.CROP_SIZE, projection.CROP_SIZE, 3), np.uint8)
-    usable = np.ones(len(views), bool)
-    for i, (picture, view) in enumerate(zip(pictures, views)):
+    crops = np.zeros((len(windows), projection.CROP_SIZE, projection.CROP_SIZE, 3), np.uint8)
+    usable = np.ones(len(windows), bool)
+    for i, (picture, window) in enumerate(zip(pictures, windows)):
         try:
-            crops[i] = images.crop_face(picture, view.roi_box, 0, roll_degrees=view.roll_degrees)
+            crops[i] = images.crop_face(picture, window.roi_box, 0, roll_degrees=window.roll_degrees)
         except images.SkipFace:
             usable[i] = False
     return crops, usable
@@ -230,9 +227,7 @@ def _filled(*arrays: np.ndarray) -> list[np.ndarray]:
 def _measured(model: MorphableModel, alpha: jax.Array, roi_box: jax.Array) -> tuple[jax.Array, jax.Array]:
     """68 landmarks [B, 68, 3] in image pixels, and yaw, pitch, roll [B, 3] in degrees."""
     points = projection.crop_to_image(projection.landmarks_crop(model, alpha), roi_box)
-    pitch, yaw, roll = jnp.moveaxis(
-        coefficients.decompose_pose(coefficients.split(alpha)[0]).euler_angles, -1, 0
-    )
+    pitch, yaw, roll = jnp.moveaxis(coefficients.decompose_pose(coefficients.split(alpha)[0]).euler_angles, -1, 0)
     return points, jnp.degrees(jnp.stack([yaw, pitch, roll], axis=-1))
 
 

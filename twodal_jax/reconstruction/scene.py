@@ -5,10 +5,10 @@ import functools
 
 import numpy as np
 
-from twodal_jax import morphable_model
+from twodal_jax.detection.types import Face
 from twodal_jax.export import frames
-from twodal_jax.morphable_model import MorphableModel
-from twodal_jax.reconstruction.face import Face
+from twodal_jax.geometry import morphable_model
+from twodal_jax.geometry.morphable_model import MorphableModel
 
 
 class Surface:
@@ -29,7 +29,7 @@ class Surface:
     @functools.cached_property
     def uv(self) -> np.ndarray:
         """[N, 2]."""
-        from twodal_jax.face_model.unwrap import uv_for
+        from twodal_jax.face_models.procedural.unwrap import uv_for
         from twodal_jax.rendering.uv import cylinder_uv
 
         found = uv_for(self.triangles) if self._uv is None else self._uv
@@ -38,8 +38,8 @@ class Surface:
     @functools.cached_property
     def expression_names(self) -> tuple[str, ...]:
         """What the 10 directions of expression mean, where it is known: those of the built-in model."""
-        from twodal_jax.face_model import EXPRESSION_NAMES
-        from twodal_jax.face_model.unwrap import uv_for
+        from twodal_jax.face_models.procedural import EXPRESSION_NAMES
+        from twodal_jax.face_models.procedural.unwrap import uv_for
 
         return () if uv_for(self.triangles) is None else tuple(EXPRESSION_NAMES)
 
@@ -116,13 +116,11 @@ class Scene:
         from twodal_jax.rendering.overlay import visible_landmarks
 
         surface = self.surface
-        return [
-            visible_landmarks(face.vertices, surface.triangles, surface.landmark_indices) for face in self.faces
-        ]
+        return [visible_landmarks(face.vertices, surface.triangles, surface.landmark_indices) for face in self.faces]
 
     @functools.cached_property
     def sights(self) -> list:
-        """`rendering.texture.Sight` of each face."""
+        """`rendering.texture.VertexVisibility` of each face."""
         from twodal_jax.rendering.texture import sight
 
         return [sight(face.vertices, self.surface.triangles) for face in self.faces]
@@ -135,8 +133,7 @@ class Scene:
         surface = self.surface
         return [
             uv_texture(
-                self.image, face.vertices, surface.triangles, surface.uv, self.texture_size, surface.mirror,
-                seen,
+                self.image, face.vertices, surface.triangles, surface.uv, self.texture_size, surface.mirror, seen
             )
             for face, seen in zip(self.faces, self.sights)
         ]

@@ -1,1 +1,4 @@
-"""Drawing meshes on the host: z-buffer rasteriser (NumPy in, NumPy out) and shading."""
+"""Drawing without a display: the rasteriser, shading, textures, overlays and maps.
+
+May import `geometry` and `io`.
+"""

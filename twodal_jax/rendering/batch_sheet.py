@@ -4,14 +4,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from twodal_jax.heatmap import NUM_LANDMARKS
+from twodal_jax.geometry.heatmap import NUM_LANDMARKS
 from twodal_jax.rendering import drawing
 
 
 def batch_sheet(
-    images, heatmaps, landmarks, visible, *, landmarks_68=None, names: Sequence[str] = (),
-    faces_per_row: int = 2, scale: int = 3,
-) -> np.ndarray:  # fmt: skip
+    images,
+    heatmaps,
+    landmarks,
+    visible,
+    *,
+    landmarks_68=None,
+    names: Sequence[str] = (),
+    faces_per_row: int = 2,
+    scale: int = 3,
+) -> np.ndarray:
     """Draws n faces: the crop, its numbered landmarks, the heatmap and, if given, the 68.
 
     Args:

@@ -17,11 +17,20 @@ PREDICTED_BGR = (255, 190, 40)
 TRUE_BGR = (40, 205, 255)
 # Image-left, image-right and middle ones of the 18 landmarks and the jaw points: a swap of sides is plain to see.
 SIDE_BGR = {"L": (255, 225, 60), "R": (50, 215, 255), "C": (245, 245, 245)}
-SIDES = "LLLRRRLLLRRRLCRLCR" "LRC"
+SIDES = "LLLRRRLLLRRRLCRLCRLRC"
 INK_BGR, PAPER_BGR = (40, 34, 30), (255, 255, 255)
 # First landmark of each line of the 68 in iBUG order, and whether the line closes.
-LINES_68 = ((0, False), (17, False), (22, False), (27, False), (31, False), (36, True), (42, True),
-            (48, True), (60, True))  # fmt: skip
+LINES_68 = (
+    (0, False),
+    (17, False),
+    (22, False),
+    (27, False),
+    (31, False),
+    (36, True),
+    (42, True),
+    (48, True),
+    (60, True),
+)
 _SUBPIXEL_BITS = 4
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -36,9 +45,7 @@ def upscale(image: np.ndarray, scale: int = 3) -> np.ndarray:
 
 def _as_bgr(image: np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-        raise ValueError(
-            f"Expected a BGR uint8 picture [H, W, 3], got {image.dtype} {image.shape}."
-        )
+        raise ValueError(f"Expected a BGR uint8 picture [H, W, 3], got {image.dtype} {image.shape}.")
     return np.ascontiguousarray(image)
 
 
@@ -72,9 +79,7 @@ def face_unit(landmarks: np.ndarray, scale: float = 1) -> float:
     return max(0.35, span * scale / 255)
 
 
-def draw_landmarks(
-    canvas, landmarks, *, scale=3, visible=None, color=PREDICTED_BGR, size=1.0, unit=None
-):
+def draw_landmarks(canvas, landmarks, *, scale=3, visible=None, color=PREDICTED_BGR, size=1.0, unit=None):
     """Draws landmarks: 68 with the lines of the face, any other number as dots.
 
     Args:

@@ -11,9 +11,7 @@ _TILE = 1024
 _SLACK = 0.02
 CLAY_BGR = (0.80, 0.86, 0.92)
 # A lamp at the viewer's forehead: every face is lit alike, whatever its pose.
-HEAD_LIGHT = shading.Light(
-    direction=(0.0, 0.15, 1.0), colour=(0.72,) * 3, ambient=(0.24,) * 3, specular=0.06
-)
+HEAD_LIGHT = shading.Light(direction=(0.0, 0.15, 1.0), colour=(0.72,) * 3, ambient=(0.24,) * 3, specular=0.06)
 
 
 def draw_mesh(canvas, vertices, triangles, *, scale=3, opacity=0.8, colours=None):
@@ -31,9 +29,7 @@ def draw_mesh(canvas, vertices, triangles, *, scale=3, opacity=0.8, colours=None
       A new canvas.
     """
     vertices = np.asarray(vertices, np.float32)
-    on_canvas = np.concatenate(
-        [drawing.to_canvas(vertices, scale), vertices[:, 2:] * scale], axis=1
-    ).astype(np.float32)
+    on_canvas = np.concatenate([drawing.to_canvas(vertices, scale), vertices[:, 2:] * scale], axis=1).astype(np.float32)
     if colours is None:
         colours = np.broadcast_to(np.float32(CLAY_BGR), vertices.shape)
     canvas = canvas.copy()
@@ -43,9 +39,12 @@ def draw_mesh(canvas, vertices, triangles, *, scale=3, opacity=0.8, colours=None
         for column in range(left, right, _TILE):
             tile = canvas[row : min(row + _TILE, bottom), column : min(column + _TILE, right)]
             image, mask = shading.render(
-                on_canvas - np.float32([column, row, 0]), np.asarray(triangles),
-                np.asarray(colours, np.float32), *tile.shape[:2], light=HEAD_LIGHT,
-            )  # fmt: skip
+                on_canvas - np.float32([column, row, 0]),
+                np.asarray(triangles),
+                np.asarray(colours, np.float32),
+                *tile.shape[:2],
+                light=HEAD_LIGHT,
+            )
             cover = opacity * mask[..., None]
             blended = tile.astype(np.float32) * (1.0 - cover) + 255.0 * opacity * image
             tile[:] = np.clip(np.round(blended), 0, 255).astype(np.uint8)
@@ -90,9 +89,12 @@ def _hide(vertices, triangles, indices, slack, visible):
 
 
 def visible_landmarks(
-    vertices: np.ndarray, triangles: np.ndarray, landmark_indices: np.ndarray, height: int | None = None,
+    vertices: np.ndarray,
+    triangles: np.ndarray,
+    landmark_indices: np.ndarray,
+    height: int | None = None,
     width: int | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Tells which landmarks no other part of the face hides, and are inside the picture if its size is given.
 
     The line of sight of each landmark is held against every triangle, exactly: unlike a z-buffer this does
@@ -121,9 +123,8 @@ def visible_landmarks(
 
 
 def draw_face(
-    photo, vertices, triangles, landmark_indices, *, mesh=True, landmarks=True, opacity=0.6,
-    color=drawing.PREDICTED_BGR,
-) -> np.ndarray:  # fmt: skip
+    photo, vertices, triangles, landmark_indices, *, mesh=True, landmarks=True, opacity=0.6, color=drawing.PREDICTED_BGR
+) -> np.ndarray:
     """Draws one reconstructed face over a whole photo; call it once for each face, the farthest first.
 
     Args:
@@ -200,9 +201,7 @@ def example_pictures(
     canvas = drawing.upscale(crop, scale)
     marked = canvas
     if landmarks_true is not None:
-        marked = drawing.draw_landmarks(
-            marked, landmarks_true, scale=scale, color=drawing.TRUE_BGR
-        )
+        marked = drawing.draw_landmarks(marked, landmarks_true, scale=scale, color=drawing.TRUE_BGR)
     marked = drawing.draw_landmarks(marked, landmarks, scale=scale, color=drawing.PREDICTED_BGR)
     return {
         "input": canvas,

@@ -90,9 +90,7 @@ def _fill(vertices, triangles, triangle_index, barycentric, depth):
                     barycentric[row, column, 2] = w2
 
 
-def _checked(
-    vertices: np.ndarray, triangles: np.ndarray, lead: str = ""
-) -> tuple[np.ndarray, np.ndarray]:
+def _checked(vertices: np.ndarray, triangles: np.ndarray, lead: str = "") -> tuple[np.ndarray, np.ndarray]:
     vertices = np.ascontiguousarray(vertices, np.float32)
     triangles = np.ascontiguousarray(triangles, np.int32)
     if vertices.ndim != (3 if lead else 2) or vertices.shape[-1] != 3:
@@ -113,14 +111,10 @@ def _empty(shape: tuple[int, ...]) -> Fragments:
     height, width = shape[-2:]
     if height < 1 or width < 1:
         raise ValueError(f"height, width: expected positive sizes, got {height}, {width}")
-    return Fragments(
-        np.full(shape, -1, np.int32), np.zeros((*shape, 3), np.float32), np.full(shape, _FAR, np.float32)
-    )
+    return Fragments(np.full(shape, -1, np.int32), np.zeros((*shape, 3), np.float32), np.full(shape, _FAR, np.float32))
 
 
-def rasterize(
-    vertices: np.ndarray, triangles: np.ndarray, height: int, width: int
-) -> Fragments:
+def rasterize(vertices: np.ndarray, triangles: np.ndarray, height: int, width: int) -> Fragments:
     """Find, for every pixel, the nearest triangle over its centre.
 
     Args:

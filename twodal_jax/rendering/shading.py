@@ -91,9 +91,7 @@ def _interpolate(attributes, triangles, triangle_index, barycentric, result):
                     result[row, column, c] += weight * attributes[vertex, c]
 
 
-def interpolate(
-    attributes: np.ndarray, triangles: np.ndarray, fragments: Fragments
-) -> np.ndarray:
+def interpolate(attributes: np.ndarray, triangles: np.ndarray, fragments: Fragments) -> np.ndarray:
     """Carry per-vertex values to the pixels.
 
     Args:
@@ -115,9 +113,7 @@ def interpolate(
     return result
 
 
-def shade(
-    normals: np.ndarray, albedo: np.ndarray, light: Light, gloss=1.0, lit=1.0
-) -> np.ndarray:
+def shade(normals: np.ndarray, albedo: np.ndarray, light: Light, gloss=1.0, lit=1.0) -> np.ndarray:
     """Lambert + ambient + soft Blinn highlight.
 
     Args:
@@ -165,9 +161,7 @@ def _share_lit(points, depth, slack, lit):
             lit[i, 0] = free / seen
 
 
-def cast_shadow(
-    vertices: np.ndarray, triangles: np.ndarray, direction, size: int = 128
-) -> np.ndarray:
+def cast_shadow(vertices: np.ndarray, triangles: np.ndarray, direction, size: int = 128) -> np.ndarray:
     """How freely a distant lamp sees each vertex of a mesh.
 
     Args:
@@ -225,17 +219,14 @@ def render(
     # Sample i of pixel p sits at p + (i + 0.5) / supersample - 0.5.
     scaled = vertices * supersample
     scaled[:, :2] += (supersample - 1) / 2
-    fragments = rasterizer.rasterize(
-        scaled, triangles, height * supersample, width * supersample
-    )
+    fragments = rasterizer.rasterize(scaled, triangles, height * supersample, width * supersample)
     one = np.ones((len(vertices), 1), np.float32)
     lit = cast_shadow(vertices, triangles, light.direction) if shadows else one
     attributes = np.concatenate([normals, colours, one if gloss is None else gloss, lit], axis=1)
     inside = fragments.triangle_index >= 0
     pixels = interpolate(attributes, triangles, fragments)[inside]
     image = np.zeros((*inside.shape, 3), np.float32)
-    image[inside] = shade(
-        pixels[:, :3], pixels[:, 3:6], light, pixels[:, 6:7], pixels[:, 7:8])
+    image[inside] = shade(pixels[:, :3], pixels[:, 3:6], light, pixels[:, 6:7], pixels[:, 7:8])
     mask = _shrink(inside.astype(np.float32)[..., None], supersample)
     image = _shrink(np.clip(image, 0, 1), supersample)
     if background is not None:

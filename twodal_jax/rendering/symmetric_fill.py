@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse
 import scipy.spatial
 
-from twodal_jax import symmetry
+from twodal_jax.geometry import symmetry
 
 SEEN, MIRRORED, FILLED = 0, 1, 2
 _SMOOTHING_STEPS = 60
@@ -89,9 +89,12 @@ def mirrored(values: np.ndarray, mirror: MirrorPoints | np.ndarray) -> np.ndarra
 
 
 def fill_by_symmetry(
-    colours: np.ndarray, known: np.ndarray, mirror: MirrorPoints | np.ndarray | None, points: np.ndarray,
+    colours: np.ndarray,
+    known: np.ndarray,
+    mirror: MirrorPoints | np.ndarray | None,
+    points: np.ndarray,
     triangles: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """Colours of all vertices from those that the photo shows.
 
     Args:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from twodal_jax.rendering import rasterizer, shading, symmetric_fill
-from twodal_jax.rendering.symmetric_fill import MIRRORED, SEEN, MirrorPoints
+from twodal_jax.rendering.symmetric_fill import MIRRORED, MirrorPoints, SEEN
 from twodal_jax.rendering.uv import split_seam
 
 OUTSIDE = 255
@@ -29,7 +29,7 @@ _CANVAS = 450
 _FEATHER_RINGS = 8
 
 
-class Sight(NamedTuple):
+class VertexVisibility(NamedTuple):
     """How well the vertices of a mesh are seen, apart from the border of the photo.
 
     Attributes:
@@ -43,7 +43,7 @@ class Sight(NamedTuple):
     depth_inside: np.ndarray
 
 
-def sight(vertices: np.ndarray, triangles: np.ndarray) -> Sight:
+def sight(vertices: np.ndarray, triangles: np.ndarray) -> VertexVisibility:
     """How well each vertex is seen: vertices [N, 3], pixels of any size, y down; triangles [T, 3]."""
     vertices = np.asarray(vertices, np.float32)
     low, high = np.nanmin(vertices[:, :2], axis=0), np.nanmax(vertices[:, :2], axis=0)
@@ -54,7 +54,7 @@ def sight(vertices: np.ndarray, triangles: np.ndarray) -> Sight:
     covered = _without_holes(fragments.triangle_index >= 0)
     distance = cv2.distanceTransform(covered, cv2.DIST_L2, 5) / _CANVAS
     column, row = np.clip(np.nan_to_num(np.rint(on_canvas[:, :2])), 0, _CANVAS - 1).astype(int).T
-    return Sight(visible, _towards_viewer(vertices, triangles), distance[row, column])
+    return VertexVisibility(visible, _towards_viewer(vertices, triangles), distance[row, column])
 
 
 def _without_holes(covered: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ def _inside(vertices: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def vertex_colours(
-    image: np.ndarray, vertices: np.ndarray, triangles: np.ndarray, seen: Sight | None = None
+    image: np.ndarray, vertices: np.ndarray, triangles: np.ndarray, seen: VertexVisibility | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Colours of the vertices in a photo.
 
@@ -108,15 +108,17 @@ def _sample(image: np.ndarray, points: np.ndarray) -> np.ndarray:
     return ((above * (1 - dy) + below * dy) / 255).astype(np.float32)
 
 
-def _trust(known: np.ndarray, seen: Sight, smooth) -> np.ndarray:
+def _trust(known: np.ndarray, seen: VertexVisibility, smooth) -> np.ndarray:
     """float32 [N]: how far the photo's pixel at a vertex may be taken for its skin; falls softly to 0."""
     inner = known.astype(np.float32)
     for _ in range(_FEATHER_RINGS):
         inner = smooth @ inner
     return (
-        known * np.clip(2 * inner - 1, 0, 1)
-        * _ramp(seen.facing, GRAZING, FRONTAL) * _ramp(seen.depth_inside, RIM, WELL_INSIDE)
-    )  # fmt: skip
+        known
+        * np.clip(2 * inner - 1, 0, 1)
+        * _ramp(seen.facing, GRAZING, FRONTAL)
+        * _ramp(seen.depth_inside, RIM, WELL_INSIDE)
+    )
 
 
 def _ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -125,9 +127,14 @@ def _ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def uv_texture(
-    image: np.ndarray, vertices: np.ndarray, triangles: np.ndarray, uv: np.ndarray, size: int = 1024,
-    mirror: MirrorPoints | np.ndarray | None = None, seen: Sight | None = None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    image: np.ndarray,
+    vertices: np.ndarray,
+    triangles: np.ndarray,
+    uv: np.ndarray,
+    size: int = 1024,
+    mirror: MirrorPoints | np.ndarray | None = None,
+    seen: VertexVisibility | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """The face's skin laid flat, sampled from the photo texel by texel.
 
     Args:

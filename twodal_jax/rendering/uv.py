@@ -19,7 +19,7 @@ import scipy.sparse
 import scipy.sparse.csgraph
 import scipy.sparse.linalg
 
-from twodal_jax import mat_file, npy_file
+from twodal_jax.io import mat, npy
 
 # Of the square, kept free around the chart: a bilinear filter takes no neighbour from beyond the edge.
 MARGIN = 0.008
@@ -180,9 +180,7 @@ def _outer_border(triangles: np.ndarray, count: int) -> np.ndarray:
     return outer
 
 
-def read_uv(
-    path: os.PathLike | str, num_vertices: int, indices: np.ndarray | None = None
-) -> np.ndarray:
+def read_uv(path: os.PathLike | str, num_vertices: int, indices: np.ndarray | None = None) -> np.ndarray:
     """Reads UV coordinates that somebody made for a morphable model.
 
     Args:
@@ -213,9 +211,7 @@ def read_uv(
             " give a file made for this model, or the indices of its vertices in the larger one"
         )
     if not (np.isfinite(uv).all() and uv.min() >= -1e-3 and uv.max() <= 1 + 1e-3):
-        raise ValueError(
-            f"{path}: values from {uv.min():.4g} to {uv.max():.4g}; expected 0 to 1 (shares, not texels)"
-        )
+        raise ValueError(f"{path}: values from {uv.min():.4g} to {uv.max():.4g}; expected 0 to 1 (shares, not texels)")
     return np.clip(uv, 0, 1).astype(np.float32)
 
 
@@ -225,9 +221,9 @@ def _read_numbers(path: pathlib.Path) -> np.ndarray:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     if path.suffix == ".npy":
-        return npy_file.read_npy(path)
-    content = mat_file.read(path, ("UV",))
+        return npy.read_npy(path)
+    content = mat.read(path, ("UV",))
     if "UV" not in content:
-        names = ", ".join(mat_file.variable_names(path)[:20])
+        names = ", ".join(mat.variable_names(path)[:20])
         raise ValueError(f"{path}: expected `UV` in it; it holds {names or 'nothing'}")
     return content["UV"]

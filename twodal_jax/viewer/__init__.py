@@ -1,1 +1,4 @@
-"""One self-contained page to look at a reconstruction."""
+"""The HTML page that shows reconstructed faces in a browser.
+
+May import `export`, `rendering` and `detection`.
+"""

@@ -20,9 +20,7 @@ def encode(values: np.ndarray) -> str:
     bytes ..., deflated (zlib).
     """
     if values.ndim != 2 or values.dtype.name not in ("uint8", "int16", "uint16", "uint32"):
-        raise ValueError(
-            f"Expected uint8, int16, uint16 or uint32 [rows, columns], got {values.dtype} {values.shape}."
-        )
+        raise ValueError(f"Expected uint8, int16, uint16 or uint32 [rows, columns], got {values.dtype} {values.shape}.")
     unsigned = np.ascontiguousarray(values).view(f"<u{values.dtype.itemsize}")
     differences = unsigned.copy()
     differences[:, 1:] -= unsigned[:, :-1]
@@ -30,9 +28,7 @@ def encode(values: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(planes.tobytes(), 6)).decode("ascii")
 
 
-def quantise(
-    values: np.ndarray, group: int = 1, centre: bool = False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def quantise(values: np.ndarray, group: int = 1, centre: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """float [rows, columns] -> int16 [rows, columns], scale [rows / group], offset [rows / group].
 
     values = quantised * scale + offset, to half a scale; `group` rows that follow each other share a scale.
@@ -46,9 +42,7 @@ def quantise(
     return quantised.reshape(values.shape), scale, offset
 
 
-def pack(
-    values: np.ndarray, blobs: MutableMapping[str, str], scale=(), offset=()
-) -> dict[str, object]:
+def pack(values: np.ndarray, blobs: MutableMapping[str, str], scale=(), offset=()) -> dict[str, object]:
     """Puts an array [rows, columns] into `blobs` and returns how the page finds and reads it.
 
     Arrays with the same bytes become one blob: faces share triangles, directions and texture coordinates.

@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 
 from twodal_jax.export.files import write_together
+from twodal_jax.io.text import as_html, escape_hidden
 from twodal_jax.rendering import drawing
 from twodal_jax.viewer import packing
 from twodal_jax.viewer.viewer_face import ViewerFace
-from twodal_jax.printable import as_html, printable
 
 # Longest side of the photo in the page, pixels; landmarks keep the coordinates of the photo itself.
 MAX_PHOTO_SIDE = 1600
@@ -42,10 +42,7 @@ def viewer_page(faces: Sequence[ViewerFace], photo: np.ndarray, title: str) -> s
     """
     blobs: dict[str, str] = {}
     height, width = photo.shape[:2]
-    description = {
-        "photo": {"width": width, "height": height},
-        "faces": [_describe(face, blobs) for face in faces],
-    }
+    description = {"photo": {"width": width, "height": height}, "faces": [_describe(face, blobs) for face in faces]}
     three, style = _source("three.bundle.js"), _source("viewer.css")
     program = _program()
     parts = {
@@ -56,9 +53,7 @@ def viewer_page(faces: Sequence[ViewerFace], photo: np.ndarray, title: str) -> s
         "title": as_html(title),
         "style": style,
         "photo": _jpeg(_shrunk(photo)),
-        "blobs": "\n".join(
-            f'<script type="text/plain" id="{name}">{text}</script>' for text, name in blobs.items()
-        ),
+        "blobs": "\n".join(f'<script type="text/plain" id="{name}">{text}</script>' for text, name in blobs.items()),
         "description": _json(description),
         "three": three,
         "program": program,
@@ -67,9 +62,7 @@ def viewer_page(faces: Sequence[ViewerFace], photo: np.ndarray, title: str) -> s
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _source("page.html"))
 
 
-def write_viewer(
-    path: str | os.PathLike, faces: Sequence[ViewerFace], photo: np.ndarray, title: str
-) -> pathlib.Path:
+def write_viewer(path: str | os.PathLike, faces: Sequence[ViewerFace], photo: np.ndarray, title: str) -> pathlib.Path:
     """Writes `viewer_page` whole or not at all, and returns its path. Raises OSError if it cannot be written."""
     path = pathlib.Path(path)
     page = viewer_page(faces, photo, title)
@@ -124,8 +117,8 @@ def _describe(face: ViewerFace, blobs: dict[str, str]) -> dict[str, object]:
     box = None if face.roi_box is None else _rounded(np.asarray(face.roi_box) - 0.5)
     visible = face.landmarks_visible
     return {
-        "name": printable(face.name),
-        "facts": [[printable(label), printable(value)] for label, value in face.facts.items()],
+        "name": escape_hidden(face.name),
+        "facts": [[escape_hidden(label), escape_hidden(value)] for label, value in face.facts.items()],
         "vertices": _packed(vertices.T, blobs, centre=True),
         "directions": _packed(directions, blobs, group=3),
         "triangles": packing.pack(face.triangles.T.astype(index_type), blobs),
@@ -136,7 +129,7 @@ def _describe(face: ViewerFace, blobs: dict[str, str]) -> dict[str, object]:
         "rotation": face.rotation.ravel().tolist(),
         "box": box,
         "frame": box or _rounded(np.concatenate([low, high])),
-        "expressionNames": [printable(name) for name in face.expression_names],
+        "expressionNames": [escape_hidden(name) for name in face.expression_names],
         "uv": None if face.uv is None else _packed(np.asarray(face.uv).T, blobs, centre=True),
         "texture": None if face.texture is None else _jpeg(face.texture),
         "colours": None if face.colours is None else _packed_colours(face.colours, blobs),

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from twodal_jax import coefficients, morphable_model
-from twodal_jax.morphable_model import MorphableModel
-from twodal_jax.reconstruction.face import Face
+from twodal_jax.detection.types import Face
+from twodal_jax.geometry import coefficients, morphable_model
+from twodal_jax.geometry.morphable_model import MorphableModel
 
 # Of the distance between a mesh and its own shape in its own pose, as a share of the mesh's size.
 _TOLERANCE = 0.01
@@ -59,11 +59,16 @@ class ViewerFace:
         """Raises ValueError, which names the field, what is wrong with it and what was expected."""
         num_vertices = len(self.vertices_model)
         expected = {
-            "vertices_model": (num_vertices, 3), "triangles": (len(self.triangles), 3),
+            "vertices_model": (num_vertices, 3),
+            "triangles": (len(self.triangles), 3),
             "expression_directions": (len(self.expression_directions), 3, num_vertices),
-            "landmark_indices": (68,), "pose_image": (3, 4), "roi_box": (4,), "uv": (num_vertices, 2),
-            "colours": (num_vertices, 3), "landmarks_visible": (68,),
-        }  # fmt: skip
+            "landmark_indices": (68,),
+            "pose_image": (3, 4),
+            "roi_box": (4,),
+            "uv": (num_vertices, 2),
+            "colours": (num_vertices, 3),
+            "landmarks_visible": (68,),
+        }
         for field, shape in expected.items():
             value = getattr(self, field)
             if value is None:
@@ -75,9 +80,7 @@ class ViewerFace:
         for field in ("triangles", "landmark_indices"):
             index = getattr(self, field)
             if index.size and (index.min() < 0 or index.max() >= num_vertices):
-                raise ValueError(
-                    f"`{field}` must lie in [0, {num_vertices}), got {index.min()} to {index.max()}."
-                )
+                raise ValueError(f"`{field}` must lie in [0, {num_vertices}), got {index.min()} to {index.max()}.")
         if (self.uv is None) != (self.texture is None):
             raise ValueError("Give a viewer's face both `uv` and `texture`, or neither.")
         if self.uv is not None and (np.min(self.uv) < -1e-4 or np.max(self.uv) > 1 + 1e-4):
@@ -100,13 +103,13 @@ def viewer_face(
     """A reconstruction as the page shows it.
 
     Args:
-      face: what was reconstructed with `model`, whose whitening gives the sliders their unit.
+      face: what was reconstructed with `procedural.model`, whose whitening gives the sliders their unit.
       uv, texture, colours, landmarks_visible: as in `ViewerFace`.
       name: shown where faces are chosen.
-      expression_names: of the model's 10 directions, such as `face_model.EXPRESSION_NAMES`.
+      expression_names: of the model's 10 directions, such as `procedural.EXPRESSION_NAMES`.
 
     Raises:
-      ValueError: the face's vertices are not those of `model` with the face's coefficients.
+      ValueError: the face's vertices are not those of `procedural.model` with the face's coefficients.
     """
     vertices = np.asarray(morphable_model.vertices_model(model, np.asarray(face.alpha, np.float32)))
     first = coefficients.NUM_COEFFICIENTS - coefficients.NUM_EXPRESSION

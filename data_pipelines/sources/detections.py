@@ -1,0 +1,107 @@
+"""Files of detected 68-point landmarks, and faces that have nothing else.
+
+A detections file is a CSV, with or without a header line, of `file, x0, y0, ..., x67, y67`, or an
+.npz with `name` [N] and `landmarks` [N, 68, 2]. An image no face was found in has no line, or
+empty / NaN / negative coordinates.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import pathlib
+
+import numpy as np
+
+from data_pipelines.sources.base import SourceError
+from twodal_jax.io import npy
+from twodal_jax.io.text import csv_lines
+from twodal_jax.io.untrusted import BrokenFileError
+
+NUM_POINTS = 68
+
+
+def stem(name: str) -> str:
+    """The key faces are matched by: the name without its last suffix, forward slashes."""
+    path = pathlib.PurePosixPath(name.strip().replace("\\", "/"))
+    known = path.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".mat")
+    return str(path.with_suffix("")) if known else str(path)
+
+
+def read_detections(path: os.PathLike | str) -> tuple[list[str], np.ndarray]:
+    """Reads a detections file.
+
+    Returns:
+      names as written in the file, and landmarks float32 [N, 68, 2] in the file's pixels, NaN where
+      there is none.
+
+    Raises:
+      SourceError: the file is missing, unreadable or has other columns; a broken line is NaN.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise SourceError(f"{path}: no such detections file (.csv or .npz with 68 points a face)")
+    names, landmarks = _read_npz(path) if path.suffix == ".npz" else _read_csv(path)
+    landmarks = np.where(np.isfinite(landmarks) & (landmarks != -1), landmarks, np.nan)
+    missing = np.isnan(landmarks).any(axis=-1, keepdims=True)
+    return names, np.where(missing, np.nan, landmarks).astype(np.float32)
+
+
+def detections_by_stem(path: os.PathLike | str) -> dict[str, np.ndarray]:
+    """{name without suffix: landmarks [68, 2]} of `read_detections`."""
+    names, landmarks = read_detections(path)
+    return {stem(name): points for name, points in zip(names, landmarks)}
+
+
+def _read_npz(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
+    try:
+        arrays, found = npy.read_npz(path, ("name", "landmarks")), npy.npz_names(path)
+    except BrokenFileError as error:
+        raise SourceError(str(error)) from None
+    if len(arrays) < 2:
+        raise SourceError(f"{path}: needs `name` and `landmarks`, holds {', '.join(found)}")
+    landmarks = arrays["landmarks"]
+    names = [str(name) for name in np.atleast_1d(arrays["name"])]
+    numbers = landmarks.dtype.kind in "fiu" and landmarks.ndim == 3 and landmarks.shape[2] >= 2
+    if landmarks.shape[:2] != (len(names), NUM_POINTS) or not numbers:
+        raise SourceError(f"{path}: `landmarks` is {list(landmarks.shape)}, expected [{len(names)}, {NUM_POINTS}, 2]")
+    return names, landmarks[..., :2].astype(np.float32)
+
+
+def _read_csv(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
+    wanted, columns = 1 + 2 * NUM_POINTS, None
+    names, numbers = [], array.array("f")  # four bytes a number: such a file may have half a million lines
+    whole, empty = 0, True
+    for _, row, broken in csv_lines(path):
+        first, empty = empty, False
+        if first and _is_header(row):
+            continue
+        row = [""] if broken else row
+        columns = columns or len(row)
+        whole += len(row) == wanted
+        names.append(row[0].strip())
+        numbers.extend(_numbers(row[1:]) if len(row) == wanted else [np.nan] * (wanted - 1))
+    if empty:
+        raise SourceError(f"{path}: is empty; expected lines of file, x0, y0, ..., x67, y67")
+    if names and not whole:
+        raise SourceError(f"{path}: lines have {columns} columns, expected {wanted}: file, x0, y0, ..., x67, y67")
+    return names, np.array(numbers, np.float32).reshape(-1, NUM_POINTS, 2)
+
+
+def _is_header(row: list[str]) -> bool:
+    cells = [cell for cell in row[1:] if cell.strip()]
+    return (
+        bool(cells)
+        and all(np.isnan(value) for value in _numbers(cells))
+        and not any(cell.strip().lower() == "nan" for cell in cells)
+    )
+
+
+def _numbers(cells: list[str]) -> list[float]:
+    values = []
+    for cell in cells:
+        try:
+            values.append(float(cell))
+        except ValueError:
+            values.append(np.nan)
+    return values

@@ -1,0 +1,252 @@
+"""300W-LP and AFLW2000-3D: folders of `.jpg` + `.mat` -> annotated faces.
+
+The folder is searched with all its subfolders (300W-LP: AFW HELEN IBUG LFPW and each with _Flip;
+`landmarks` and `Code` are no faces). Beside the images may lie
+
+  annotations.npz     name, roi_box [N, 4] and split: the crops to use, and `split` to choose by
+  fan_landmarks.csv   68 points a detector found in those 120-pixel crops (`detected`)
+  landmarks/<set>/<image>_pts.mat   pts_3d [68, 2], 300W-LP's own landmarks
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.sources import alpha_from_mat, detected_faces, detections
+from data_pipelines.sources.base import read_or_skip, Skip, SkipFace, SourceError, to_18_landmarks
+from data_pipelines.sources.safe_paths import check_inside
+from data_pipelines.storage.manifest import Face
+from twodal_jax.geometry import projection
+from twodal_jax.geometry.morphable_model import MorphableModel
+from twodal_jax.io import mat as mat_file, npy
+from twodal_jax.io.images import crop_face, IMAGE_SUFFIXES, read_image
+from twodal_jax.io.text import escape_hidden
+from twodal_jax.io.untrusted import BrokenFileError
+
+ANNOTATIONS, DETECTIONS = "annotations.npz", "fan_landmarks.csv"
+_NO_FACES = {"landmarks", "Code"}
+_SUFFIXES = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
+
+
+class MatFaces:
+    """A folder of 300W-LP's format as a source of annotated faces (`sources.registry.base.FaceSource`).
+
+    Args:
+      folder: the folder; images lie in it, in `images` or in any subfolder.
+      split: only images of this split of annotations.npz.
+      model: rebuilds the landmarks of files without `pt3d_68` (all of 300W-LP's).
+      margin: pixels stored around the 120-pixel crop.
+      detected: a detections file in 120-crop pixels; by default fan_landmarks.csv where it exists.
+      detect: one of `detected_faces.DETECTORS`, which finds the landmarks in the images meanwhile, in place of a file.
+        A face it does not find has none, and is kept.
+      make_detector: of `detect`; called on first use in each process.
+    """
+
+    kind = "annotated"
+
+    def __init__(
+        self,
+        folder: os.PathLike | str,
+        *,
+        split: str | None = None,
+        model: MorphableModel | None = None,
+        margin: int = 20,
+        detected: os.PathLike | str | None = None,
+        detect: str | None = None,
+        make_detector: Callable[[], Any] = detected_faces.face_alignment_detector,
+    ):
+        self.folder, self.margin, self.model = pathlib.Path(folder), margin, model
+        if not self.folder.is_dir():
+            raise SourceError(
+                f"{self.folder}: no such folder; give the folder of the .jpg and .mat"
+                " files (300W-LP or AFLW2000-3D, unpacked)"
+            )
+        self.root = image_root(self.folder)
+        self.annotations = _read_annotations(self.folder / ANNOTATIONS)
+        self.stems = list_stems(self.root)
+        if split is not None:
+            self.stems = self._of_split(split)
+        if not self.stems:
+            raise SourceError(
+                f"{self.root}: no .mat files"
+                + (f" of split {split!r}" if split else "")
+                + "; expected name.jpg and name.mat side by side"
+            )
+        default = self.folder / DETECTIONS
+        detected = detected or (default if default.is_file() and self.annotations and not detect else None)
+        self.detections = detections.detections_by_stem(detected) if detected else {}
+        self._detector_name, self._make_detector = detect, make_detector
+        self.description = ":".join(part for part in ("mat", self.folder.name, split, detect) if part)
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(os.fsencode("\n".join(self.stems)))
+        for name in self.stems:
+            if name in self.annotations:
+                digest.update(np.asarray(self.annotations[name][0], np.float32).tobytes())
+        if self.model is not None:
+            digest.update(alpha_from_mat.model_digest(self.model))
+        for name in sorted(self.detections):
+            digest.update(self.detections[name].tobytes())
+        digest.update((self._detector_name or "").encode())
+        return digest.hexdigest()[:16]
+
+    def faces(self, start: int, stop: int) -> Iterator[Face | Skip]:
+        """Reads listed faces start ... stop - 1; fields as in manifest.py."""
+        for name in self.stems[start:stop]:
+            yield read_or_skip(name, self._read, name)
+
+    def _of_split(self, split: str) -> list[str]:
+        if not self.annotations:
+            raise SourceError(
+                f"{self.folder / ANNOTATIONS}: missing, but split {split!r} is asked"
+                " for; leave --split away to take all images"
+            )
+        known = sorted({entry[1] for entry in self.annotations.values()})
+        if split not in known:
+            raise SourceError(f"{self.folder / ANNOTATIONS}: no split {split!r}; it has {', '.join(known)}")
+        return [name for name in self.stems if self.annotations.get(name, (0, ""))[1] == split]
+
+    def _read(self, name: str) -> Face:
+        if not _is_text(name):
+            raise SkipFace("file name not UTF-8", f"{escape_hidden(name)}: rename it, and the .mat with it")
+        path = self.root / f"{name}.mat"
+        image_path = find_image(path)
+        if image_path is None:
+            raise SkipFace("image not found", f"{path}: no .jpg of this name beside it")
+        if not path.is_file():
+            raise SkipFace("no .mat file", f"{image_path}: no .mat of this name beside it")
+        for found in (path, image_path):
+            check_inside(found, self.folder)
+        mat = read_mat(path)
+        try:
+            alpha_image = alpha_from_mat.image_alpha(mat)
+        except SkipFace as skip:
+            raise SkipFace(skip.reason, f"{path}: {skip.detail}") from None
+        image = read_image(image_path)
+        landmarks = self._landmarks(name, path, mat, alpha_image, image.shape[0])
+        roi_box = self._roi_box(name, landmarks)
+        detected, detected_visible = self._detected(name, image, roi_box)
+        return {
+            "name": name,
+            "image": crop_face(image, roi_box, self.margin),
+            "alpha": alpha_from_mat.crop_alpha(alpha_image, roi_box, image.shape[0]),
+            "landmarks68": alpha_from_mat.points_to_crop(landmarks, roi_box),
+            "roi_box": roi_box,
+            "yaw_deg": np.float32(np.degrees(np.ravel(mat["Pose_Para"])[1])),
+            "detected": detected,
+            "detected_visible": detected_visible,
+        }
+
+    def _landmarks(self, name, path, mat, alpha_image, height) -> np.ndarray:
+        if "pt3d_68" in mat:
+            return alpha_from_mat.mat_points(_checked_points(path, "pt3d_68", mat["pt3d_68"], (3, 68)).T)
+        if self.model is None:
+            raise SkipFace(
+                "needs a morphable model",
+                f"{path}: no pt3d_68, so the landmarks are rebuilt from the parameters; give --morphable_model",
+            )
+        landmarks = alpha_from_mat.landmarks_image(self.model, alpha_image, height)
+        folder, _, base = name.rpartition("/")
+        own = self.root / "landmarks" / folder / f"{base}_pts.mat"
+        if own.is_file():
+            check_inside(own, self.folder)
+            points = alpha_from_mat.mat_points(_checked_points(own, "pts_3d", read_mat(own).get("pts_3d"), (68, 2)))
+            landmarks = np.concatenate([points, landmarks[:, 2:]], axis=1)
+        return landmarks
+
+    def _roi_box(self, name: str, landmarks: np.ndarray) -> np.ndarray:
+        if name in self.annotations:
+            return np.asarray(self.annotations[name][0], np.float32)
+        return np.asarray(projection.roi_box_from_landmarks(np.float32(landmarks)), np.float32)
+
+    def _detected(self, name: str, image: np.ndarray, roi_box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[18, 2] detected landmarks, crop pixels, and [18] whether each is there."""
+        if self._detector_name:
+            found, _ = detected_faces.detect_face(self._detector, image, roi_box)
+            if found is not None:
+                points = np.asarray(projection.image_to_crop(np.float32(found.landmarks), roi_box))
+                return np.where(found.visible[:, None] > 0, points, 0.0), np.float32(found.visible)
+        points = self.detections.get(name, np.full((68, 2), np.nan, np.float32))
+        return to_18_landmarks(points, np.isfinite(points).all(axis=-1))
+
+    @functools.cached_property
+    def _detector(self) -> Any:
+        return self._make_detector()
+
+
+def read_mat(path: os.PathLike | str) -> dict[str, np.ndarray]:
+    """Reads a MATLAB file (5 to 7.2). Raises SkipFace naming it when it cannot be read."""
+    try:
+        return mat_file.read(path)
+    except BrokenFileError as error:
+        raise SkipFace("unreadable .mat", str(error)) from None
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name can be written down; one of other bytes than UTF-8 has lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _checked_points(path: pathlib.Path, key: str, value, shape: tuple) -> np.ndarray:
+    if value is None:
+        raise SkipFace("missing key", f"{path}: no {key}")
+    if getattr(value, "shape", None) != shape or value.dtype.kind not in "fiu":
+        raise SkipFace("bad landmarks", f"{path}: {key} is {getattr(value, 'shape', None)}, expected {shape}")
+    if not np.isfinite(value).all():
+        raise SkipFace("not finite", f"{path}: {key} has NaN or infinite values")
+    return value.astype(np.float32)
+
+
+def image_root(folder: pathlib.Path) -> pathlib.Path:
+    """Where a data set's images lie: in `images`, or in the folder itself."""
+    return folder / "images" if (folder / "images").is_dir() else folder
+
+
+def find_image(path: pathlib.Path) -> pathlib.Path | None:
+    """The image that lies beside name.mat."""
+    candidates = (path.with_suffix(suffix) for suffix in _SUFFIXES)
+    return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
+
+
+def list_stems(root: pathlib.Path) -> list[str]:
+    """Names without suffix, relative to `root`, of every .mat or image; sorted."""
+    stems = set()
+    for folder, subfolders, files in os.walk(root):
+        relative = pathlib.Path(folder).relative_to(root)
+        if folder == str(root):
+            subfolders[:] = [name for name in subfolders if name not in _NO_FACES]
+        for file in files:
+            if file.lower().endswith((".mat", *IMAGE_SUFFIXES)):
+                stems.add((relative / pathlib.Path(file).stem).as_posix())
+    return sorted(stems)
+
+
+def _read_annotations(path: pathlib.Path) -> dict[str, tuple[np.ndarray, str]]:
+    """{name: (roi_box [4], split)}; empty without the file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = npy.read_npz(path)
+        columns = [np.atleast_1d(content[key]) for key in ("name", "roi_box", "split")]
+    except (BrokenFileError, KeyError) as error:
+        raise SourceError(
+            f"{path}: not readable ({error}); it needs name, roi_box [N, 4] and split,"
+            " or remove it to crop by the landmarks"
+        ) from None
+    if columns[1].shape != (len(columns[0]), 4) or len(columns[2]) != len(columns[0]):
+        raise SourceError(f"{path}: roi_box is {list(columns[1].shape)}, expected [{len(columns[0])}, 4]")
+    return {str(name): (box, str(split)) for name, box, split in zip(*columns)}

@@ -1,0 +1,189 @@
+"""Synthetic faces: exact truth, repeatable bytes, and a stranger's eye that finds the face."""
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipelines.sources import synthetic
+from data_pipelines.storage import prepared_dataset
+from twodal_jax.face_models import procedural
+from twodal_jax.geometry import coefficients, projection
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("synthetic")
+    return {
+        kind: prepared_dataset.open_prepared(
+            synthetic.generate(folder / kind, kind, 60, seed=4, progress=False), kind=kind
+        )
+        for kind in ("annotated", "wild")
+    }
+
+
+def test_stored_landmarks_are_those_of_the_stored_alpha(sets):
+    rows = sets["annotated"].arrays
+    model = procedural.build_face_model().model
+    projected = projection.landmarks_crop(model, jnp.asarray(rows["alpha"]))
+    np.testing.assert_allclose(projected, rows["landmarks68"], atol=1e-3)
+
+
+def test_stored_yaw_is_that_of_alpha_and_fills_all_bins(sets):
+    rows = sets["annotated"].arrays
+    pose = coefficients.decompose_pose(jnp.asarray(rows["alpha"][:, :12].reshape(-1, 3, 4)))
+    yaw = np.degrees(np.asarray(pose.euler_angles)[:, 1])
+    np.testing.assert_allclose(yaw, rows["yaw_deg"], atol=0.1)
+    assert (np.histogram(np.abs(yaw), [0, 30, 60, 90.1])[0] >= 10).all()
+
+
+def test_the_manifest_carries_the_whitening(sets):
+    model = procedural.build_face_model().model
+    for opened in sets.values():
+        np.testing.assert_allclose(opened.manifest["alpha_std"], model.alpha_std, rtol=1e-6)
+        assert opened.image_size == 120 and opened.count == 60
+
+
+def test_detections_err_like_a_detectors(sets):
+    rows = sets["annotated"].arrays
+    truth = np.stack(
+        [
+            synthetic.landmarks_18(synthetic.SyntheticFace(None, None, row, np.ones(68, bool), 0.0))[0]
+            for row in rows["landmarks68"]
+        ]
+    )
+    box = np.sqrt(np.prod(np.ptp(rows["landmarks68"][..., :2], axis=1), axis=1))
+    error = np.linalg.norm(rows["detected"] - truth, axis=2).mean(axis=1) / box
+    assert 0.02 < error.mean() < 0.05
+    assert error[np.abs(rows["yaw_deg"]) > 60].mean() > error[np.abs(rows["yaw_deg"]) < 30].mean()
+    assert (rows["detected_visible"] == 1).all()
+
+
+def test_hidden_landmarks_are_those_of_the_far_side(sets):
+    rows = sets["wild"].arrays
+    visible, yaw = np.asarray(rows["visible"]), np.asarray(rows["yaw_deg"])
+    # Positive yaw turns the nose to the image's left: the half at image left is the far one.
+    left, right = [0, 1, 6, 7], [4, 5, 10, 11]
+    assert visible[yaw > 60][:, right].mean() > 0.9 > 0.5 > visible[yaw > 60][:, left].mean()
+    assert visible[yaw < -60][:, left].mean() > 0.9 > 0.5 > visible[yaw < -60][:, right].mean()
+    assert visible[np.abs(yaw) < 15].mean() > 0.95
+    assert (np.asarray(rows["landmarks"])[visible == 0] == 0).all()
+    left_ear, right_ear, chin = np.asarray(rows["jaw_visible"]).T
+    assert right_ear[yaw > 60].mean() > 0.9 > 0.5 > left_ear[yaw > 60].mean()
+    assert left_ear[yaw < -60].mean() > 0.9 > 0.5 > right_ear[yaw < -60].mean()
+    mouth = np.asarray(rows["landmarks"])[:, 16, 1]
+    both = (chin > 0) & (visible[:, 16] > 0)
+    assert (np.asarray(rows["jaw"])[both, 2, 1] > mouth[both]).mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["annotated", "wild"])
+def test_same_seed_same_bytes_for_any_number_of_workers(tmp_path, kind):
+    one = synthetic.generate(tmp_path / "one", kind, 6, seed=8, workers=1, progress=False)
+    two = synthetic.generate(tmp_path / "two", kind, 6, seed=8, workers=3, progress=False)
+    for path in sorted(one.iterdir()):
+        assert path.read_bytes() == (two / path.name).read_bytes(), path.name
+
+
+def test_seeds_and_kinds_share_no_face():
+    images = [synthetic.make_row(kind, seed, 0)["image"] for kind in ("annotated", "wild") for seed in (0, 1)]
+    for i in range(4):
+        for j in range(i):
+            assert (images[i] != images[j]).mean() > 0.5
+
+
+def test_a_margin_shows_more_and_moves_nothing():
+    plain, wide = (synthetic.make_row("annotated", 3, 5, margin=margin) for margin in (0, 20))
+    assert wide["image"].shape == (160, 160, 3)
+    np.testing.assert_array_equal(plain["alpha"], wide["alpha"])
+    np.testing.assert_array_equal(plain["landmarks68"], wide["landmarks68"])
+
+
+def test_the_face_is_drawn_where_its_landmarks_are():
+    face = procedural.build_face_model()
+    rng = np.random.default_rng(0)
+    alpha = procedural.sample_alpha(
+        rng,
+        face.model.landmark_mean,
+        face.model.landmark_basis,
+        0 * face.shape_std,
+        0 * face.expression_scale,
+        max_yaw=0.0,
+    )
+    image = synthetic.draw_plain(alpha)
+    points = synthetic.project(face.model.landmark_mean.T, alpha)[:, :2]
+    grey = image.mean(axis=2)
+
+    def brightness(at):
+        x, y = np.round(at).astype(int)
+        return grey[y - 1 : y + 2, x - 1 : x + 2].mean()
+
+    cheek = brightness((points[41] + points[31]) / 2 + [0, 2])
+    for eye in (points[36:42], points[42:48]):
+        assert brightness(eye.mean(axis=0)) < 0.7 * cheek, "an iris is darker than a cheek"
+    for x, y in np.round(points[[19, 24]]).astype(int):
+        assert grey[y - 2 : y + 3, x - 1 : x + 2].min() < 0.75 * cheek, "brows are dark"
+    x, y = np.round(points[57] + [0, -2]).astype(int)
+    blue, green, red = image[y, x].astype(float)
+    assert red > 1.3 * green, "lips are red, and colours are BGR"
+
+
+@pytest.mark.parametrize("kind, count", [("tame", 1), ("wild", 0)])
+def test_a_bad_request_is_refused(tmp_path, kind, count):
+    with pytest.raises(ValueError, match=kind):
+        synthetic.generate(tmp_path / "out", kind, count)
+
+
+@pytest.fixture(scope="module")
+def stranger():
+    """scikit-image's LBP frontal-face cascade, which has never seen our faces."""
+    skimage_data = pytest.importorskip("skimage.data")
+    feature = pytest.importorskip("skimage.feature")
+    return feature.Cascade(skimage_data.lbp_frontal_face_cascade_filename())
+
+
+def frontal_face(i, margin):
+    return synthetic.render_face(np.random.default_rng([9, i]), max_yaw=15, margin=margin, occluders=False)
+
+
+def lies_on_the_face(boxes, points):
+    """A window's centre is within a quarter of its side from the middle of the landmarks."""
+    middle = (points.min(axis=0) + points.max(axis=0)) / 2
+    return any(
+        np.hypot(box["c"] + box["width"] / 2 - middle[0], box["r"] + box["height"] / 2 - middle[1]) < box["width"] / 4
+        for box in boxes
+    )
+
+
+def test_a_stranger_finds_the_face(stranger):
+    """100 unoccluded renders, |yaw| <= 15 degrees, every expression and light: the crop with 20
+    pixels around it is doubled in size and searched from 80 pixels up in steps of 5 %.
+    """
+    found = 0
+    for i in range(100):
+        face = frontal_face(i, margin=20)
+        picture = cv2.resize(face.image, (320, 320), interpolation=cv2.INTER_CUBIC)
+        boxes = stranger.detect_multi_scale(
+            img=np.ascontiguousarray(picture[..., ::-1]),
+            scale_factor=1.05,
+            step_ratio=1,
+            min_size=(80, 80),
+            max_size=(320, 320),
+        )
+        found += lies_on_the_face(boxes, 2 * (face.landmarks68[:, :2] + 20))
+    assert found >= 80, f"a face was found in {found} of 100 renders"
+
+
+def test_a_stranger_finds_the_face_in_the_bare_crop(stranger):
+    """The 120-pixel crops themselves, searched as in scikit-image's own example."""
+    found = 0
+    for i in range(100):
+        face = frontal_face(i, margin=0)
+        boxes = stranger.detect_multi_scale(
+            img=np.ascontiguousarray(face.image[..., ::-1]),
+            scale_factor=1.2,
+            step_ratio=1,
+            min_size=(60, 60),
+            max_size=(123, 123),
+        )
+        found += lies_on_the_face(boxes, face.landmarks68[:, :2])
+    assert found >= 80, f"a face was found in {found} of 100 crops"

@@ -1,0 +1,257 @@
+"""twodal_jax.reconstruction.video_io: what is written is what is read, by us and by others."""
+
+import os
+import subprocess
+
+import cv2
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from twodal_jax.reconstruction import video_io
+
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+RATE = 25
+
+
+def run_ffmpeg(*arguments):
+    subprocess.run([FFMPEG, "-y", "-v", "error", *map(str, arguments)], check=True)
+
+
+def about(path):
+    """What ffmpeg itself says of a file."""
+    said = subprocess.run([FFMPEG, "-hide_banner", "-i", str(path)], capture_output=True, text=True)
+    return said.stderr
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Two seconds, 160 x 120, red on the left and blue on the right, with a sine as its sound."""
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    picture = "color=red:size=80x120:rate=25[a];color=blue:size=80x120:rate=25[b];[a][b]hstack"
+    run_ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=frequency=440:duration=2",
+        "-filter_complex",
+        picture,
+        "-t",
+        2,
+        "-pix_fmt",
+        "yuv420p",
+        "-c:a",
+        "aac",
+        path,
+    )
+    return path
+
+
+def test_every_frame_of_a_file_is_read(clip):
+    with video_io.VideoReader(clip) as reader:
+        frames = list(reader)
+    assert (reader.width, reader.height, reader.frame_rate) == (160, 120, RATE)
+    assert len(frames) == 2 * RATE and abs(reader.num_frames - len(frames)) <= 2
+    assert reader.sound == "aac"
+    for frame in frames:
+        assert frame.shape == (120, 160, 3) and frame.dtype == np.uint8
+        np.testing.assert_allclose(frame[60, 20], [0, 0, 254], atol=4)
+        np.testing.assert_allclose(frame[60, 140], [254, 0, 0], atol=4)
+
+
+def test_a_rotated_video_is_turned_upright(clip, tmp_path):
+    path = tmp_path / "turned.mp4"
+    run_ffmpeg("-display_rotation", 90, "-i", clip, "-c", "copy", path)
+    with video_io.VideoReader(path) as reader:
+        frame = next(iter(reader))
+        assert (reader.width, reader.height) == (120, 160)
+    assert frame.shape == (160, 120, 3)
+    ends = {tuple(np.round(frame[row, 60] / 255).astype(int)) for row in (20, 140)}
+    assert ends == {(0, 0, 1), (1, 0, 0)}
+
+
+def test_a_varying_rate_becomes_a_constant_one(tmp_path):
+    """Half of the frames are dropped in the first second of two; nothing gets shorter by that."""
+    path = tmp_path / "varying.mp4"
+    run_ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=size=64x48:rate=30:duration=2",
+        "-vf",
+        "select='gt(t,1)+not(mod(n,2))'",
+        "-fps_mode",
+        "vfr",
+        "-pix_fmt",
+        "yuv420p",
+        path,
+    )
+    with video_io.VideoReader(path) as reader:
+        count = sum(1 for _ in reader)
+    assert count / reader.frame_rate == pytest.approx(2, abs=0.1)
+
+
+def test_reading_and_writing_beside_jax_warns_of_nothing(clip, tmp_path, recwarn):
+    import jax
+
+    jax.numpy.zeros(3).block_until_ready()
+    with video_io.VideoReader(clip) as reader, video_io.VideoWriter(tmp_path / "out.mp4", (160, 120), RATE) as writer:
+        writer.write(next(iter(reader)))
+    assert not [str(warning.message) for warning in recwarn]
+
+
+def gradient(number, width, height):
+    frame = np.zeros((height, width, 3), np.uint8)
+    frame[..., 0] = np.linspace(20, 230, width)
+    frame[..., 1] = np.linspace(200, 30, height)[:, None]
+    frame[..., 2] = 20 + 8 * number
+    return frame
+
+
+@pytest.mark.parametrize("size", [(160, 120), (161, 121)])
+def test_what_is_written_is_read_back_by_opencv(tmp_path, size):
+    path = tmp_path / "out.mp4"
+    frames = [gradient(i, *size) for i in range(20)]
+    with video_io.VideoWriter(path, size, 29.97) as writer:
+        for frame in frames:
+            writer.write(frame)
+        assert not path.exists()
+    assert os.listdir(tmp_path) == ["out.mp4"]
+    told = about(path)
+    assert "h264" in told and "yuv420p" in told and "bt709" in told and "29.97 fps" in told
+    other = cv2.VideoCapture(str(path))
+    for frame in frames:
+        there, seen = other.read()
+        assert there and seen.shape[0] % 2 == 0 and seen.shape[1] % 2 == 0
+        assert np.abs(seen[: size[1], : size[0]].astype(int) - frame).mean() < 4
+    assert not other.read()[0]
+
+
+def test_the_sound_is_kept(clip, tmp_path):
+    path = tmp_path / "out.mp4"
+    with video_io.VideoReader(clip) as reader:
+        with video_io.VideoWriter(path, (160, 120), RATE, sound_of=reader) as writer:
+            for frame in reader:
+                writer.write(frame)
+    assert "Audio: aac" in about(path)
+    samples = {}
+    for name in (clip, path):
+        raw = subprocess.run(
+            [FFMPEG, "-v", "error", "-i", str(name), "-f", "s16le", "-ac", "1", "-ar", "8000", "-"],
+            capture_output=True,
+            check=True,
+        ).stdout
+        samples[name] = np.frombuffer(raw, np.int16).astype(float)
+    length = min(map(len, samples.values()))
+    assert length > 1.9 * 8000
+    assert np.corrcoef(samples[clip][:length], samples[path][:length])[0, 1] > 0.99
+
+
+def test_sound_that_mp4_cannot_hold_is_encoded_anew(clip, tmp_path):
+    source, path = tmp_path / "source.mkv", tmp_path / "out.mp4"
+    run_ffmpeg("-i", clip, "-c:v", "copy", "-c:a", "pcm_s16le", source)
+    with (
+        video_io.VideoReader(source) as reader,
+        video_io.VideoWriter(path, (160, 120), RATE, sound_of=reader) as writer,
+    ):
+        for frame in reader:
+            writer.write(frame)
+    assert "Audio: aac" in about(path)
+
+
+def test_a_video_without_sound_gives_one_without_sound(clip, tmp_path):
+    silent, path = tmp_path / "silent.mp4", tmp_path / "out.mp4"
+    run_ffmpeg("-i", clip, "-an", "-c:v", "copy", silent)
+    with (
+        video_io.VideoReader(silent) as reader,
+        video_io.VideoWriter(path, (160, 120), RATE, sound_of=reader) as writer,
+    ):
+        for frame in reader:
+            writer.write(frame)
+    assert "Audio" not in about(path)
+
+
+def test_fewer_frames_cut_the_sound(clip, tmp_path):
+    path = tmp_path / "out.mp4"
+    with video_io.VideoReader(clip) as reader, video_io.VideoWriter(path, (160, 120), RATE, sound_of=reader) as writer:
+        for _, frame in zip(range(RATE), reader):
+            writer.write(frame)
+    _, seconds = imageio_ffmpeg.count_frames_and_secs(str(path))
+    assert abs(seconds - 1) < 0.1
+    assert "Duration: 00:00:01" in about(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no video\n" * 100])
+def test_what_is_no_video_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(content)
+    with pytest.raises(video_io.VideoError, match="broken.mp4: not a video"):
+        video_io.VideoReader(path)
+
+
+def test_a_video_cut_short_is_refused_by_name(clip, tmp_path):
+    path = tmp_path / "half.mp4"
+    path.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    with pytest.raises(video_io.VideoError, match="half.mp4"):
+        with video_io.VideoReader(path) as reader:
+            list(reader)
+
+
+def test_sound_alone_and_missing_files_are_refused_by_name(clip, tmp_path):
+    path = tmp_path / "sound.m4a"
+    run_ffmpeg("-i", clip, "-vn", "-c:a", "copy", path)
+    with pytest.raises(video_io.VideoError, match="sound.m4a"):
+        video_io.VideoReader(path)
+    with pytest.raises(video_io.VideoError, match="nothing.mp4: no such video"):
+        video_io.VideoReader(tmp_path / "nothing.mp4")
+
+
+def test_a_camera_that_is_not_there_is_refused_by_number():
+    with pytest.raises(video_io.VideoError, match="camera:97"):
+        video_io.CameraReader(97)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(video_io.VideoError, match="out.mp4: not written .*No such file"):
+        with video_io.VideoWriter(tmp_path / "no" / "out.mp4", (16, 16), RATE) as writer:
+            for _ in range(1000):
+                writer.write(np.zeros((16, 16, 3), np.uint8))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
+    writer = video_io.VideoWriter(tmp_path / "out.mp4", (16, 16), RATE)
+    writer._process.kill()
+    writer._process.communicate()
+    writer._temporary.unlink(missing_ok=True)
+    writer._temporary.symlink_to("/dev/full")
+    arguments = [*video_io._encoder((16, 16), RATE, None), "-f", "mp4", str(writer._temporary)]
+    writer._process, writer._said = video_io._start(arguments, stdin=subprocess.PIPE)
+    with pytest.raises(video_io.VideoError, match="out.mp4: not written .*[Nn]o space"):
+        with writer:
+            for i in range(2000):
+                writer.write(np.random.default_rng(i).integers(0, 255, (16, 16, 3), np.uint8))
+    assert not os.listdir(tmp_path)
+
+
+def test_an_exception_leaves_the_old_file(tmp_path):
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyError):
+        with video_io.VideoWriter(path, (16, 16), RATE) as writer:
+            writer.write(np.zeros((16, 16, 3), np.uint8))
+            raise KeyError
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out.mp4"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX")
+def test_ctrl_c_does_not_reach_the_encoder(tmp_path):
+    with video_io.VideoWriter(tmp_path / "out.mp4", (16, 16), RATE) as writer:
+        writer.write(np.zeros((16, 16, 3), np.uint8))
+        assert os.getpgid(writer._process.pid) != os.getpgid(0)
+
+
+def test_a_frame_of_another_size_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"\(16, 16, 3\), got uint8 \(16, 17, 3\)"):
+        with video_io.VideoWriter(tmp_path / "out.mp4", (16, 16), RATE) as writer:
+            writer.write(np.zeros((16, 17, 3), np.uint8))

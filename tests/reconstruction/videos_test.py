@@ -1,0 +1,130 @@
+"""A video from frames to overlay.mp4 and alpha.npz, with a model that knows the answer."""
+
+import helpers_model
+import numpy as np
+import pytest
+
+from twodal_jax.detection.types import Face, FaceBox, Pose
+from twodal_jax.geometry import projection
+from twodal_jax.reconstruction import videos
+from twodal_jax.reconstruction.inputs import Camera, Video
+from twodal_jax.reconstruction.scene import Surface
+from twodal_jax.reconstruction.video_io import VideoError, VideoReader, VideoWriter
+
+HEIGHT, WIDTH, FRAMES = 120, 161, 8  # an odd width: MP4 knows even ones only
+BOX = np.array([20.0, 10.0, 120.0, 110.0], np.float32)
+
+
+class Oracle:
+    """Finds the same face in every frame, trembling a little."""
+
+    def __init__(self):
+        self.morphable_model = helpers_model.tiny_model()
+        self.detector = self
+        self._alpha = helpers_model.random_alpha(np.random.default_rng(0), 1)[0]
+        self._rng = np.random.default_rng(1)
+
+    def detect(self, image):
+        return [FaceBox(BOX)]
+
+    def reconstruct(self, image, boxes, passes):
+        trembling = self._alpha.copy()
+        trembling[[3, 7]] += self._rng.normal(0, 1.0, 2).astype(np.float32)
+        return [self.face_of(trembling, BOX, 0.9) for _ in boxes]
+
+    def face_of(self, alpha, roi_box, confidence):
+        points = (
+            np.asarray(projection.crop_to_image(make(self.morphable_model, alpha), roi_box))
+            for make in (projection.landmarks_crop, projection.vertices_crop)
+        )
+        return Face(alpha, roi_box, *points, Pose(0.0, 0.0, 0.0), confidence)
+
+
+def grey_frames(count=FRAMES):
+    return [np.full((HEIGHT, WIDTH, 3), 90 + i, np.uint8) for i in range(count)]
+
+
+@pytest.fixture
+def clip(tmp_path):
+    with VideoWriter(tmp_path / "clip.mp4", (WIDTH, HEIGHT), 10.0) as writer:
+        for frame in grey_frames():
+            writer.write(frame)
+    return Video(tmp_path / "clip.mp4", "clip")
+
+
+def run(source, folder, **more):
+    model = Oracle()
+    return videos.reconstruct_video(source, model, Surface(model.morphable_model), folder, **more)
+
+
+def places(folder):
+    """[frames, 2]: where the crop's alpha puts the model's origin, crop pixels."""
+    with np.load(folder / "clip" / videos.ALPHA, allow_pickle=False) as log:
+        assert set(log["face_id"]) == {0} and (log["confidence"] > 0.89).all()
+        np.testing.assert_array_equal(log["frame"], np.arange(len(log["frame"])))
+        return log["alpha"][:, [3, 7]]
+
+
+def test_every_frame_is_drawn_and_logged(clip, tmp_path):
+    seen = []
+    read, with_face = run(clip, tmp_path / "out", started=seen.append, advance=seen.append)
+    assert read == with_face == FRAMES and seen == [FRAMES] + [1] * FRAMES
+    with VideoReader(tmp_path / "out/clip" / videos.OVERLAY) as reader:
+        frames = list(reader)
+    assert len(frames) == FRAMES
+    assert len(places(tmp_path / "out")) == FRAMES
+    plain = grey_frames(1)[0]
+    assert np.abs(frames[0][:HEIGHT, :WIDTH].astype(int) - plain).max() > 60  # a face is drawn on it
+
+
+def test_smoothing_steadies_the_face(clip, tmp_path):
+    run(clip, tmp_path / "bare")
+    run(clip, tmp_path / "smooth", smooth=True)
+    trembling, steady = (np.abs(np.diff(places(tmp_path / name), axis=0)).mean() for name in ("bare", "smooth"))
+    assert steady < 0.7 * trembling
+
+
+def test_it_stops_after_max_frames(clip, tmp_path):
+    assert run(clip, tmp_path / "out", max_frames=3) == (3, 3)
+    assert len(places(tmp_path / "out")) == 3
+
+
+def test_finds_below_min_confidence_are_no_faces(clip, tmp_path):
+    assert run(clip, tmp_path / "out", min_confidence=0.95) == (FRAMES, 0)
+
+
+class EndlessCamera:
+    """A camera whose user presses Ctrl-C at the fifth frame."""
+
+    width, height, frame_rate, num_frames, sound = WIDTH, HEIGHT, 10.0, 0, ""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def __iter__(self):
+        yield from grey_frames(4)
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_ends_a_camera_and_keeps_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(videos, "open_frames", lambda source: EndlessCamera())
+    assert run(Camera(0, "clip"), tmp_path) == (4, 4)
+    with VideoReader(tmp_path / "clip" / videos.OVERLAY) as reader:
+        assert len(list(reader)) == 4
+    assert len(places(tmp_path)) == 4
+
+
+def test_ctrl_c_during_a_video_leaves_no_half_overlay(clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(videos, "open_frames", lambda source: EndlessCamera())
+    with pytest.raises(KeyboardInterrupt):
+        run(clip, tmp_path / "out")
+    assert not list((tmp_path / "out/clip").iterdir())
+
+
+def test_what_is_no_video_is_named(tmp_path):
+    (tmp_path / "clip.mp4").write_text("no video")
+    with pytest.raises(VideoError, match=r"clip\.mp4"):
+        run(Video(tmp_path / "clip.mp4", "clip"), tmp_path / "out")

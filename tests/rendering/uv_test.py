@@ -1,0 +1,168 @@
+"""Unwrapping: nothing folds, the seam is behind, and files of others are read or refused with a reason."""
+
+import os
+import pathlib
+import pickle
+
+import numpy as np
+import pytest
+import scipy.io
+from helpers_mesh import ball, sheet
+
+from twodal_jax.face_models.load import load_morphable_model
+from twodal_jax.face_models.procedural import unwrap
+from twodal_jax.rendering import uv
+
+needs_data = pytest.mark.skipif("TWODAL_DATA_DIR" not in os.environ, reason="TWODAL_DATA_DIR is not set")
+
+
+def signed_areas(flat: uv.UvMap) -> np.ndarray:
+    a, b, c = (flat.uv[flat.triangles[:, corner]].astype(np.float64) for corner in range(3))
+    (ax, ay), (bx, by) = (b - a).T, (c - a).T
+    return 0.5 * (ax * by - ay * bx)
+
+
+def turned_triangles(flat: uv.UvMap) -> int:
+    return int((signed_areas(flat) <= 0).sum())
+
+
+@pytest.fixture(scope="module")
+def builtin():
+    model = load_morphable_model("builtin")
+    mean, triangles = np.asarray(model.mean), np.asarray(model.triangles)
+    return mean, triangles, uv.cylinder_uv(mean, triangles)
+
+
+def bent_strip(bulge: float = 0.0):
+    """A strip bent by 240 degrees, 2 high; a bulge makes its middle mushroom over its surroundings."""
+    points, triangles = sheet(61, 81)
+    angle, y = np.radians(240) * (points[:, 0] - 0.5), 2 * points[:, 1]
+    inner = np.exp(-(((points[:, 0] - 0.5) / 0.05) ** 2 + ((points[:, 1] - 0.5) / 0.07) ** 2))
+    away = inner * (1 - inner) * 4 * bulge
+    angle = angle + away * np.sign(points[:, 0] - 0.5) * 0.5
+    radius = 1 + bulge * inner
+    return np.stack([radius * np.sin(angle), y, radius * np.cos(angle)]), triangles
+
+
+def test_a_cylinder_is_unrolled_evenly():
+    mean, triangles = bent_strip()
+    found = uv.cylinder_uv(mean, triangles)
+    expected = sheet(61, 81)[0]
+    for axis in (0, 1):
+        slope, offset = np.polyfit(expected[:, axis], found[:, axis], 1)
+        assert 0.95 < slope <= 1
+        np.testing.assert_allclose(slope * expected[:, axis] + offset, found[:, axis], atol=0.02)
+    assert turned_triangles(uv.split_seam(found, triangles)) == 0
+
+
+def test_an_overhang_is_unfolded_and_what_does_not_fold_stays():
+    mean, triangles = bent_strip(bulge=0.9)
+    x, _, z = mean
+    angle = np.arctan2(x, z)
+    bare = np.stack([angle / 6, mean[1] / 2], axis=1).astype(np.float32)
+    assert turned_triangles(uv.UvMap(bare, triangles, np.arange(len(bare)))) > 0
+    assert turned_triangles(uv.split_seam(uv.cylinder_uv(mean, triangles), triangles)) == 0
+
+
+def test_the_built_in_head_lies_flat_both_ways(builtin):
+    mean, triangles, cylinder = builtin
+    middle = np.flatnonzero((np.abs(mean[0]) < 1e-3) & (mean[2] > 40))
+    assert len(middle) > 50
+    for found in (unwrap.grid_uv(), cylinder):
+        assert found.shape == (mean.shape[1], 2) and found.dtype == np.float32
+        assert found.min() >= 0 and found.max() <= 1
+        assert turned_triangles(uv.split_seam(found, triangles)) == 0
+        np.testing.assert_allclose(found[middle, 0], 0.5, atol=0.002)
+        # u runs to the right of a frontal face, v upwards.
+        front = mean[2] > 40
+        assert np.corrcoef(mean[0, front], found[front, 0])[0, 1] > 0.9
+        assert np.corrcoef(mean[1, front], found[front, 1])[0, 1] > 0.9
+
+
+def test_the_grid_gives_the_face_more_of_the_square_than_a_cylinder(builtin):
+    mean, triangles, cylinder = builtin
+    face = (mean[2] > 40) & (np.abs(mean[1]) < 70)
+    assert np.ptp(unwrap.grid_uv()[face, 0]) > max(0.5, 1.2 * np.ptp(cylinder[face, 0]))
+    assert unwrap.uv_for(triangles) is unwrap.grid_uv() and unwrap.uv_for(triangles[1:]) is None
+
+
+def test_splitting_the_seam_changes_no_triangle_of_the_surface():
+    points, triangles = ball()
+    around = 0.5 + np.arctan2(points[:, 0], points[:, 2]) / (2 * np.pi)
+    flat = uv.split_seam(np.stack([around, 0.5 + 0.4 * points[:, 1]], axis=1), triangles)
+    assert len(flat.vertex) > len(points) and len(flat.uv) == len(flat.vertex)
+    np.testing.assert_array_equal(flat.vertex[: len(points)], np.arange(len(points)))
+    np.testing.assert_array_equal(flat.vertex[flat.triangles], triangles)
+    assert np.ptp(flat.uv[flat.triangles, 0], axis=1).max() < 0.5
+    assert flat.uv.min() >= 0 and flat.uv.max() <= 1 and turned_triangles(flat) == 0
+    again = uv.split_seam(flat.uv, flat.triangles)
+    assert len(again.vertex) == len(flat.vertex)
+
+
+def test_a_mask_has_no_seam():
+    points, triangles = sheet(4, 5)
+    flat = uv.split_seam(points, triangles)
+    np.testing.assert_array_equal(flat.triangles, triangles)
+    np.testing.assert_array_equal(flat.vertex, np.arange(20))
+
+
+@needs_data
+def test_bfm_lies_flat_and_fills_the_square():
+    model = load_morphable_model(pathlib.Path(os.environ["TWODAL_DATA_DIR"], "bfm_3ddfa"))
+    found = uv.cylinder_uv(np.asarray(model.mean), np.asarray(model.triangles))
+    flat = uv.split_seam(found, model.triangles)
+    assert turned_triangles(flat) == 0 and len(flat.vertex) == model.num_vertices
+    np.testing.assert_allclose([found.min(axis=0), found.max(axis=0)], [[0.008] * 2, [0.992] * 2], atol=1e-6)
+    assert signed_areas(flat).sum() > 0.7
+
+
+def test_files_of_others_are_read(tmp_path):
+    made = np.random.default_rng(0).uniform(0, 1, (7, 2)).astype(np.float32)
+    np.save(tmp_path / "uv.npy", made)
+    scipy.io.savemat(tmp_path / "uv.mat", {"UV": made.astype(np.float64)})
+    scipy.io.savemat(tmp_path / "turned.mat", {"UV": made.T})
+    for name in ("uv.npy", "uv.mat", "turned.mat"):
+        read = uv.read_uv(tmp_path / name, 7)
+        np.testing.assert_array_equal(read, made)
+        assert read.dtype == np.float32
+    np.testing.assert_array_equal(uv.read_uv(tmp_path / "uv.npy", 3, np.array([5, 0, 2])), made[[5, 0, 2]])
+
+
+def test_unusable_files_are_refused_with_their_name_and_a_reason(tmp_path):
+    def refused(name, match, count=4, **options):
+        with pytest.raises(ValueError, match=match) as caught:
+            uv.read_uv(tmp_path / name, count, **options)
+        assert name in str(caught.value)
+
+    good = np.full((4, 2), 0.5)
+    np.save(tmp_path / "good.npy", good)
+    np.save(tmp_path / "texels.npy", good * 1024)
+    np.save(tmp_path / "nan.npy", good * np.nan)
+    np.save(tmp_path / "flat.npy", good.ravel())
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}, None]), allow_pickle=True)
+    (tmp_path / "broken.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
+    (tmp_path / "pickled.npy").write_bytes(pickle.dumps(good))
+    scipy.io.savemat(tmp_path / "other.mat", {"tri": good})
+    refused("good.npy", "of 4 vertices, the morphable model has 5", count=5)
+    refused("good.npy", "indices reach to 9", indices=np.array([0, 9]))
+    refused("texels.npy", "expected 0 to 1")
+    refused("nan.npy", "expected 0 to 1")
+    refused("flat.npy", r"expected UV coordinates \[N, 2\]")
+    refused("objects.npy", "not a readable .npy")
+    refused("pickled.npy", "not a readable .npy")
+    refused("broken.mat", "not a readable .mat")
+    refused("other.mat", "`UV` in it; it holds tri")
+    refused("missing.mat", "no such file")
+    refused("uv.txt", r"expected a \.npy file")
+
+
+@pytest.mark.parametrize(
+    "call, name",
+    [
+        (lambda: uv.cylinder_uv(np.zeros((5, 3)), np.zeros((1, 3), int)), "mean"),
+        (lambda: uv.split_seam(np.zeros((5, 3)), np.zeros((1, 3), int)), "uv"),
+    ],
+)
+def test_a_wrong_shape_is_named(call, name):
+    with pytest.raises(ValueError, match=name):
+        call()

@@ -1,0 +1,371 @@
+"""Image files -> BGR uint8 arrays, and crops of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import re
+import stat
+import warnings
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image
+
+from twodal_jax.geometry.projection import CROP_SIZE
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+# With four channels decoded to 600 MB, and 450 MB once opaque. Of wider samples as many fewer.
+MAX_PIXELS = 150_000_000
+MAX_FILE_BYTES = 1 << 30
+_TILE_TAGS, _BITS_TAG = (322, 323), 258  # TIFF: width and height of a tile, BitsPerSample
+# First bytes of what OpenCV would decode as well, for the message.
+_OTHERS = {
+    b"GIF8": "GIF",
+    b"\x00\x00\x00\x0cjP": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"#?R": "HDR",
+    b"v/1\x01": "OpenEXR",
+    b"PF": "PFM",
+    b"Pf": "PFM",
+    b"Y\xa6j\x95": "Sun raster",
+    **{b"P%d" % k: "PNM" for k in range(1, 8)},
+}
+
+
+class SkipFace(Exception):
+    """One image or face that cannot be used: `reason`, one of a few, and `detail`, what exactly was wrong.
+
+    Whoever reads many of them turns it into a line of a list, and goes on.
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """`kind`, one of FORMATS; `orientation`, EXIF's of PNG and WebP (OpenCV turns the others), else 1."""
+
+    kind: str
+    orientation: int = 1
+
+
+def open_regular(path: os.PathLike | str) -> BinaryIO:
+    """Opens a file for reading; neither pipes nor devices, which may never end, nor files over `MAX_FILE_BYTES`.
+
+    Raises:
+      SkipFace: it is missing, of another kind or too large; the detail names it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
+        text = getattr(error, "strerror", None) or str(error)
+        raise SkipFace("image not found", f"{path}: {text}") from None
+    file = os.fdopen(descriptor, "rb", closefd=True) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    if file is None:
+        os.close(descriptor)
+        raise SkipFace("image not found", f"{path}: not a regular file")
+    size = os.fstat(descriptor).st_size
+    if size > MAX_FILE_BYTES:
+        file.close()
+        raise SkipFace("image too large", f"{path}: {size} bytes, at most {MAX_FILE_BYTES} are read")
+    return file
+
+
+def check_header(file: BinaryIO, name: str) -> Header:
+    """Looks at a file's header, and leaves its position at the start.
+
+    Raises:
+      SkipFace: empty, no type of FORMATS, a broken header, or more than `MAX_PIXELS` pixels.
+    """
+    head = file.read(32)
+    file.seek(0)
+    if not head:
+        raise SkipFace("empty image file", f"{name}: 0 bytes")
+    kind = _kind_of(head, name)
+    if kind == "WEBP":  # Pillow takes memory for the whole canvas when it opens one
+        _check_size(_webp_size(head), name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's of its own, lower limit, and of broken EXIF
+            header = Image.open(file, formats=[kind])
+            size, tiles, width = header.size, _tile_size(header), _sample_bytes(kind, head, header)
+            orientation = _exif_orientation(header) if kind in ("PNG", "WEBP") else 1
+    except Image.DecompressionBombError as error:
+        raise SkipFace("image too large", f"{name}: {error}; at most {MAX_PIXELS} pixels are read") from None
+    except Exception as error:  # broken headers raise many types, some of whose texts name the open file's number
+        raise SkipFace("unreadable image", f"{name}: a broken {kind} header ({type(error).__name__})") from None
+    finally:
+        file.seek(0)
+    _check_size(size, name, width)
+    _check_size(tiles, name, width)
+    return Header(kind, orientation)
+
+
+def _kind_of(head: bytes, name: str) -> str:
+    starts = {
+        b"\xff\xd8\xff": "JPEG",
+        b"\x89PNG\r\n\x1a\n": "PNG",
+        b"BM": "BMP",
+        b"II*\x00": "TIFF",
+        b"MM\x00*": "TIFF",
+        b"II+\x00": "TIFF",
+        b"MM\x00+": "TIFF",
+    }
+    kind = next((kind for start, kind in starts.items() if head.startswith(start)), None)
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        kind = "WEBP"
+    if kind is None:
+        other = next((kind for start, kind in _OTHERS.items() if head.startswith(start)), None)
+        if head[4:8] == b"ftyp":  # ISO 14496-12: the brand follows
+            other = {b"avif": "AVIF", b"avis": "AVIF"}.get(head[8:12], "HEIC (as iPhones take) or MP4")
+        what = f"a {other} file" if other else "not an image"
+        raise SkipFace("unreadable image", f"{name}: {what}; {', '.join(FORMATS)} are read, by their content")
+    return kind
+
+
+def _check_size(size: tuple[int, int], name: str, sample_bytes: int = 1) -> None:
+    most = MAX_PIXELS // sample_bytes
+    if size[0] * size[1] > most:
+        wide = f" of {8 * sample_bytes} bits a sample" if sample_bytes > 1 else ""
+        raise SkipFace(
+            "image too large",
+            f"{name}: {size[0]}x{size[1]} pixels{wide}, at most {most} are read; make it smaller first",
+        )
+
+
+def _sample_bytes(kind: str, head: bytes, header: Image.Image) -> int:
+    """Bytes that a sample takes once decoded: of a PNG by the depth in its IHDR, of a TIFF by BitsPerSample."""
+    if kind == "PNG":
+        return 2 if head[24] == 16 else 1
+    bits = (getattr(header, "tag_v2", None) or {}).get(_BITS_TAG, 8)
+    return max(1, max(bits if isinstance(bits, tuple) else (bits,)) // 8)
+
+
+def _tile_size(header: Image.Image) -> tuple[int, int]:
+    """Of a TIFF: its tiles are decoded whole, however small the picture; (1, 1) without any."""
+    tags = getattr(header, "tag_v2", None) or {}
+    return tuple(int(tags.get(tag, 1)) for tag in _TILE_TAGS)
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """RFC 9649: of the three kinds of a first chunk; (1, 1) of what Pillow will refuse."""
+    chunk = head[12:16]
+    if chunk == b"VP8X":
+        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    if chunk == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if chunk == b"VP8 ":
+        width, height = (int.from_bytes(head[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+        return width, height
+    return 1, 1
+
+
+def _exif_orientation(header: Image.Image) -> int:
+    tags = Image.Exif()
+    try:
+        tags.load(header.info.get("exif", b""))
+        return int(tags.get(ExifTags.Base.Orientation, 1))
+    except Exception:  # EXIF is written by anything
+        return 1
+
+
+MAX_SCANS = 100  # cameras and programs write 1 to 12
+# A marker: FF and anything but a stuffed 00, a restart (D0 to D7) or another FF.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN, _ALONE = 0xD8, 0xD9, 0xDA, 0x01
+
+
+def check_scans(data: bytes, name: str) -> None:
+    """Raises SkipFace for a JPEG that ends early, or has more than `MAX_SCANS` scans.
+
+    Of a file cut short libjpeg fills the missing part with grey and reports nothing. Each scan of a progressive
+    JPEG goes over the whole picture once more, and takes as little as a hundred bytes. What follows the picture, as
+    the film of a phone's "motion photo", does not count.
+    """
+    scans, at = 0, 2
+    while found := _MARKER.search(data, at):
+        marker, at = data[found.start() + 1], found.end()
+        if marker == _END_OF_IMAGE:
+            return
+        if marker == _START_OF_SCAN:
+            scans += 1
+        if scans > MAX_SCANS:
+            raise SkipFace(
+                "unreadable image",
+                f"{name}: a JPEG of more than {MAX_SCANS} scans, each of which takes as"
+                " long as a picture; save it anew with a usual program",
+            )
+        if marker not in (_START_OF_IMAGE, _ALONE):
+            at += int.from_bytes(data[at : at + 2], "big")
+    raise SkipFace("unreadable image", f"{name}: the JPEG ends early (broken download?)")
+
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "SkipFace",
+    "check_roi_box",
+    "crop_face",
+    "decode_image",
+    "read_image",
+    "roll_matrix",
+    "to_bgr8",
+    "upright",
+]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_SAMPLES_AT_A_TIME = 1 << 20
+
+
+def read_image(path: os.PathLike | str) -> np.ndarray:
+    """Reads an image file of a type of `images.FORMATS` as BGR uint8 [H, W, 3], up to `MAX_PIXELS`.
+
+    Raises:
+      SkipFace: the file is missing, empty, cut short, too large or no image; the detail names it.
+    """
+    with open_regular(path) as file:
+        header = check_header(file, str(path))  # before the whole file is in memory
+        try:
+            data = file.read()
+        except OSError as error:
+            raise SkipFace("unreadable image", f"{path}: {error.strerror}") from None
+    return _decode(data, header, str(path))
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """Encoded bytes -> BGR uint8 [H, W, 3].
+
+    Grey is repeated, 16 bits are scaled to 8, CMYK becomes RGB, transparency is laid over white, EXIF
+    orientation is applied. The header is looked at first: other types than `images.FORMATS`, and pictures
+    of more than `MAX_PIXELS`, are refused before they take any memory. `name` is for the message.
+    """
+    return _decode(data, check_header(io.BytesIO(data), name), name)
+
+
+def _decode(data: bytes, header: Header, name: str) -> np.ndarray:
+    is_jpeg = header.kind == "JPEG"
+    if is_jpeg:
+        check_scans(data, name)
+    flags = cv2.IMREAD_COLOR if is_jpeg else cv2.IMREAD_UNCHANGED
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except (cv2.error, MemoryError) as error:
+        raise SkipFace("unreadable image", f"{name}: {str(error).splitlines()[0]}") from None
+    if image is None:
+        raise SkipFace("unreadable image", f"{name}: not an image, or a corrupt one")
+    return upright(to_bgr8(image, name), header.orientation)
+
+
+def upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """[H, W, 3] as stored -> as meant to be seen; `orientation` 1 to 8 as in EXIF, anything else is 1."""
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+def to_bgr8(image: np.ndarray, name: str) -> np.ndarray:
+    """[H, W], [H, W, 1, 2, 3 or 4] of 8 or 16 bits, or float in [0, 1] -> BGR uint8 [H, W, 3].
+
+    Of two or four channels the last is opacity. Takes hardly more memory than both pictures: some rows at a time.
+    """
+    image = image[..., None] if image.ndim == 2 else image
+    height, width, channels = image.shape
+    if image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f":
+        raise SkipFace("unreadable image", f"{name}: samples of type {image.dtype}")
+    if not 1 <= channels <= 4:
+        raise SkipFace("unreadable image", f"{name}: {channels} channels")
+    if image.dtype == np.uint8 and channels == 3:
+        return np.ascontiguousarray(image)
+    bgr = np.empty((height, width, 3), np.uint8)
+    step = max(1, _SAMPLES_AT_A_TIME // (width * channels))
+    for row in range(0, height, step):
+        bgr[row : row + step] = _opaque(_eight_bits(image[row : row + step]))
+    return bgr
+
+
+def _eight_bits(samples: np.ndarray) -> np.ndarray:
+    if samples.dtype == np.uint16:
+        return ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    if samples.dtype.kind == "f":
+        return np.rint(np.clip(np.nan_to_num(samples), 0.0, 1.0) * 255.0).astype(np.uint8)
+    return samples
+
+
+def _opaque(samples: np.ndarray) -> np.ndarray:
+    """uint8 [h, W, C] with opacity last, where C is 2 or 4, laid over white."""
+    if samples.shape[2] not in (2, 4):
+        return samples
+    missing = (255 - samples[..., :-1]).astype(np.uint16) * samples[..., -1:]
+    return 255 - ((missing + 127) // 255).astype(np.uint8)
+
+
+def crop_face(
+    image: np.ndarray, roi_box: np.ndarray, margin: int, border: int = cv2.BORDER_CONSTANT, roll_degrees: float = 0.0
+) -> np.ndarray:
+    """Cuts the 120-pixel crop of `roi_box` with `margin` more pixels around it.
+
+    Samples where `cv2.resize` of the box to 120 x 120 would (pixel centres; bilinear), so crops
+    agree with those the authors and 3DDFA make; strong reduction averages areas first.
+
+    Args:
+      image: BGR uint8 [H, W, 3]. roi_box: [4] sx, sy, ex, ey, image pixels, need not be integers.
+      margin: crop pixels added on each side, taken from the image where it reaches.
+      border: what lies outside the image: cv2.BORDER_CONSTANT (black, as 3DDFA) or
+        cv2.BORDER_REPLICATE.
+      roll_degrees: turns the window about its centre, clockwise as seen, so that a face turned like that
+        stands upright in the crop (see `roll_matrix`).
+
+    Returns:
+      BGR uint8 [120 + 2 margin, 120 + 2 margin, 3].
+
+    Raises:
+      SkipFace: the box is not finite, is degenerate, or has no pixel in common with the image.
+    """
+    roi_box = np.asarray(roi_box, np.float64)
+    check_roi_box(roi_box, image.shape)
+    scale = (roi_box[2:] - roi_box[:2]) / CROP_SIZE  # image pixels per crop pixel
+    corner = roi_box[:2] - margin * scale
+    reduction = np.maximum(np.floor(scale / 1.5).astype(int), 1)
+    if (reduction > 1).any():
+        height, width = image.shape[:2]
+        small = (max(1, width // reduction[0]), max(1, height // reduction[1]))
+        ratio = np.array([width, height]) / np.array(small)
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        scale, corner = scale / ratio, corner / ratio
+    side = CROP_SIZE + 2 * margin
+    offset = corner + 0.5 * scale - 0.5
+    turn = roll_matrix(roll_degrees, margin)
+    matrix = np.diag(scale) @ turn + np.array([[0.0, 0.0, offset[0]], [0.0, 0.0, offset[1]]])
+    return cv2.warpAffine(image, matrix, (side, side), borderMode=border, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def roll_matrix(roll_degrees: float, margin: int = 0) -> np.ndarray:
+    """[2, 3]: pixels of a crop cut along a roll -> pixels of the upright window's crop.
+
+    A turn about the centre of the crop's pixels, clockwise as seen; y down. `margin` as in `crop_face`.
+    """
+    angle, centre = np.radians(roll_degrees), (CROP_SIZE - 1) / 2 + margin
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return np.concatenate([turn, (centre - turn @ np.full(2, centre))[:, None]], axis=1)
+
+
+def check_roi_box(roi_box: np.ndarray, image_shape: tuple) -> None:
+    """Raises SkipFace unless the box is finite, at least 8 pixels wide and touches the image."""
+    if not np.isfinite(roi_box).all():
+        raise SkipFace("bad crop box", f"not finite: {roi_box.tolist()}")
+    height, width = image_shape[:2]
+    size = roi_box[2:] - roi_box[:2]
+    if size.min() < 8 or size.max() > 20 * max(height, width):
+        raise SkipFace("bad crop box", f"{np.round(roi_box, 1).tolist()} in a {width}x{height} image")
+    if (roi_box[2:] <= 0).any() or roi_box[0] >= width or roi_box[1] >= height:
+        raise SkipFace("bad crop box", f"{np.round(roi_box, 1).tolist()} lies outside the {width}x{height} image")

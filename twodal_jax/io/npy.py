@@ -1,0 +1,203 @@
+"""Reads .npy and .npz files of other people: plain numbers and text, never more than the file holds.
+
+`numpy.load` allocates what a header claims before it looks for the data, and parses the header as Python.
+Here the header is matched against its one form, its shape must need exactly the bytes that are there, and what
+is compressed may grow to `untrusted.memory_budget` at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from twodal_jax.io import untrusted
+from twodal_jax.io.untrusted import array_bytes, BrokenFileError, check_values, memory_budget, size_of
+
+ZIP_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+    AttributeError,
+)
+MAX_DIRECTORY = 2**22
+_KIND_NPY, _KIND_NPZ = ".npy file of numbers", ".npz of plain arrays"
+_MAX_HEADER = 10_000
+_ENTRY = re.compile(
+    r"""(["'])(?P<key>descr|fortran_order|shape)\1:"""
+    r"""(?P<value>(["'])[^"']{1,20}\4|True|False|\((?:\d{1,19}L?(?:,\d{1,19}L?){0,32},?)?\))(?:,|$)"""
+)
+_DTYPE = re.compile(r"[<>|=]?(?:\?|b1|[iu][1248]|f[248]|c8|c16|[SU]\d{1,6})")
+_BLOCK = 2**20
+
+
+class Header(NamedTuple):
+    """What a .npy file says of its array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fortran: bool
+    nbytes: int
+
+
+def read_npy(path: os.PathLike | str) -> np.ndarray:
+    """The array of a .npy file.
+
+    Raises:
+      BrokenFileError: missing, damaged, or an array of anything but numbers and text; names the file.
+    """
+    with untrusted.opened(path, _KIND_NPY) as file:
+        return _read_array(file, size_of(file))
+
+
+def read_npz(path: os.PathLike | str, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file, or of those of `names` that it has.
+
+    Raises:
+      BrokenFileError: as of `read_npy`.
+    """
+    with untrusted.opened(path, _KIND_NPZ, ZIP_DAMAGE) as file, open_zip(file) as archive:
+        wanted = {name: info for name, info in _members(archive).items() if names is None or name in names}
+        if sum(info.file_size for info in wanted.values()) > memory_budget(size_of(file)):
+            raise BrokenFileError("unpacks to more memory than a file of its size may take")
+        arrays = {}
+        for name, info in wanted.items():
+            with open_member(archive, info) as member:
+                arrays[name] = _read_array(member, info.file_size)
+        return arrays
+
+
+def npz_names(path: os.PathLike | str) -> list[str]:
+    """Names of the arrays of a .npz file. Raises BrokenFileError as `read_npy`."""
+    with untrusted.opened(path, _KIND_NPZ, ZIP_DAMAGE) as file, open_zip(file) as archive:
+        return list(_members(archive))
+
+
+@contextlib.contextmanager
+def open_array(path: os.PathLike | str, name: str) -> Iterator[tuple[Header, BinaryIO]]:
+    """One array of a .npz file to be read piece by piece: its header, and the stream behind it.
+
+    Raises:
+      BrokenFileError: as of `read_npy`; also while the stream is read.
+    """
+    with untrusted.opened(path, _KIND_NPZ, ZIP_DAMAGE) as file, open_zip(file) as archive:
+        members = _members(archive)
+        if name not in members:
+            raise BrokenFileError(f"no `{name}` in it")
+        with open_member(archive, members[name]) as member:
+            yield read_header(member, members[name].file_size), member
+
+
+def read_header(stream: BinaryIO, size: int) -> Header:
+    """Reads the header of a .npy stream of `size` bytes, of which the data must be the rest."""
+    start = stream.read(8)
+    if len(start) < 8 or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
+        raise BrokenFileError("no .npy data")
+    width = 2 if start[6] == 1 else 4
+    length = int.from_bytes(stream.read(width), "little")
+    if length > _MAX_HEADER:
+        raise BrokenFileError(f"a header of {length} bytes")
+    text = stream.read(length)
+    if len(text) < length:
+        raise BrokenFileError("ends within its header")
+    shape, dtype, fortran = _parse(text.decode("latin-1"))
+    nbytes = array_bytes(shape, dtype.itemsize)
+    there = size - 8 - width - length
+    if nbytes != there:
+        raise BrokenFileError(f"{dtype} {list(shape)} takes {nbytes} bytes, there are {there}")
+    return Header(shape, dtype, fortran, nbytes)
+
+
+def _parse(text: str) -> tuple[tuple[int, ...], np.dtype, bool]:
+    text = "".join(text.split())
+    if text[:1] != "{" or text[-1:] != "}":
+        raise BrokenFileError("a header of another form")
+    rest, found = text[1:-1], {}
+    while rest:
+        entry = _ENTRY.match(rest)
+        if entry is None or entry["key"] in found:
+            if "descr" in rest and "[(" in rest:
+                raise BrokenFileError("records; only plain arrays of numbers and text are read")
+            raise BrokenFileError("a header of another form")
+        found[entry["key"]], rest = entry["value"], rest[entry.end() :]
+    code = found.get("descr", "")[1:-1]
+    if not _DTYPE.fullmatch(code):
+        raise BrokenFileError(f"elements of type {code!r} (objects?); only plain arrays of numbers and text are read")
+    if len(found) != 3 or found["fortran_order"] not in ("True", "False") or found["shape"][0] != "(":
+        raise BrokenFileError("a header of another form")
+    shape = tuple(int(number) for number in re.findall(r"\d+", found["shape"]))
+    return shape, np.dtype(code), found["fortran_order"] == "True"
+
+
+def _read_array(stream: BinaryIO, size: int) -> np.ndarray:
+    header = read_header(stream, size)
+    data = np.empty(header.nbytes, np.uint8)
+    read_into(stream, memoryview(data))
+    array = data.view(header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
+    return check_values(array)
+
+
+def read_into(stream: BinaryIO, target: memoryview) -> None:
+    """Fills `target` (bytes) from a stream, block by block."""
+    at = 0
+    while at < len(target):
+        block = stream.read(min(_BLOCK, len(target) - at))
+        if not block:
+            raise BrokenFileError("ends early")
+        target[at : at + len(block)] = block
+        at += len(block)
+    if stream.read(1):  # also lets zipfile compare the checksum
+        raise BrokenFileError("is longer than it says")
+
+
+class _SmallReads:
+    """A file for `zipfile` that refuses to read a huge table of contents at once.
+
+    `opening`: whether that is what is read; members are read as their readers ask.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file, self.opening = file, True
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if self.opening and size > MAX_DIRECTORY:
+            raise BrokenFileError("a table of contents of more than 4 MB")
+        return self._file.read(MAX_DIRECTORY if size < 0 else size)
+
+    def seekable(self) -> bool:
+        return True
+
+
+def open_zip(file: BinaryIO) -> zipfile.ZipFile:
+    """A zip whose table of contents takes little memory."""
+    reads = _SmallReads(file)
+    archive = zipfile.ZipFile(reads)
+    reads.opening = False
+    return archive
+
+
+def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
+    """The stream of a member that is stored or deflated; other methods can take any memory."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BrokenFileError(f"packed by an unknown method ({info.compress_type})")
+    return archive.open(info)
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """{name without .npy: member}."""
+    return {info.filename.removesuffix(".npy"): info for info in archive.infolist()}

@@ -1,0 +1,195 @@
+"""The regressor R: image and heatmap [B, 120, 120, 4] -> whitened coefficients [B, 62].
+
+ResNet (He et al. 2016) in the two forms that matter here, from one module:
+  "standard": ResNet-50 as everywhere: last stage with stride 2, global average pool.
+  "authors": the paper's authors': last stage with stride 1, then a 7x7 average pool with stride 2, which
+    on their 8x8 map sees the top left 7x7.
+  "keypoints": ours, for small machines, few faces and short schedules: standard, and beside the average a
+    head that says where things are (`models.keypoints`), both read by one hidden layer.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from twodal_jax.geometry import coefficients
+from twodal_jax.models.cpu import channels_first
+from twodal_jax.models.keypoint_head import SpatialSoftmaxHead
+from twodal_jax.models.layers import add_relu, BatchNorm, check_choice, Conv, max_pool, scaled, SHARED_MOMENTS, StemConv
+
+STAGE_SIZES = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
+STAGES = 4
+VARIANTS = ("authors", "standard", "keypoints")
+HEAD = "head"  # the last layer, among the parameters
+HIDDEN_FEATURES = 256  # of the keypoints' head
+HEATMAP_CELLS = 30  # the dense way sees the heatmap averaged over 4 x 4 pixels
+
+
+class Block(nn.Module):
+    """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 with `bottleneck` (4 times wider out)."""
+
+    features: int
+    strides: int
+    bottleneck: bool
+    axis_name: str | None
+    dtype: jnp.dtype
+    folded: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        out_features = self.features * (4 if self.bottleneck else 1)
+        layers = (
+            [(self.features, 1, 1), (self.features, 3, self.strides), (out_features, 1, 1)]
+            if self.bottleneck
+            else [(self.features, 3, self.strides), (self.features, 3, 1)]
+        )
+        y = x
+        for index, (features, kernel_size, strides) in enumerate(layers):
+            last = index == len(layers) - 1
+            conv = Conv(features, kernel_size, strides, self.dtype, self.folded, name=f"conv{index + 1}")
+            y = conv(y)
+            # A zero scale makes every block start as the identity, which steadies short schedules.
+            init = nn.initializers.zeros if last else nn.initializers.ones
+            if not self.folded:
+                y = BatchNorm(self.axis_name, init, name=f"norm{index + 1}")(y, train=train)
+            y = y if last else nn.relu(y)
+        if x.shape != y.shape:
+            x = Conv(out_features, 1, self.strides, self.dtype, self.folded, name="conv_shortcut")(x)
+            if not self.folded:
+                x = BatchNorm(self.axis_name, name="norm_shortcut")(x, train=train)
+        return add_relu(x, y)
+
+
+def _remat_block(block: Block, x: jax.Array, train: bool) -> jax.Array:
+    """block(x), of which nothing is kept for the gradient but x and what devices have told one another."""
+    policy = jax.checkpoint_policies.save_only_these_names(SHARED_MOMENTS)
+    return nn.remat(lambda block, x: block(x, train=train), policy=policy)(block, x)
+
+
+def _top_left_share(height: int, width: int, side: int = 7) -> np.ndarray:
+    """[H, W] float32: the weight of each position in the mean over the top left side x side."""
+    share = np.zeros((height, width), np.float32)
+    share[:side, :side] = 1 / side**2
+    return share
+
+
+def _top_left_mean(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> means [B, C] over the top left 7 x 7; a product, which CPUs do faster than a sum."""
+    batch, height, width, channels = x.shape
+    share = _top_left_share(height, width).astype(x.dtype).ravel()
+    x = x.reshape(batch, height * width, channels)
+    return jnp.einsum("p,bpc->bc", share, x, precision=jax.lax.Precision.HIGHEST)
+
+
+class Regressor(nn.Module):
+    """R of Fig. 2.
+
+    Attributes:
+      arch: "resnet50" or "resnet18".
+      variant: "authors", "standard" or "keypoints" (see the module's docstring).
+      width: multiplies every layer's features (1 is the paper's).
+      dtype: of the computation; parameters and statistics stay float32.
+      axis_name: mapped axis over which BatchNorm's statistics are shared, or None.
+      heatmap_mlp_width: size of a second, dense way from the heatmap to the head; 0, the paper's network,
+        has none. Where landmarks lie is a linear function of their heatmap, and strided convolutions
+        with few channels blur it.
+      folded: whether BatchNorm is part of the convolutions, for inference: see `models.folding`.
+      channels_first_from: the first stage, from 0, of those that have the form of `models.channels_first` (of a
+        folded ResNet-50 of the authors' variant); 4: none.
+      zero_head: whether the head starts at zero.
+      remat: whether the gradient computes residual blocks again from their inputs, which alone are kept.
+    """
+
+    arch: str = "resnet50"
+    variant: str = "authors"
+    width: float = 1.0
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+    heatmap_mlp_width: int = 0
+    folded: bool = False
+    channels_first_from: int = STAGES
+    remat: bool = False
+    zero_head: bool = True
+
+    def stage_strides(self) -> Sequence[int]:
+        return (1, 2, 2, 1 if self.variant == "authors" else 2)
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array, *, train: bool = False) -> jax.Array:
+        """inputs [B, 120, 120, 4] ((BGR - 127.5) / 128 and the heatmap) -> [B, 62] float32."""
+        check_choice("regressor", self.arch, tuple(STAGE_SIZES))
+        check_choice("regressor variant", self.variant, VARIANTS)
+        if inputs.ndim != 4 or inputs.shape[-1] != 4:
+            raise ValueError(f"Expected `inputs` of shape [B, 120, 120, 4], got {inputs.shape}.")
+        if train and self.folded:
+            raise ValueError("A folded network has no batch statistics to train with.")
+        x = StemConv(scaled(64, self.width), self.dtype, self.folded, name="conv_stem")(inputs)
+        if not self.folded:
+            x = BatchNorm(self.axis_name, name="norm_stem")(x, train=train)
+        x = max_pool(nn.relu(x), window=3, stride=2, padding=1)
+        maps = []
+        for stage in range(self.channels_first_from):
+            maps.append(x := self._stage(x, stage, train))
+        if self.channels_first_from < STAGES:
+            x = self._stages_channels_first(x)
+        else:
+            x = _top_left_mean(x) if self.variant == "authors" else x.mean(axis=(1, 2))
+        x = x.astype(jnp.float32)
+        if self.variant == "keypoints":
+            head = SpatialSoftmaxHead(self.axis_name, self.dtype, self.folded, name="keypoints")
+            places = head(maps[1:], train=train)
+            x = nn.relu(nn.Dense(HIDDEN_FEATURES, name="hidden")(jnp.concatenate([x, places], axis=-1)))
+        if self.heatmap_mlp_width:
+            x = jnp.concatenate([x, self._look_at_heatmap(inputs[..., 3])], axis=-1)
+        # A zero kernel starts every face as the mean face; otherwise as PyTorch's Linear starts.
+        init = nn.initializers.zeros if self.zero_head else nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        head = nn.Dense(coefficients.NUM_COEFFICIENTS, kernel_init=init, name=HEAD)
+        return head(x)
+
+    def features(self, stage: int) -> int:
+        """Of the 3x3 convolutions of one stage, from 0."""
+        return scaled(64 * 2**stage, self.width)
+
+    def _block_names(self, stage: int) -> list[str]:
+        return [f"stage{stage + 1}_block{block + 1}" for block in range(STAGE_SIZES[self.arch][stage])]
+
+    def _stage(self, x: jax.Array, stage: int, train: bool) -> jax.Array:
+        """[B, H, W, C] -> [B, H', W', C'] through the blocks of one stage."""
+        for index, name in enumerate(self._block_names(stage)):
+            block = Block(
+                features=self.features(stage),
+                strides=self.stage_strides()[stage] if index == 0 else 1,
+                bottleneck=self.arch == "resnet50",
+                axis_name=self.axis_name,
+                dtype=self.dtype,
+                folded=self.folded,
+                name=name,
+            )
+            x = _remat_block(block, x, train) if self.remat and train else block(x, train=train)
+        return x
+
+    def _stages_channels_first(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, C] -> [B, C'], the last stages and their mean."""
+        first = self.channels_first_from
+        strides = self.stage_strides()[first]
+        blocks = [(name, self.features(stage)) for stage in range(first, STAGES) for name in self._block_names(stage)]
+        height, width = (-(-side // strides) for side in x.shape[1:3])
+        if strides > 1:
+            (name, features), *blocks = blocks
+            x = channels_first.EnteringBlock(features, strides, name=name)(x)
+        else:
+            x = channels_first.enter(x)
+        for name, features in blocks:
+            x = channels_first.Block(features, height, width, name=name)(x)
+        return channels_first.pooled(x, _top_left_share(height, width))
+
+    def _look_at_heatmap(self, heatmap: jax.Array) -> jax.Array:
+        """[B, 120, 120] in [-1, 1] -> [B, heatmap_mlp_width], 0 in where it is empty."""
+        cells = (heatmap + 1.0).reshape(-1, HEATMAP_CELLS, 4, HEATMAP_CELLS, 4).mean(axis=(2, 4))
+        x = cells.reshape(-1, HEATMAP_CELLS**2)
+        for index in range(2):
+            x = nn.relu(nn.Dense(self.heatmap_mlp_width, name=f"heatmap_dense{index + 1}")(x))
+        return x

@@ -1,0 +1,122 @@
+"""Many photos, from files to files: read, find, reconstruct together, write. One that fails costs no other."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from twodal_jax.detection.from_file import GivenFaces
+from twodal_jax.detection.types import Face, FaceBox
+from twodal_jax.io.images import read_image, SkipFace
+from twodal_jax.reconstruction import outputs
+from twodal_jax.reconstruction.inputs import Photo
+from twodal_jax.reconstruction.reconstructor import PASSES, Reconstructor
+from twodal_jax.reconstruction.scene import Scene, Surface
+
+# Photos that share the network's batches: so many, or so many pixels.
+BATCH, BATCH_PIXELS = 8, 40_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotoSettings:
+    """What is done with each photo.
+
+    Attributes:
+      output_dir: each photo gets a folder of its name there. names: of `outputs.OUTPUTS`.
+      passes, min_confidence: see `Reconstructor.reconstruct`.
+      frame: of exported meshes, "image" or "model". texture_size: texels a side.
+    """
+
+    output_dir: pathlib.Path
+    names: tuple[str, ...] = outputs.DEFAULT
+    passes: int = PASSES
+    min_confidence: float = 0.0
+    frame: str = "image"
+    texture_size: int = 1024
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of many inputs.
+
+    Attributes:
+      faces: how many were written. failures: (input, why nothing came of it).
+      inputs: how many there are, 0 until work on them begins. done: how many were dealt with, well or not.
+    """
+
+    faces: int = 0
+    inputs: int = 0
+    done: int = 0
+    failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+
+Read = tuple[Photo, np.ndarray, Sequence[FaceBox]]
+
+
+def reconstruct_photos(
+    photos: Sequence[Photo],
+    model: Reconstructor,
+    surface: Surface,
+    settings: PhotoSettings,
+    outcome: Outcome,
+    advance: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Reconstructs all photos and writes what was asked for; results and failures are added to `outcome`.
+
+    `procedural.model.detector` says where faces are: it finds them, or is a file's `GivenFaces`.
+
+    Raises:
+      OSError: an output could not be written; outputs before it are whole.
+    """
+    for group in _groups(photos, model.detector, outcome, advance):
+        found = model.reconstruct_batch(
+            [image for _, image, _ in group],
+            [boxes for *_, boxes in group],
+            passes=settings.passes,
+            min_confidence=settings.min_confidence,
+        )
+        for (photo, image, boxes), faces in zip(group, found):
+            if faces:
+                _write(photo, image, faces, surface, settings)
+                outcome.faces += len(faces)
+            else:
+                outcome.failures.append((str(photo.path), _why_nothing(boxes, settings.min_confidence)))
+            outcome.done += 1
+            advance(1)
+
+
+def _groups(photos, detector, outcome: Outcome, advance) -> Iterator[list[Read]]:
+    group: list[Read] = []
+    for photo in photos:
+        try:
+            image = read_image(photo.path)
+        except SkipFace as skip:
+            detail = skip.detail.removeprefix(f"{photo.path}: ")
+            outcome.failures.append((str(photo.path), f"{skip.reason}: {detail}"))
+            outcome.done += 1
+            advance(1)
+            continue
+        group.append((photo, image, _boxes_of(detector, photo, image)))
+        if len(group) == BATCH or sum(image.size // 3 for _, image, _ in group) > BATCH_PIXELS:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _boxes_of(detector, photo: Photo, image: np.ndarray) -> Sequence[FaceBox]:
+    if isinstance(detector, GivenFaces):
+        return detector.detect(photo.path) or ()
+    return detector.detect(image)
+
+
+def _write(photo: Photo, image: np.ndarray, faces: list[Face], surface: Surface, settings: PhotoSettings) -> None:
+    scene = Scene(photo.path.name, image, faces, surface, settings.frame, settings.texture_size)
+    outputs.write(scene, settings.output_dir / photo.name, settings.names)
+
+
+def _why_nothing(boxes: Sequence[FaceBox], min_confidence: float) -> str:
+    if boxes:
+        return f"{len(boxes)} possible face(s), none with a confidence of {min_confidence:g} (--min_confidence)"
+    return "no face found; give --boxes or --landmarks, or try --detector=any_way_up or face-alignment"

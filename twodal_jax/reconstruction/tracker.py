@@ -1,0 +1,220 @@
+"""Faces through a video: where a face was is where it is looked for next.
+
+The next frame's box is cut around the landmarks of this one (`boxes.from_landmarks68`), which also go along
+as the heatmap's. The detector, which is slow, runs on the first frame, after a cut, when a face was lost, and
+every now and then for new ones. No file and no network is known here: `reconstruct` is handed in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+
+from twodal_jax.detection import boxes
+from twodal_jax.detection.detectors import FaceDetector
+from twodal_jax.detection.types import Face, FaceBox
+from twodal_jax.export.files import write_together
+
+Reconstruct = Callable[[np.ndarray, Sequence[FaceBox]], list[Face]]
+_THUMBNAIL = (32, 18)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackingSettings:
+    """When a face counts, and when to look for others.
+
+    Attributes:
+      min_confidence: below it a face is lost. min_new_confidence: below it a find is no face.
+      min_side: a face's box below this many pixels is lost.
+      min_overlap: two boxes of one face, one frame apart, share at least this much of their union.
+      same_face: two finds that share this much of the smaller are one face.
+      find_every: frames between looks for new faces. retry_every: the same while a face is lost or there is none.
+      remember: frames a lost face is waited for; found again near its place, it keeps its number.
+      cut: mean difference (of 255) of two small copies of frames in which the scene changed.
+      hand_on_landmarks: whether the network is told where the landmarks were.
+    """
+
+    min_confidence: float = 0.2
+    min_new_confidence: float = 0.5
+    min_side: float = 20.0
+    min_overlap: float = 0.4
+    same_face: float = 0.6
+    find_every: int = 30
+    retry_every: int = 5
+    remember: int = 50
+    cut: float = 40.0
+    hand_on_landmarks: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackedFace:
+    """A face of one frame, and the number it has through the video (from 0, never used twice)."""
+
+    face_id: int
+    face: Face
+
+
+@dataclasses.dataclass
+class _Track:
+    face_id: int
+    face: Face
+    seen: int  # the frame it was last seen in
+
+
+class Tracker:
+    """Follows the faces of a video.
+
+    Args:
+      reconstruct: (image BGR uint8 [H, W, 3], boxes) -> at most one face a box, in any order.
+      detector: finds faces in a whole frame.
+      settings: see `TrackingSettings`.
+    """
+
+    def __init__(
+        self, reconstruct: Reconstruct, detector: FaceDetector, settings: TrackingSettings = TrackingSettings()
+    ):
+        self._reconstruct, self._detector, self.settings = reconstruct, detector, settings
+        self._tracks: list[_Track] = []
+        self._frame = -1
+        self._found_in: int | None = None
+        self._thumbnail: np.ndarray | None = None
+        self._next_id = 0
+
+    def __call__(self, image: np.ndarray) -> list[TrackedFace]:
+        """The next frame, BGR uint8 [H, W, 3] -> its faces, the oldest first."""
+        self._frame += 1
+        if self._is_cut(image):
+            self._tracks, self._found_in = [], None
+        before = [track for track in self._tracks if track.seen == self._frame - 1]
+        self._follow(image, before)
+        lost = any(track.seen < self._frame for track in before)
+        if self._should_find(lost):
+            self._find(image)
+        self._tracks = [track for track in self._tracks if self._frame - track.seen <= self.settings.remember]
+        seen = [track for track in self._tracks if track.seen == self._frame]
+        return [TrackedFace(track.face_id, track.face) for track in sorted(seen, key=lambda t: t.face_id)]
+
+    def _is_cut(self, image: np.ndarray) -> bool:
+        small = cv2.resize(image, _THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
+        before, self._thumbnail = self._thumbnail, small
+        return before is not None and float(np.abs(small - before).mean()) > self.settings.cut
+
+    def _should_find(self, lost: bool) -> bool:
+        if self._found_in is None or lost:
+            return True
+        missing = any(track.seen < self._frame for track in self._tracks) or not self._tracks
+        every = self.settings.retry_every if missing else self.settings.find_every
+        return self._frame - self._found_in >= every
+
+    def _follow(self, image: np.ndarray, tracks: list[_Track]) -> None:
+        """Looks for each face where it was."""
+        if not tracks:
+            return
+        places = [boxes.from_landmarks68(track.face.landmarks68) for track in tracks]
+        if not self.settings.hand_on_landmarks:
+            places = [dataclasses.replace(place, landmarks=None, visible=None, landmarks68=None) for place in places]
+        for face, track in self._pairs(self._good_faces(image, places), tracks, self.settings.min_overlap):
+            track.face, track.seen = face, self._frame
+
+    def _find(self, image: np.ndarray) -> None:
+        """Looks for faces everywhere; takes up those that nobody follows."""
+        self._found_in = self._frame
+        followed = [track.face.roi_box for track in self._tracks if track.seen == self._frame]
+        new = [box for box in self._detector.detect(image) if not self._is_among(box.roi_box, followed)]
+        faces = self._good_faces(image, new) if new else []
+        faces = [
+            face
+            for face in faces
+            if face.confidence >= self.settings.min_new_confidence and not self._is_among(face.roi_box, followed)
+        ]
+        lost = [track for track in self._tracks if track.seen < self._frame]
+        again = self._pairs(faces, lost, 0.0)
+        for face, track in again:
+            track.face, track.seen = face, self._frame
+        for face in sorted(faces, key=lambda face: face.roi_box[0]):  # new ones are counted from the left
+            if not any(face is other for other, _ in again):
+                self._tracks.append(_Track(self._next_id, face, self._frame))
+                self._next_id += 1
+
+    def _good_faces(self, image: np.ndarray, places: Sequence[FaceBox]) -> list[Face]:
+        """Faces sure enough, the surest first, with the middle of their box in the picture; none twice."""
+        good: list[Face] = []
+        for face in sorted(self._reconstruct(image, places), key=lambda face: -face.confidence):
+            centre = (face.roi_box[:2] + face.roi_box[2:]) / 2
+            inside = (centre >= 0).all() and (centre < image.shape[1::-1]).all()
+            usable = inside and face.roi_box[2] - face.roi_box[0] >= self.settings.min_side
+            usable = usable and np.isfinite(face.alpha).all() and np.isfinite(face.landmarks68).all()
+            if face.confidence < self.settings.min_confidence or not usable:
+                continue
+            # Two boxes may lead to the same face.
+            if not self._is_among(face.roi_box, [other.roi_box for other in good]):
+                good.append(face)
+        return good
+
+    def _is_among(self, roi_box: np.ndarray, others: Sequence[np.ndarray]) -> bool:
+        if not others:
+            return False
+        return bool(
+            (
+                boxes.overlap(boxes.squares(roi_box)[0], boxes.squares(np.stack(others)))[1] > self.settings.same_face
+            ).any()
+        )
+
+    @staticmethod
+    def _pairs(faces: list[Face], tracks: list[_Track], least: float) -> list[tuple[Face, _Track]]:
+        """Faces and tracks that share most of their union, one to one, above `least`."""
+        if not (faces and tracks):
+            return []
+        here = boxes.squares(np.stack([face.roi_box for face in faces]))
+        there = boxes.squares(np.stack([track.face.roi_box for track in tracks]))
+        shares = np.stack([boxes.overlap(square, there)[0] for square in here])
+        pairs = []
+        while shares.max() > least:
+            i, j = np.unravel_index(np.argmax(shares), shares.shape)
+            pairs.append((faces[i], tracks[j]))
+            shares[i, :], shares[:, j] = -1, -1
+        return pairs
+
+
+class AlphaLog:
+    """What a video's NPZ holds: one row a face and frame.
+
+    Keys of the file: `frame` [K] int32 from 0, `face_id` [K] int32, `alpha` [K, 62] float32 (raw, in the 120-pixel
+    crop of the row's `roi_box`, as `projection` has it: `pixel_origin` 0 of `evaluation.predictions`), `roi_box`
+    [K, 4] float32 (image pixels), `confidence` [K] float32, `num_frames`, `frame_rate` (frames a second), `width`,
+    `height`.
+    """
+
+    def __init__(self):
+        self._rows: list[tuple[int, int, np.ndarray, np.ndarray, float]] = []
+
+    def add(self, frame: int, face_id: int, face: Face) -> None:
+        """One face of one frame."""
+        self._rows.append((frame, face_id, face.alpha, face.roi_box, face.confidence))
+
+    def write(
+        self, path: os.PathLike | str, *, num_frames: int, frame_rate: float, size: tuple[int, int]
+    ) -> pathlib.Path:
+        """Writes the file whole or not at all; size (width, height). Raises OSError."""
+        columns = list(zip(*self._rows)) or [(), (), (), (), ()]
+        with io.BytesIO() as file:
+            np.savez_compressed(
+                file,
+                frame=np.array(columns[0], np.int32),
+                face_id=np.array(columns[1], np.int32),
+                alpha=np.array(columns[2], np.float32).reshape(-1, 62),
+                roi_box=np.array(columns[3], np.float32).reshape(-1, 4),
+                confidence=np.array(columns[4], np.float32),
+                num_frames=num_frames,
+                frame_rate=frame_rate,
+                width=size[0],
+                height=size[1],
+            )
+            write_together({pathlib.Path(path): file.getvalue()})
+        return pathlib.Path(path)

@@ -1,0 +1,4 @@
+"""Tables, charts and HTML pages of evaluations and training runs.
+
+May import `evaluation`, `training` and `rendering`.
+"""
