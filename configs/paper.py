@@ -203,6 +203,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.run.max_skipped_in_a_row = 10
     config.run.evaluation_batch = 64
     config.run.report_faces = 12
+    config.run.grace_seconds = 20  # from SIGTERM to the end of the process where no step ends: `runtime.preemption`
     config.run.start_seconds = 60  # how long the processes of a group wait for one another at the start
     config.run.heartbeat_seconds = 10  # how long one may be silent before the others leave
     config.run.stop_after = 0  # leave after this step as if stopped by a signal (0: never)

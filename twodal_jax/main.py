@@ -57,7 +57,6 @@ def run(config, workdir: pathlib.Path) -> None:
     from twodal_jax.distributed import cluster
     from twodal_jax.face_models.load import AssetError, load_morphable_model
     from twodal_jax.io.text import WriteError, writing
-    from twodal_jax.runtime import leaving
     from twodal_jax.training import builder
 
     user_errors = (
@@ -80,10 +79,9 @@ def run(config, workdir: pathlib.Path) -> None:
         cluster.start(
             config.distributed, start_seconds=settings.start_seconds, heartbeat_seconds=settings.heartbeat_seconds
         )
-        with leaving.before_training():
-            pretrained.for_new_run(config, workdir / train.CHECKPOINTS, network)  # raises before data is made
-            model = load_morphable_model(config.morphable_model)
-            data, model = training_data.open_training_data(config, workdir, model)
+        pretrained.for_new_run(config, workdir / train.CHECKPOINTS, network)  # raises before data is made
+        model = load_morphable_model(config.morphable_model)
+        data, model = training_data.open_training_data(config, workdir, model)
         train.train_and_evaluate(config, workdir, data, model)
     except train.Stopped as stopped:
         fail(str(stopped), stopped.code)

@@ -18,7 +18,7 @@ import numpy as np
 
 from twodal_jax.checkpointing import pretrained, run_checkpoints, trained_model
 from twodal_jax.checkpointing.manager import Checkpoints
-from twodal_jax.checkpointing.run_checkpoints import RunSaves
+from twodal_jax.checkpointing.run_checkpoints import RunCheckpoints
 from twodal_jax.distributed import broadcast, cluster, sharding
 from twodal_jax.evaluation import checkpoint_choice, held_out as held_out_module
 from twodal_jax.evaluation.held_out import HeldOut
@@ -27,8 +27,8 @@ from twodal_jax.geometry.morphable_model import digest, MorphableModel, without_
 from twodal_jax.io.text import write_json, writing
 from twodal_jax.models.layers import check_choice
 from twodal_jax.reporting import training_report
-from twodal_jax.runtime import leaving
-from twodal_jax.runtime.progress import Progress
+from twodal_jax.runtime import preemption
+from twodal_jax.runtime.preemption import Stopped
 from twodal_jax.runtime.run_lock import only_run_of_group
 from twodal_jax.training import builder, metric_logger, stage_batches, step as train_step
 from twodal_jax.training.state import create_train_state, num_parameters, TrainState
@@ -56,40 +56,38 @@ class TrainingData:
     validation: HeldOut | None = None
 
 
-class Stopped(Exception):
-    """The run was asked to stop; its state is saved. `code` is the exit status."""
-
-    def __init__(self, message: str, code: int):
-        super().__init__(message)
-        self.code = code
-
-
 class NotFinite(Exception):
     """Too many steps in a row had a loss or gradient that was not finite."""
 
 
 @dataclasses.dataclass
 class _Run:
-    """What the loop carries along.
+    """The state of the training loop.
 
-    best_error: the lowest on the validation part so far. pending_metrics: the metrics of the steps since
-    `_check_finite` last looked; skipped_before: how many steps in a row were skipped up to them.
+    state: after `step` steps; a step donates its buffers. best_error: the lowest validation error so far.
+    pending_metrics: metrics of the steps that `_check_finite` has not checked yet. skipped_before: number of
+    consecutive skipped steps before those.
     """
 
     config: ml_collections.ConfigDict
     model: MorphableModel
     data: TrainingData
     stages: list[builder.Stage]
-    progress: Progress
-    saves: RunSaves
+    state: TrainState
+    step: int
+    saves: RunCheckpoints
     log: metric_logger.RunLog
     best_error: float = float("inf")
     skipped_before: int = 0
     pending_metrics: list[dict[str, jax.Array]] = dataclasses.field(default_factory=list)
 
-    @property
-    def state(self) -> TrainState:
-        return self.progress.state
+    def advance(self, step_fn: Callable, batch: Any) -> dict[str, jax.Array]:
+        """Takes one step; returns its metrics."""
+        self.state, metrics = step_fn(self.state, batch, self.model)
+        if not sharding.runs_ahead():
+            jax.block_until_ready(self.state)
+        self.step += 1
+        return metrics
 
     def evaluate(self, stage: builder.Stage, step: int) -> None:
         """Measures and logs the errors, and keeps the state if that on the validation part is the lowest so far."""
@@ -171,31 +169,30 @@ def train_and_evaluate(
             with writing(workdir / trained_model.CONFIG):
                 write_json(workdir / trained_model.CONFIG, content)
         began = time.monotonic()
-        saves = RunSaves(checkpoints, best, description, config.run.on_failed_save)
+        saves = RunCheckpoints(checkpoints, best, description, config.run.on_failed_save)
         with _open_log(config, workdir, int(state.step), stages[-1].end, active) as log:
-            saves.say = log.say
+            saves.report = log.say
             parameters = num_parameters(state.regressor.params)
             log.say(
                 f"{config.name}: {config.regressor.name} with {parameters / 1e6:.2f} M parameters, steps"
                 f" {int(state.step)} to {stages[-1].end} on {jax.device_count()} {jax.default_backend()} device(s)"
             )
-            run = _Run(config, small_model, data, stages, Progress(state), saves, log)
+            run = _Run(config, small_model, data, stages, state, int(state.step), saves, log)
             for line in checkpoint_choice.without_detections(config, data.held_out, data.validation):
                 log.say(line)
             run.best_error = checkpoint_choice.lowest_error(_evaluations(workdir), data.validation)
             run.skipped_before = int(sharding.host_copy(state.skipped_in_a_row))
             evaluated = any(entry["step"] == int(state.step) for entry in _evaluations(workdir))
             missed = not broadcast.broadcast_from_primary(np.bool_(evaluated))
-            with cluster.stop_requests() as requests, leaving.in_time(run.progress, saves, log):
+            with preemption.stop_requests(config.run.grace_seconds, checkpoints.latest_step) as requests:
                 _train(run, requests, missed)
-                _save_last(run)
+                saves.save_last(run.state, run.step)
     final = sharding.host_copy(run.state)
-    with leaving.after_training():
-        if active:
-            seconds = time.monotonic() - began
-            with writing(workdir):
-                training_report.write(workdir, config, model, data, stages[-1].spec, final, seconds=seconds)
-        cluster.wait_for_all("finished")  # the first process may still be writing
+    if active:
+        seconds = time.monotonic() - began
+        with writing(workdir):
+            training_report.write(workdir, config, model, data, stages[-1].spec, final, seconds=seconds)
+    cluster.wait_for_all("finished")  # the primary process may still be writing
     return final
 
 
@@ -221,7 +218,7 @@ def _check_group(config: ml_collections.ConfigDict, description: dict[str, Any])
         )
 
 
-def _train(run: _Run, requests: cluster.StopRequests, missed: bool) -> None:
+def _train(run: _Run, requests: preemption.Preemption, missed: bool) -> None:
     """All steps that are left, stage by stage.
 
     missed: whether the step to go on from was never evaluated. Where that was due, a signal came meanwhile.
@@ -238,19 +235,21 @@ def _train(run: _Run, requests: cluster.StopRequests, missed: bool) -> None:
         window: list[dict[str, jax.Array]] = []
         for step in range(max(start, stage.start) + 1, stage.end + 1):
             batch = next(batches)
-            metrics = run.progress.advance(step_fn, batch, run.model)
+            metrics = run.advance(step_fn, batch)
             window.append(metrics)
             run.pending_metrics.append(metrics)
             run.log.advance(stage.name, step)
             run.saves.check()
-            _after_step(run, stage, step, window)
+            _log_step(run, stage, step, window)
+            # Before an evaluation that is due, which may take longer than the grace period: resuming makes up for it.
             if (asked := requests.due(step)) or step == run.config.run.stop_after:
-                _save_last(run)
-                raise Stopped(leaving.STOPPED.format(step=step), requests.code if asked else 0)
+                run.saves.save_last(run.state, step)
+                raise Stopped(step, requests.code if asked else 0)
+            _evaluate_and_save(run, stage, step)
 
 
-def _after_step(run: _Run, stage: builder.Stage, step: int, window: list) -> None:
-    """Logging, the non-finite limit, evaluation and checkpoints, each when due."""
+def _log_step(run: _Run, stage: builder.Stage, step: int, window: list) -> None:
+    """Checks that steps are finite and logs `window`, the metrics since the last log, each when due."""
     settings, last = run.config.run, step == stage.end
     # Not at every step: looking waits for the device.
     if last or step % settings.log_every == 0 or step % settings.max_skipped_in_a_row == 0:
@@ -262,6 +261,11 @@ def _after_step(run: _Run, stage: builder.Stage, step: int, window: list) -> Non
         values |= {f"weight_{k}": v for k, v in stage.spec.loss_weights.items() if v}
         run.log.train(stage.name, step, values)
         window.clear()
+
+
+def _evaluate_and_save(run: _Run, stage: builder.Stage, step: int) -> None:
+    """Evaluates and writes a checkpoint, each when due."""
+    settings, last = run.config.run, step == stage.end
     if last or step % settings.evaluate_every == 0:
         run.evaluate(stage, step)
     if last or step % settings.checkpoint_every == 0:
@@ -289,16 +293,10 @@ def _check_finite(run: _Run, step: int) -> None:
     run.pending_metrics.clear()
     limit = run.config.run.max_skipped_in_a_row
     if skipped >= limit:
-        _save_last(run)
+        run.saves.save_last(run.state, run.step)
         raise NotFinite(
             f"Stopped at step {step}: the loss or a gradient was not finite in {skipped} steps in a row"
             f" (config.run.max_skipped_in_a_row = {limit}). The weights of the last good step are saved; the same"
             " command tries on from there. With a lower config.stage1.learning_rate, or config.optimizer.clip_norm,"
             " start anew in another --workdir."
         )
-
-
-def _save_last(run: _Run) -> None:
-    """The loop ends here, the state saved."""
-    run.progress.end()
-    run.saves.save_now(run.state, run.progress.step)

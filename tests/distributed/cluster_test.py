@@ -133,69 +133,6 @@ def test_a_signal_to_one_or_all_stops_every_process_at_the_same_saved_step(env, 
     assert steps_saved(tmp_path) == [step]
 
 
-@SIGNALS
-def test_in_a_step_of_a_minute_too_where_the_step_before_is_saved(env, tmp_path, number, whom, codes):
-    with started(commands(tmp_path, slow={3: 5.0, 4: 60.0}, **ENDLESS), env) as both:
-        wait_for(both[0], r"step 3/")
-        time.sleep(1)
-        assert stop(both, number, whom, codes) == 3
-    assert steps_saved(tmp_path) == [3]
-
-
-WAITS = """
-import sys, time
-from twodal_jax.distributed import cluster as hosts
-from twodal_jax.runtime import leaving
-hosts.start(sys.argv[1])
-with leaving.before_training():
-    print("ready", file=sys.stderr, flush=True)
-    time.sleep(600)
-"""
-
-
-@pytest.mark.parametrize("whom", [0, 1])
-def test_before_training_a_sigterm_to_one_ends_both(tmp_path, whom):
-    port = free_port()
-    with started([["-c", WAITS, place(index, port)] for index in range(2)]) as both:
-        for process in both:
-            wait_for(process, "ready")
-        os.kill(both[whom].pid, signal.SIGTERM)
-        ended = finish(both, timeout=10)
-    assert [process.returncode for process in ended] == [143, 143], ended
-    assert all("Stopped before training began." in process.stderr for process in ended)
-    assert "Traceback" not in ended[0].stderr + ended[1].stderr
-
-
-def test_while_they_compile_or_evaluate_they_leave_as_soon(env, tmp_path):
-    cold = env | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    with started(commands(tmp_path, **ENDLESS), cold) as both:
-        wait_for(both[0], "parameters, steps 0 to")
-        time.sleep(1)
-        assert stop(both, signal.SIGTERM, [1], [143, 143]) == 0
-    assert steps_saved(tmp_path) == []
-
-
-@pytest.mark.parametrize("number, whom, codes", [(signal.SIGTERM, 1, [143, 143]), (signal.SIGINT, 0, [130, 143])])
-def test_while_the_report_is_made_a_signal_to_one_ends_both(env, tmp_path, number, whom, codes):
-    with started(commands(tmp_path, slow_report=60), env) as both:
-        wait_for(both[0], "reporting")
-        time.sleep(1)
-        os.kill(both[whom].pid, number)
-        ended = finish(both, timeout=10)
-    assert [process.returncode for process in ended] == codes, ended[0].stderr[-3000:]
-    assert all("Stopped while the report was made" in process.stderr for process in ended)
-    assert "Traceback" not in ended[0].stderr + ended[1].stderr
-    assert steps_saved(tmp_path)[-1] == 6 and not (tmp_path / "report.html").exists()
-
-
-def test_where_the_first_process_waits_for_data_what_there_is_is_saved(env, tmp_path):
-    with started(commands(tmp_path, [{"7": "stall"}, {}], **ENDLESS), env) as both:
-        wait_for(both[0], r"step 5/")
-        time.sleep(1)
-        assert stop(both, signal.SIGTERM, [1], [143, 143]) == 5
-    assert steps_saved(tmp_path) == [5]
-
-
 def test_broken_batches_on_one_process_only_are_skipped_by_both_and_too_many_stop_both(env, tmp_path):
     events = [{}, {step: "nan" for step in ("2", "3", "4")}]
     for process in together(commands(tmp_path, events), env):

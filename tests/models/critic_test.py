@@ -47,8 +47,8 @@ def test_logits_are_one_a_face_and_depend_on_image_and_coefficients(variables):
 
 def test_encode_then_criticize_is_the_whole(variables):
     images, whitened = inputs()
-    latent = TINY.apply(variables, images, spec="encode")
-    apart = TINY.apply(variables, latent, whitened, spec="criticize")
+    latent = TINY.apply(variables, images, method="encode")
+    apart = TINY.apply(variables, latent, whitened, method="criticize")
     np.testing.assert_allclose(apart, TINY.apply(variables, images, whitened), atol=1e-6)
 
 

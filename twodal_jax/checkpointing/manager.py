@@ -76,26 +76,24 @@ class Checkpoints:
         """Waits for a save in the background."""
         self._thread.shutdown()
 
-    def save(
-        self, state: TrainState, description: Mapping[str, Any], *, wait: bool = False, together: bool = True
-    ) -> None:
+    def save(self, state: TrainState, description: Mapping[str, Any], *, wait: bool = False) -> None:
         """Saves `state` under its step, in the background; `wait` returns when it is on disk.
 
-        Later steps in the folder, of a history that was given up, are deleted; what is there under the
-        same step stays if it is the same and whole. `together`: see `wait`.
+        Later steps in the folder, of a history that was given up, are deleted. An intact checkpoint of the same step
+        and content stays.
 
         Raises:
           SaveError: this save, with `wait`, or an earlier one in the background failed; then nothing is
             saved now.
         """
-        self.wait(together=together)
+        self.wait()
         # A copy: the step that follows donates the device's buffers.
         host = sharding.host_copy(state)
         self.saved_step = int(host.step)
         if self._writes:
             self._pending = self._thread.submit(self._write, host, dict(description))
         if wait:
-            self.wait(together=together)
+            self.wait()
 
     def check(self) -> None:
         """Raises SaveError if a save in the background has failed since; waits for nothing."""
@@ -103,15 +101,13 @@ class Checkpoints:
         if alone and self._pending is not None and self._pending.done():
             self.wait()
 
-    def wait(self, *, together: bool = True) -> None:
+    def wait(self) -> None:
         """Returns when everything is on disk; raises SaveError, once, if it could not be written.
 
-        In a group every process must call it, and `save`, at the same step; all raise. Without `together`
-        the first process does alone, to leave after it.
+        In a group every process must call it, and `save`, at the same step; all raise.
         """
         error = self._outcome()
-        message = "" if error is None else str(error)
-        message = broadcast.broadcast_text(message) if together else message
+        message = broadcast.broadcast_text("" if error is None else str(error))
         if message:
             self.saved_step = None
             raise error or SaveError(message)

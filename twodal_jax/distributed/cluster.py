@@ -4,14 +4,11 @@ A group is started by `start`, before anything touches a device. What is known o
 (`jax.process_index`, `jax.process_count`). Every process runs the same program; the first one writes files.
 """
 
-import contextlib
 import dataclasses
 import os
-import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from twodal_jax.distributed import rendezvous
@@ -38,14 +35,13 @@ class Group:
     """Where a process belongs.
 
     Attributes:
-      address: "HOST:PORT" of the first process; None: JAX finds all of this out.
-      count: of the processes. index: of this one. device_ids: of the devices it drives; None: all it sees.
+      address: "HOST:PORT" of the primary process; None: JAX detects the cluster.
+      count: number of processes. index: of this one.
     """
 
     address: str | None = None
     count: int | None = None
     index: int | None = None
-    device_ids: Sequence[int] | None = None
 
 
 def group_of(value: str, environment: Mapping[str, str]) -> Group | None:
@@ -104,15 +100,13 @@ def start(value: str, *, start_seconds: int = 60, heartbeat_seconds: int = 10) -
     if group is None:
         return
     try:
-        if group.address is None:
-            group = _detected(start_seconds)
-        rendezvous.meet(group.address, group.count, group.index, start_seconds)
+        if group.address is not None:
+            rendezvous.meet(group.address, group.count, group.index, start_seconds)
         jax.distributed.initialize(
             group.address,
             group.count,
             group.index,
-            group.device_ids,
-            cluster_detection_method="deactivate",
+            cluster_detection_method="deactivate" if group.address else None,
             initialization_timeout=start_seconds,
             heartbeat_timeout_seconds=heartbeat_seconds,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
@@ -128,16 +122,6 @@ def start(value: str, *, start_seconds: int = 60, heartbeat_seconds: int = 10) -
     wait_for_all("started")
 
 
-def _detected(seconds: int) -> Group:
-    """What JAX finds in the environment of SLURM, Open MPI, a TPU slice or Kubernetes."""
-    from jax._src import clusters  # jax.distributed.initialize looks in the same way, but cannot be asked
-
-    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)
-    if None in found[:3]:
-        raise ValueError("JAX knows no cluster here; give config.distributed=HOST:PORT,COUNT,INDEX.")
-    return Group(*found)
-
-
 def is_group() -> bool:
     """Whether this process is one of several."""
     return jax.process_count() > 1
@@ -147,47 +131,3 @@ def wait_for_all(name: str) -> None:
     """Returns when every process of the group has come here; at once for a process alone."""
     if is_group():
         multihost_utils.sync_global_devices(name)
-
-
-class StopRequests:
-    """Whether the run was asked to stop. `received`: the signals this process got, in order."""
-
-    def __init__(self):
-        self.received: list[int] = []
-
-    def due(self, step: int) -> bool:
-        """Whether to stop after `step`, the same answer on every process of a group.
-
-        Must be called after every step.
-        """
-        if is_group():
-            return ocp.utils.reached_preemption(step)
-        return bool(self.received)
-
-    @property
-    def code(self) -> int:
-        """Exit status of a stopped run: 128 + signal; SIGTERM where another process got it."""
-        return 128 + (self.received[0] if self.received else signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[StopRequests]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second Ctrl-C interrupts at once.
-
-    In a group SIGTERM belongs to JAX's preemption service, which tells the others and finds a step that all
-    of them reach; a Ctrl-C is to be passed on to it as a SIGTERM (`leaving`).
-    """
-    requests = StopRequests()
-
-    def note(number, _frame):
-        if requests.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        requests.received.append(number)
-
-    caught = (signal.SIGINT,) if is_group() else (signal.SIGTERM, signal.SIGINT)
-    old = {number: signal.signal(number, note) for number in caught}
-    try:
-        yield requests
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -100,12 +100,12 @@ def _criticize(params: Any, latent: jax.Array, whitened: jax.Array, spec: TrainS
     """Logits [B]. The critic does not see a t_z nobody trains: it would tell truth from prediction by it."""
     if not spec.train_depth_offset:
         whitened = whitened.at[:, coefficients.T_Z_INDEX].set(0.0)
-    return spec.critic.apply({"params": params}, latent, whitened, spec="criticize")
+    return spec.critic.apply({"params": params}, latent, whitened, method="criticize")
 
 
 def encode(params: Any, images: jax.Array, spec: TrainSpec) -> jax.Array:
     """Latent code z [B, Z] of images [B, 120, 120, 3] BGR 0..255."""
-    return spec.critic.apply({"params": params}, forward.normalize_image(images), spec="encode")
+    return spec.critic.apply({"params": params}, forward.normalize_image(images), method="encode")
 
 
 def _critic_noise(faces: AugmentedBatch, spec: TrainSpec) -> jax.Array:
