@@ -1,8 +1,8 @@
-"""One checkpoint on disk: a folder written whole, with a hash of every array and every file in it.
+"""One checkpoint on disk: a folder, written atomically, with a hash of every array and every file in it.
 
-`state/` is Orbax's; Orbax gives back a flipped bit without a word. `manifest.jsonl` has two lines: the
-hash of the second, and {"description", "arrays": {name: {"dtype", "shape", "blake2b"}}, "files": {path:
-{"bytes", "blake2b"}}}. Files are compared before Orbax sees them, arrays after.
+`state/` is written by Orbax, which does not detect corrupted data. `manifest.jsonl` has two lines: the hash of the
+second line, and {"description", "arrays": {name: {"dtype", "shape", "blake2b"}}, "files": {path: {"bytes",
+"blake2b"}}}. File hashes are verified before Orbax reads the files, array hashes after.
 """
 
 import contextlib
@@ -22,16 +22,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 MANIFEST, STATE = "manifest.jsonl", "state"
-WHOLE = "manifest.ocdbt"  # in STATE: what Orbax and TensorStore write last
-# Orbax takes a whole path for a pattern where it looks for what it wrote, and `gs:` for a place on the network.
+WHOLE = "manifest.ocdbt"  # in STATE: the file that Orbax and TensorStore write last
+# Orbax interprets these in a path: as a glob pattern, or (`gs:`) as an address of a cloud bucket.
 _AWKWARD = set("[\\:")
-# Where checkpoints without hashes, of earlier versions, keep their description.
-OLD_DESCRIPTION = pathlib.Path("description", "metadata")
 HASH, CHUNK = "blake2b", 1 << 22
 
 
 class DamagedError(Exception):
-    """A checkpoint is not what was written; the message names the file or array."""
+    """A checkpoint differs from what was written; the message names the file or array."""
 
 
 def arrays_of(tree: Any) -> dict[str, Any]:
@@ -53,7 +51,7 @@ def array_hash(array: np.ndarray) -> str:
 
 
 def array_table(state: Any) -> dict[str, dict[str, Any]]:
-    """What the manifest says of each array of a state on the host."""
+    """{name: {"dtype", "shape", hash}}, the manifest's entries for the arrays of a host state."""
     return {
         name: {"dtype": str(array.dtype), "shape": list(array.shape), HASH: array_hash(array)}
         for name, array in arrays_of(state).items()
@@ -148,7 +146,7 @@ def _file_entry(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """The manifest; that of a checkpoint made before there were hashes has the description alone.
+    """Reads the manifest.
 
     Raises:
       DamagedError: it is missing or not as it was written.
@@ -156,7 +154,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     try:
         raw = (folder / MANIFEST).read_bytes()
     except FileNotFoundError:
-        return {"description": _old_description(folder)}
+        raise DamagedError(f"{MANIFEST} is missing") from None
     except OSError as error:
         raise DamagedError(f"{MANIFEST} cannot be read: {error.strerror}") from None
     seal, _, body = raw.partition(b"\n")
@@ -166,23 +164,9 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     return json.loads(body)
 
 
-def _old_description(folder: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / OLD_DESCRIPTION).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DamagedError(f"{MANIFEST} is missing") from None
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{OLD_DESCRIPTION} cannot be read: {error}") from None
-
-
-def has_hashes(manifest: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint can be checked; those of earlier versions cannot."""
-    return "arrays" in manifest
-
-
 def check_files(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
     """Raises DamagedError unless every file of a checkpoint is as it was written."""
-    for path, written in manifest.get("files", {}).items():
+    for path, written in manifest["files"].items():
         try:
             found = _file_entry(folder / path)
         except FileNotFoundError:
@@ -196,13 +180,13 @@ def check_files(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read(folder: pathlib.Path, manifest: Mapping[str, Any], like: Any) -> Any:
-    """The state, as NumPy arrays, if everything is as it was written.
+    """Reads and verifies the state; returns NumPy arrays.
 
     Args:
-      like: of the same structure and shapes.
+      like: a state of the same structure and shapes.
 
     Raises:
-      DamagedError: see the class.
+      DamagedError: a file or array is missing or differs from what was written.
     """
     check_files(folder, manifest)
     empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
@@ -213,13 +197,12 @@ def read(folder: pathlib.Path, manifest: Mapping[str, Any], like: Any) -> Any:
         raise
     except Exception as error:  # Orbax and TensorStore promise no class
         raise DamagedError(f"{STATE}/ cannot be read: {first_line(error)}") from error
-    if has_hashes(manifest):
-        for name, found in array_table(state).items():
-            if found != manifest["arrays"].get(name):
-                raise DamagedError(f"the array {name} is not as it was written")
+    for name, found in array_table(state).items():
+        if found != manifest["arrays"].get(name):
+            raise DamagedError(f"the array {name} is not as it was written")
     return state
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, short enough for a message."""
+    """First line of an error's text, at most 300 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -72,13 +72,7 @@ def find(
             print(f"WARNING: {path}: this checkpoint is damaged: {error}.", file=sys.stderr)
             continue
         if damaged:
-            print(f"WARNING: going back to the checkpoint before: {path}.", file=sys.stderr)
-        if not files.has_hashes(manifest):
-            print(
-                f"WARNING: {path}: made by an earlier version, which kept no hashes; whether it is"
-                " damaged cannot be told.",
-                file=sys.stderr,
-            )
+            print(f"WARNING: resuming from the previous checkpoint: {path}.", file=sys.stderr)
         return Found(candidate, state, manifest["description"], list(damaged))
     raise CheckpointError(_nothing_left(folder, damaged))
 
@@ -96,8 +90,6 @@ def _nothing_left(folder: pathlib.Path, damaged: Mapping[int, str]) -> str:
 
 
 def _check_shapes(path: pathlib.Path, manifest: Mapping[str, Any], like: TrainState) -> None:
-    if not files.has_hashes(manifest):
-        return
     there = {name: f"{x['dtype']}{x['shape']}" for name, x in manifest["arrays"].items()}
     check_same(path, there, files.shapes_of(like))
 
