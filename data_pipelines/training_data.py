@@ -206,9 +206,9 @@ def open_training_data(
 def _rows(config: ml_collections.ConfigDict, name: str, found: PreparedSet) -> np.ndarray | None:
     """The faces of one epoch of a set that is trained on; None: each of them once."""
     try:
-        return oversampling.rows_by_yaw(found, config[f"repeats_{name}"])
+        return oversampling.rows_by_yaw(found, config[f"yaw_oversampling_{name}"])
     except oversampling.RepeatsError as error:
-        raise builder.ConfigError(f"config.repeats_{name}: {error}") from None
+        raise builder.ConfigError(f"config.yaw_oversampling_{name}: {error}") from None
 
 
 def _validation_rows(config: ml_collections.ConfigDict, annotated: PreparedSet) -> np.ndarray:
