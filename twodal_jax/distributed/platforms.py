@@ -1,4 +1,4 @@
-"""The choice between forms of one computation by the platform that a program is lowered for."""
+"""Choice between two implementations of a computation by the platform that a program is lowered for."""
 
 import contextlib
 import contextvars
@@ -11,9 +11,9 @@ _default_only = contextvars.ContextVar("default_only", default=False)
 
 
 def by_platform(cpu: Callable, default: Callable, *args: Any) -> Any:
-    """`cpu(*args)` in a program for CPUs, `default(*args)` in one for anything else; both of one shape and dtype.
+    """`cpu(*args)` in a program for CPUs, `default(*args)` in others; both return the same shapes and dtypes.
 
-    A program for one platform holds its own form only; the choice costs tracing time, a quarter of it for a step.
+    A compiled program contains its platform's implementation only. The choice takes a quarter of a step's tracing time.
     """
     if _default_only.get():
         return default(*args)
@@ -22,7 +22,7 @@ def by_platform(cpu: Callable, default: Callable, *args: Any) -> Any:
 
 @contextlib.contextmanager
 def default_forms() -> Iterator[None]:
-    """Inside, `by_platform` takes the default: for converters that do not know `jax.lax.platform_dependent`."""
+    """Context in which `by_platform` uses `default`, for converters without `jax.lax.platform_dependent`."""
     token = _default_only.set(True)
     try:
         yield

@@ -14,8 +14,10 @@ AXIS_NAME = "devices"
 
 
 def check_divisible(name: str, batch_size: int, accumulate: int = 1) -> None:
-    """Raises ValueError unless the global batch divides among all devices of all hosts, and each one's part
-    into `accumulate` equal ones.
+    """Check that a global batch divides among all devices of all hosts, and each device's part into `accumulate` parts.
+
+    Raises:
+      ValueError: it does not; the message names both numbers.
     """
     count = jax.device_count()
     if batch_size < 1 or batch_size % count:
@@ -28,19 +30,20 @@ def check_divisible(name: str, batch_size: int, accumulate: int = 1) -> None:
 
 
 def shard(batch: Any) -> Any:
-    """A host's batch: every array [b, ...] -> [local devices, b / local devices, ...]."""
+    """Reshape every array [b, ...] of a host's batch to [local devices, b / local devices, ...]."""
     count = jax.local_device_count()
     return jax.tree.map(lambda x: np.reshape(x, (count, -1, *np.shape(x)[1:])), batch)
 
 
 def _on_local_devices(*axes: str) -> NamedSharding:
-    """Arrays divided by these axes over this host's devices; without any, whole on each."""
+    """Sharding of these axes over this host's devices; without axes, a full copy on each."""
     return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS_NAME,)), PartitionSpec(*axes))
 
 
 def replicated(tree: Any) -> Any:
-    """The same arrays laid out as the mapped step gives its state back, so that the first step's program serves
-    the second one too. A group's processes leave that to the step, which wants host arrays of them.
+    """Arrays with the layout of the mapped step's output, so that one compiled program serves all steps.
+
+    In a group of processes the tree is returned as it is, because the mapped step takes host arrays there.
     """
     if jax.process_count() > 1:
         return tree
@@ -48,9 +51,9 @@ def replicated(tree: Any) -> Any:
 
 
 def prefetched(batches: Iterator[Any], ahead: int = 2) -> Iterator[Any]:
-    """Sharded batches on this host's devices, copied there while earlier ones are worked on."""
+    """Sharded batches on this host's devices, copied there while earlier batches are processed."""
     sharding = _on_local_devices(AXIS_NAME)
-    several_hosts = jax.process_count() > 1  # pmap then wants this host's part as host arrays
+    several_hosts = jax.process_count() > 1  # pmap then takes this host's part as host arrays
     queue = collections.deque()
     for batch in batches:
         batch = shard(batch)
@@ -72,16 +75,17 @@ def _host_array(value: Any) -> np.ndarray:
 
 
 def runs_ahead() -> bool:
-    """Whether steps may be queued without waiting. Queued steps of several virtual CPU devices can
-    deadlock, and on one CPU nothing is gained.
+    """Whether steps may be queued without waiting.
+
+    Queued steps on several virtual CPU devices can deadlock; on one CPU queueing brings nothing.
     """
     return jax.default_backend() != "cpu"
 
 
 def paired(annotated: Iterator[dict], wild: Iterator[dict | None] | None) -> Iterator[dict[str, dict]]:
-    """Two streams of batches -> one of {"annotated": ..., "wild": ...}; it ends with the shorter one.
+    """Merge two streams of batches into one of {"annotated": ..., "wild": ...}, which ends with the shorter one.
 
-    "wild" is left out where `wild` is None, and at each step where it yields None.
+    "wild" is missing where `wild` is None, and at each step where it yields None.
     """
     for other, batch in zip(itertools.repeat(None) if wild is None else wild, annotated):
         yield {"annotated": batch} | ({} if other is None else {"wild": other})
