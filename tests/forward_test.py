@@ -1,4 +1,4 @@
-"""The walk from image and landmarks to a reconstruction, with a regressor that is a plain function."""
+"""The forward pass from image and landmarks to a reconstruction, with a plain function as regressor."""
 
 import functools
 
@@ -26,35 +26,35 @@ def faces(model, count=2):
 
 
 def linear_regressor(inputs, scale=1.0):
-    """[B, 120, 120, 4] -> [B, 62], smooth, depending on all four channels."""
+    """[B, 120, 120, 4] -> [B, 62]: smooth, depends on all four channels."""
     means = inputs.reshape(inputs.shape[0], 8, 15, 8, 15, 4).mean(axis=(2, 4)).reshape(-1, 256)
     weights = jnp.asarray(np.random.default_rng(1).normal(size=(256, 62)), jnp.float32) / 16
     return scale * jnp.tanh(means @ weights)
 
 
-def test_input_is_the_normalised_image_and_the_heatmap(model):
-    images, landmarks, visible, _ = faces(model)
-    inputs = forward.network_input(images, landmarks, visible, HeatmapSettings())
-    assert inputs.shape == (2, 120, 120, 4) and inputs.dtype == jnp.float32
-    np.testing.assert_allclose(inputs[..., :3], (images.astype(np.float64) - 127.5) / 128, atol=1e-6)
-    np.testing.assert_array_equal(inputs[..., 3:], heatmap.heatmap(landmarks, visible))
-
-
-@pytest.mark.parametrize("settings", [HeatmapSettings(kind="points"), HeatmapSettings(sigma=3.0)])
-def test_heatmap_settings_reach_the_input(model, settings):
+@pytest.mark.parametrize("settings", [HeatmapSettings(), HeatmapSettings(kind="points"), HeatmapSettings(sigma=3.0)])
+def test_network_input_is_the_normalised_image_and_the_heatmap_of_the_settings(model, settings):
     images, landmarks, visible, _ = faces(model)
     inputs = forward.network_input(images, landmarks, visible, settings)
+    assert inputs.shape == (2, 120, 120, 4) and inputs.dtype == jnp.float32
+    np.testing.assert_allclose(inputs[..., :3], (images.astype(np.float64) - 127.5) / 128, atol=1e-6)
     expected = heatmap.heatmap(landmarks, visible, kind=settings.kind, sigma=settings.sigma)
     np.testing.assert_array_equal(inputs[..., 3:], expected)
+    disabled = forward.network_input(images, landmarks, visible, settings.replace(enabled=False))
+    np.testing.assert_array_equal(disabled[..., 3], -1)
 
 
-def test_a_disabled_heatmap_is_empty_whatever_the_landmarks(model):
-    images, landmarks, visible, _ = faces(model)
-    inputs = forward.network_input(images, landmarks, visible, HeatmapSettings(enabled=False))
-    np.testing.assert_array_equal(inputs[..., 3], -1)
+def test_trim_margin_keeps_the_crop_and_at_most_the_stored_margin():
+    images = np.arange(2 * 160 * 160 * 3).reshape(2, 160, 160, 3)
+    np.testing.assert_array_equal(forward.trim_margin(images), images[:, 20:140, 20:140])
+    np.testing.assert_array_equal(forward.trim_margin(images, 5), images[:, 15:145, 15:145])
+    crops = images[:, :120, :120]
+    for margin in (20, 50):
+        np.testing.assert_array_equal(forward.trim_margin(images, margin), images)
+        np.testing.assert_array_equal(forward.trim_margin(crops, margin), crops)
 
 
-def test_reconstruction_is_unwhitened_and_projected(model):
+def test_reconstruct_unwhitens_and_projects(model):
     _, landmarks, _, alpha = faces(model)
     whitened = jnp.asarray((alpha - model.alpha_mean) / model.alpha_std)
     result = forward.reconstruct(whitened, model)
@@ -64,20 +64,18 @@ def test_reconstruction_is_unwhitened_and_projected(model):
     np.testing.assert_allclose(result.landmarks_18, landmarks, atol=1e-3)
 
 
-def test_a_second_pass_sees_the_landmarks_of_the_first(model):
+def test_a_second_pass_uses_the_landmarks_of_the_first(model):
     images, landmarks, visible, _ = faces(model)
-    walk = functools.partial(forward.forward_passes, linear_regressor, model=model, settings=HeatmapSettings())
-    first = walk(images, landmarks, visible)
-    second = walk(images, landmarks, visible, passes=2)
-    by_hand = walk(images, first.landmarks_18, visible)
-    np.testing.assert_allclose(second.landmarks, by_hand.landmarks, atol=1e-4)
+    run = functools.partial(forward.forward_passes, linear_regressor, model=model, settings=HeatmapSettings())
+    first = run(images, landmarks, visible)
+    second = run(images, landmarks, visible, passes=2)
+    np.testing.assert_allclose(second.landmarks, run(images, first.landmarks_18, visible).landmarks, atol=1e-4)
     assert np.abs(second.whitened - first.whitened).max() > 1e-4
-    hidden = np.zeros_like(visible)  # without landmarks the network supplies its own
-    from_nothing = walk(images, np.full_like(landmarks, np.nan), hidden, passes=2)
-    assert np.isfinite(from_nothing.landmarks).all()
+    without_landmarks = run(images, np.full_like(landmarks, np.nan), np.zeros_like(visible), passes=2)
+    assert np.isfinite(without_landmarks.landmarks).all()
 
 
-def test_gradient_flows_through_the_second_heatmap_and_is_finite(model):
+def test_gradient_flows_through_the_heatmap_and_is_finite(model):
     images, landmarks, visible, _ = faces(model)
 
     @jax.jit
@@ -90,24 +88,17 @@ def test_gradient_flows_through_the_second_heatmap_and_is_finite(model):
     assert np.isfinite(found).all() and np.abs(found).max() > 0
 
 
-def test_further_passes_show_the_authors_network_the_authors_mouth():
-    points = np.random.default_rng(0).uniform(10, 110, (2, 68, 3)).astype(np.float32)
-    authors, paper = HeatmapSettings(kind="points"), HeatmapSettings()
-    np.testing.assert_allclose(authors.landmarks_18(points)[:, 16], points[:, [62, 66], :2].mean(axis=1), rtol=1e-6)
-    np.testing.assert_allclose(paper.landmarks_18(points)[:, 16], points[:, [48, 54], :2].mean(axis=1), rtol=1e-6)
+@pytest.mark.parametrize("kind, centre", [("points", [62, 66]), ("gaussian", [48, 54])])
+def test_the_second_pass_draws_the_mouth_centre_of_its_heatmap_kind(model, kind, centre):
+    inputs, settings = [], HeatmapSettings(kind=kind)
 
+    def network(batch):
+        inputs.append(np.asarray(batch[..., 3]))
+        return jnp.zeros((1, 62))
 
-def test_the_second_pass_draws_what_its_settings_show(model):
-    """The heatmap a recording network sees in its second pass is that of its kind's 18 landmarks."""
-    images = jnp.zeros((1, 120, 120, 3))
-    for kind in ("points", "gaussian"):
-        seen, settings = [], HeatmapSettings(kind=kind)
-
-        def network(inputs):
-            seen.append(np.asarray(inputs[..., 3]))
-            return jnp.zeros((1, 62))
-
-        nothing = jnp.zeros((1, 18, 2)), jnp.zeros((1, 18))
-        result = forward.forward_passes(network, images, *nothing, model, settings, passes=2)
-        expected = forward.network_input(images, settings.landmarks_18(result.landmarks), jnp.ones((1, 18)), settings)
-        np.testing.assert_allclose(seen[1], expected[..., 3], atol=1e-6)
+    images, hidden = jnp.zeros((1, 120, 120, 3)), (jnp.zeros((1, 18, 2)), jnp.zeros((1, 18)))
+    result = forward.forward_passes(network, images, *hidden, model, settings, passes=2)
+    shown = settings.landmarks_18(result.landmarks)
+    np.testing.assert_allclose(shown[:, 16], result.landmarks[:, centre, :2].mean(axis=1), rtol=1e-6)
+    expected = forward.network_input(images, shown, jnp.ones((1, 18)), settings)
+    np.testing.assert_allclose(inputs[1], expected[..., 3], atol=1e-6)

@@ -1,4 +1,4 @@
-"""Augmentation settings and the compiled functions shared by tests."""
+"""Augmentation settings and compiled functions shared by tests."""
 
 import functools
 
@@ -10,8 +10,6 @@ from twodal_jax.training import augmentation
 from twodal_jax.training.augmentation import AugmentationSettings
 
 GEOMETRY = AugmentationSettings(rotation_degrees=30.0, scale=0.2, shift_pixels=8.0)
-
-
 MIRRORED = GEOMETRY.replace(mirror=1.0)
 
 
@@ -23,12 +21,10 @@ def symmetric():
 
 @functools.cache
 def compiled(settings):
-    """(annotated, wild) over a batch of keys, compiled once for all tests."""
-    annotated = jax.jit(
-        jax.vmap(lambda k, i, a: augmentation.augment_annotated(k, i, a, symmetric().mirror_map, settings))
-    )
-    wild = jax.jit(jax.vmap(lambda k, i, x, v: augmentation.augment_wild(k, i, x, v, settings)))
-    return annotated, wild
+    """(augment_annotated, augment_wild) over a batch of keys, compiled once for all tests."""
+    annotated = jax.vmap(lambda k, i, a: augmentation.augment_annotated(k, i, a, symmetric().mirror_map, settings))
+    wild = jax.vmap(lambda k, i, x, v: augmentation.augment_wild(k, i, x, v, settings))
+    return jax.jit(annotated), jax.jit(wild)
 
 
 def keys(count, seed=0):

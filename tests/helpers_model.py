@@ -1,4 +1,4 @@
-"""A tiny random morphable model, spec and batches: enough to run every path in seconds."""
+"""Tiny random morphable model, spec and batches, with which every path runs in seconds."""
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +11,18 @@ from twodal_jax.losses import unit_scale
 from twodal_jax.models.critic import EncoderCritic
 from twodal_jax.models.resnet import Regressor, STAGE_SIZES
 from twodal_jax.training.augmentation import AugmentationSettings
-from twodal_jax.training.state import LOSS_NAMES, TrainSpec
+from twodal_jax.training.state import LOSS_NAMES, TrainSpec, TrainState
 
 NUM_VERTICES = 200
 ALL_LOSSES = dict(zip(LOSS_NAMES, (1.0, 0.005, 0.005, 0.01, 0.005, 0.01, 0.5, 0.01)))
-# One block a stage: everything a deeper network has, in half the time to compile.
+# One block per stage has all parts of a deeper network and compiles in half the time.
 STAGE_SIZES["resnet10"] = (1, 1, 1, 1)
 STAGE1_LOSSES = ALL_LOSSES | dict.fromkeys(("loss_vdc", "loss_pdc", "loss_contour"), 0.0)
 STAGE2_LOSSES = dict.fromkeys(LOSS_NAMES, 0.0) | {"loss_vdc": 0.01}
 
 
 def tiny_model(seed: int = 0, num_vertices: int = NUM_VERTICES) -> morphable_model.MorphableModel:
-    """A blob about 2 units wide with random directions; the whitening fits `random_alpha`."""
+    """Random points in a cube 2 units wide with random directions; the whitening fits `random_alpha`."""
     rng = np.random.default_rng(seed)
     alphas = random_alpha(rng, 500)
     return morphable_model.create(
@@ -36,8 +36,10 @@ def tiny_model(seed: int = 0, num_vertices: int = NUM_VERTICES) -> morphable_mod
 
 
 def symmetric_model(seed: int = 0, pairs: int = 100) -> morphable_model.MorphableModel:
-    """As `tiny_model`, but with an exact mirror symmetry about x = 0.3, hidden by the vertices' order:
-    each direction is symmetric or antisymmetric."""
+    """`tiny_model` with an exact mirror symmetry about x = 0.3 and randomly ordered vertices.
+
+    Each direction is symmetric or antisymmetric.
+    """
     rng = np.random.default_rng(seed)
     half, flip = rng.uniform(0.05, 1, (3, pairs)), np.array([-1.0, 1.0, 1.0])[:, None]
     half[1:] = rng.uniform(-1, 1, (2, pairs))
@@ -65,7 +67,7 @@ def random_rotation(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def random_alpha(rng: np.random.Generator, count: int) -> np.ndarray:
-    """[count, 62] float32 raw: scale 25-40 pixels a unit, any rotation, near the crop's centre."""
+    """Raw alpha [count, 62] float32: scale 25-40 pixels per unit, any rotation, near the crop's centre."""
     rotation = random_rotation(rng, count)
     scale = rng.uniform(25, 40, (count, 1, 1))
     translation = np.array([60.0, 60.0, 0.0]) + rng.uniform(-8, 8, (count, 3))
@@ -73,18 +75,13 @@ def random_alpha(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.concatenate([pose, rng.standard_normal((count, 50))], axis=1).astype(np.float32)
 
 
-def project_loop(mean, basis, alpha, height: float) -> np.ndarray:
-    """The paper's V of one alpha, vertex by vertex in float64: [N, 3], y down in `height` pixels."""
+def project_float64(mean, basis, alpha, height: float = 120) -> np.ndarray:
+    """The paper's V of one alpha in float64: [N, 3], y down in `height` pixels."""
     alpha = np.asarray(alpha, np.float64)
     pose = alpha[:12].reshape(3, 4)
-    out = []
-    for n in range(mean.shape[1]):
-        point = np.asarray(mean[:, n], np.float64)
-        for k in range(50):
-            point = point + alpha[12 + k] * np.asarray(basis[k, :, n], np.float64)
-        x, y, z = pose[:, :3] @ point + pose[:, 3]
-        out.append((x, height + 1 - y, z))
-    return np.array(out)
+    shape = np.asarray(mean, np.float64) + np.einsum("k,kin->in", alpha[12:], np.asarray(basis, np.float64))
+    x, y, z = pose[:, :3] @ shape + pose[:, 3:]
+    return np.stack([x, height + 1 - y, z], axis=-1)
 
 
 def tiny_spec(
@@ -98,7 +95,7 @@ def tiny_spec(
     remat: bool = False,
     alternate: bool = True,
 ) -> TrainSpec:
-    """ResNet-10 of an eighth's width, an encoder and critic alike; losses in pixels and sums."""
+    """Spec of a ResNet-10, an encoder and a critic of an eighth of the width; losses are sums in pixels."""
     landmark_weights = tuple(heatmap.weight_mask(4.0, 2.0, 1.0).tolist())
     return TrainSpec(
         regressor=Regressor("resnet10", "standard", 0.125, dtype, axis_name, remat=remat),
@@ -116,15 +113,24 @@ def tiny_spec(
     )
 
 
+def with_random_head(state: TrainState) -> TrainState:
+    """The state with a random head; a zero head passes no gradient to the layers below."""
+    params = dict(state.regressor.params)
+    shape = params["head"]["kernel"].shape
+    kernel = np.random.default_rng(0).normal(0.0, shape[0] ** -0.5, shape).astype(np.float32)
+    params["head"] = params["head"] | {"kernel": kernel}
+    return state.replace(regressor=state.regressor.replace(params=params))
+
+
 def smooth_images(rng: np.random.Generator, count: int, size: int = 120) -> np.ndarray:
-    """[count, size, size, 3] uint8: random colours, smooth over about 20 pixels."""
+    """Images [count, size, size, 3] uint8 of random colours, smooth over about 20 pixels."""
     coarse = rng.uniform(0, 255, (count, size // 20 + 1, size // 20 + 1, 3)).astype(np.float32)
     return np.asarray(jax.image.resize(coarse, (count, size, size, 3), "linear")).astype(np.uint8)
 
 
 def true_landmarks_18(model: morphable_model.MorphableModel, alpha: np.ndarray) -> np.ndarray:
-    """[B, 18, 2] crop pixels, in NumPy."""
-    points = np.stack([project_loop(model.landmark_mean, model.landmark_basis, row, 120)[:, :2] for row in alpha])
+    """Landmarks [B, 18, 2] in crop pixels, computed in NumPy."""
+    points = np.stack([project_float64(model.landmark_mean, model.landmark_basis, row)[:, :2] for row in alpha])
     chosen = (points[:, heatmap.LANDMARK_PAIRS_68[:, 0]] + points[:, heatmap.LANDMARK_PAIRS_68[:, 1]]) / 2
     return chosen.astype(np.float32)
 
@@ -132,7 +138,7 @@ def true_landmarks_18(model: morphable_model.MorphableModel, alpha: np.ndarray) 
 def tiny_batch(
     model: morphable_model.MorphableModel, *, annotated: int = 2, wild: int = 2, seed: int = 0
 ) -> dict[str, dict[str, np.ndarray]]:
-    """A batch as `training.step` takes it; every eighth wild landmark is hidden."""
+    """A batch for `training.step`; every eighth wild landmark is hidden."""
     rng = np.random.default_rng(seed)
     alpha, wild_alpha = random_alpha(rng, annotated), random_alpha(rng, wild)
     visible = np.ones((wild, 18), np.float32)
@@ -154,25 +160,25 @@ def tiny_batch(
 
 
 def part_of_process(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """This process's rows of a global batch, as `data_pipelines.loading.loader` deals them out."""
+    """This process's rows of a global batch, as `data_pipelines.loading.loader` distributes them."""
     count, index = jax.process_count(), jax.process_index()
     return {name: np.split(rows, count)[index] for name, rows in batch.items()}
 
 
 def leaves(tree) -> dict[str, np.ndarray]:
-    """{path: array} of a pytree, for comparing states with names in the failure."""
+    """{path: array} of a pytree, so that failed comparisons of states show names."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): np.asarray(_numbers(leaf)) for path, leaf in flat}
 
 
 def _numbers(leaf):
-    """The leaf itself, or the numbers behind random keys."""
+    """The leaf itself, or the data of a random key."""
     is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(leaf) if is_key else leaf
 
 
 def assert_identical(a, b) -> None:
-    """Two pytrees agree bit for bit."""
+    """Assert that two pytrees are equal bit for bit."""
     a, b = leaves(a), leaves(b)
     assert a.keys() == b.keys()
     different = [path for path in a if a[path].tobytes() != b[path].tobytes()]

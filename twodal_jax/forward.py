@@ -1,13 +1,17 @@
-"""The walk: image and landmarks -> heatmap -> coefficients -> landmarks. Two verbs, both pure:
+"""The forward pass: image and landmarks -> heatmap -> coefficients -> landmarks. Pure.
 
-    network_input(images, landmarks, visible)   what the regressor sees
-    reconstruct(whitened, model)                what its coefficients mean
+    network_input(images, landmarks, visible)   image and heatmap, the regressor's input
+    reconstruct(whitened, model)                coefficients and landmarks of its output
 
-`forward` does both with the regressor between them; cycle consistency is a second call of it.
+`forward` is both with the regressor between them. Cycle consistency is a second call of it. Evaluation and
+reconstruction call `predict_batch`.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -19,12 +23,12 @@ from twodal_jax.geometry.morphable_model import MorphableModel
 
 @flax.struct.dataclass
 class HeatmapSettings:
-    """How the heatmap is drawn (static).
+    """Settings of the heatmap (static).
 
     Attributes:
       kind: "gaussian", the paper's; "points", the authors' code, whose mouth centre lies between the inner lips.
       sigma: pixels.
-      enabled: False leaves the heatmap empty: the paper's variants that see the image only.
+      enabled: False leaves the heatmap empty, for the paper's variants that see the image only.
     """
 
     kind: str = flax.struct.field(pytree_node=False, default="gaussian")
@@ -37,13 +41,13 @@ class HeatmapSettings:
         return self.kind == "points"
 
     def landmarks_18(self, landmarks68: jax.Array) -> jax.Array:
-        """[..., 68, 2 or 3] -> [..., 18, 2], those that the heatmap shows; the losses compare the paper's."""
+        """[..., 68, 2 or 3] -> [..., 18, 2], the landmarks of the heatmap; the losses compare the paper's."""
         return heatmap.landmarks_18_from_68(landmarks68[..., :2], authors_mouth=self.authors_mouth)
 
 
 @flax.struct.dataclass
 class Reconstruction:
-    """What a forward pass gives.
+    """Result of a forward pass.
 
     Attributes:
       whitened: [B, 62], the network's output.
@@ -66,23 +70,32 @@ def normalize_image(images: jax.Array) -> jax.Array:
     return (images.astype(jnp.float32) - 127.5) / 128.0
 
 
+def trim_margin(images: jax.Array, margin: int = 0) -> jax.Array:
+    """The crop with at most `margin` pixels around it: [..., S, S, 3] -> [..., S', S', 3]; S' = 120 by default."""
+    start = max((images.shape[-2] - projection.CROP_SIZE) // 2 - margin, 0)
+    return images[..., start : images.shape[-3] - start, start : images.shape[-2] - start, :]
+
+
 def network_input(images: jax.Array, landmarks: jax.Array, visible: jax.Array, settings: HeatmapSettings) -> jax.Array:
-    """images [B, 120, 120, 3] BGR 0..255, landmarks [B, 18, 2], visible [B, 18] -> [B, 120, 120, 4]."""
+    """Input [B, 120, 120, 4] of the regressor.
+
+    images: [B, 120, 120, 3], BGR 0..255. landmarks: [B, 18, 2], crop pixels, y down. visible: [B, 18].
+    """
     pixels = normalize_image(images)
-    empty = jnp.full_like(pixels[..., :1], -1.0)  # jax2onnx knows no `full` of any batch size
+    empty = jnp.full_like(pixels[..., :1], -1.0)  # jax2onnx does not support `full` with a symbolic batch size
     if not settings.enabled:
         return jnp.concatenate([pixels, empty], axis=-1)
 
     def draw():
         return heatmap.heatmap(landmarks, visible, sigma=settings.sigma, kind=settings.kind)
 
-    # Fused into the concatenation the heatmap takes a CPU a third longer; nothing is fused into a condition.
+    # Fused into the concatenation, the heatmap takes a third longer on a CPU; XLA fuses nothing into a conditional.
     channel = by_platform(lambda: jax.lax.cond((visible > 0).any(), draw, lambda: empty), draw)
     return jnp.concatenate([pixels, channel], axis=-1)
 
 
 def reconstruct(whitened: jax.Array, model: MorphableModel) -> Reconstruction:
-    """whitened [B, 62] -> Reconstruction."""
+    """Reconstruction from whitened coefficients [B, 62]."""
     alpha = coefficients.unwhiten(whitened, model.alpha_mean, model.alpha_std)
     return Reconstruction(whitened=whitened, alpha=alpha, landmarks=projection.landmarks_crop(model, alpha))
 
@@ -95,7 +108,7 @@ def forward(
     model: MorphableModel,
     settings: HeatmapSettings,
 ) -> Reconstruction:
-    """One pass. regressor: [B, 120, 120, 4] -> whitened [B, 62]; the rest as in `network_input`."""
+    """One pass. regressor: [B, 120, 120, 4] -> whitened [B, 62]; other arguments as in `network_input`."""
     return reconstruct(regressor(network_input(images, landmarks, visible, settings)), model)
 
 
@@ -109,13 +122,35 @@ def forward_passes(
     *,
     passes: int = 1,
 ) -> Reconstruction:
-    """`forward`, repeated: each further pass sees the heatmap of the previous one's landmarks.
+    """`forward` repeated: each further pass gets the heatmap of the previous pass's landmarks.
 
-    The paper's self-mapping used at test time; with no visible landmark, two passes let the network
-    supply its own heatmap.
+    This is the paper's self-mapping at test time. With no visible landmark, two passes let the network supply its own
+    heatmap.
     """
     result = forward(regressor, images, landmarks, visible, model, settings)
     for _ in range(passes - 1):
-        seen = jnp.ones_like(visible)
-        result = forward(regressor, images, settings.landmarks_18(result.landmarks), seen, model, settings)
+        landmarks = settings.landmarks_18(result.landmarks)
+        result = forward(regressor, images, landmarks, jnp.ones_like(visible), model, settings)
     return result
+
+
+@functools.partial(jax.jit, static_argnames=("network", "settings", "passes"))
+def predict_batch(
+    variables: Mapping[str, Any],
+    images: jax.Array,
+    landmarks: jax.Array,
+    visible: jax.Array,
+    model: MorphableModel,
+    *,
+    network: nn.Module,
+    settings: HeatmapSettings,
+    passes: int = 1,
+) -> Reconstruction:
+    """`forward_passes` of a trained network, compiled once for each batch size.
+
+    variables: {"params", "batch_stats"} of `network`. images: [B, S, S, 3] uint8 BGR, crops with any margin; other
+    arguments as in `network_input`.
+    """
+    regressor = functools.partial(network.apply, variables)
+    crops = trim_margin(images).astype(jnp.float32)
+    return forward_passes(regressor, crops, landmarks, visible, model, settings, passes=passes)

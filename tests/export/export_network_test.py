@@ -18,7 +18,6 @@ from helpers_run import ROOT, run_python
 
 from scripts import export_network as command
 from twodal_jax import forward
-from twodal_jax.evaluation import held_out
 from twodal_jax.export import network as files, portable
 from twodal_jax.models.resnet import Regressor
 from twodal_jax.training.state import NetState
@@ -58,8 +57,8 @@ def faces(count: int, seed: int = 5) -> dict[str, np.ndarray]:
 
 def expected(found, batch: dict[str, np.ndarray], passes: int = 1):
     """As evaluation runs the network (not through `portable`)."""
-    result = held_out.predict_batch(
-        found.regressor,
+    result = forward.predict_batch(
+        found.regressor.variables,
         *batch.values(),
         found.model,
         network=found.spec.regressor,

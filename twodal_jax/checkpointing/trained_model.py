@@ -43,8 +43,7 @@ class TrainedModel:
         """The same for inference alone, of so many images at a time: batch normalisation is part of the convolutions
         (`models.folding`).
         """
-        variables = {"params": self.regressor.params, "batch_stats": self.regressor.batch_stats}
-        network, variables = fold_batch_norm.fold(self.spec.regressor, variables, images)
+        network, variables = fold_batch_norm.fold(self.spec.regressor, self.regressor.variables, images)
         spec = self.spec.replace(regressor=network)
         return dataclasses.replace(self, spec=spec, regressor=NetState(variables["params"], {}, ()))
 

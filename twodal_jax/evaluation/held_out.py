@@ -1,11 +1,8 @@
 """Landmark error of a regressor on a held-out annotated set, by protocol. Pure but for the batching."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from twodal_jax import forward
@@ -14,8 +11,6 @@ from twodal_jax.evaluation import metrics
 from twodal_jax.evaluation.benchmark import BATCH, dense_errors, vertices_image
 from twodal_jax.geometry import projection
 from twodal_jax.geometry.morphable_model import MorphableModel, without_mesh
-from twodal_jax.models.resnet import Regressor
-from twodal_jax.training import augmentation
 from twodal_jax.training.state import NetState, TrainSpec
 
 DETECTED, EMPTY = "detected_landmarks", "empty_heatmap"
@@ -50,31 +45,6 @@ class HeldOut:
         return (DETECTED, EMPTY) if self.detected_visible.any() else (EMPTY,)
 
 
-@functools.partial(jax.jit, static_argnames=("network", "settings", "passes"))
-def predict_batch(
-    regressor: NetState,
-    images: jax.Array,
-    landmarks: jax.Array,
-    visible: jax.Array,
-    model: MorphableModel,
-    *,
-    network: Regressor,
-    settings: forward.HeatmapSettings,
-    passes: int = 1,
-) -> forward.Reconstruction:
-    """images [B, S, S, 3] uint8, landmarks [B, 18, 2] and visible [B, 18] of the heatmap (crop pixels)."""
-    variables = {"params": regressor.params, "batch_stats": regressor.batch_stats}
-    return forward.forward_passes(
-        functools.partial(network.apply, variables),
-        augmentation.centre_crop(images).astype(jnp.float32),
-        landmarks,
-        visible,
-        model,
-        settings,
-        passes=passes,
-    )
-
-
 def _predict_in_batches(
     regressor: NetState,
     faces: tuple[np.ndarray, np.ndarray, np.ndarray],
@@ -87,8 +57,8 @@ def _predict_in_batches(
     total = len(faces[0])
     for start in range(0, total, batch_size):
         rows = np.minimum(np.arange(start, start + batch_size), total - 1)
-        result = predict_batch(
-            regressor,
+        result = forward.predict_batch(
+            regressor.variables,
             *(array[rows] for array in faces),
             model,
             network=spec.regressor,
@@ -124,7 +94,7 @@ def predict_alpha(
     progress: Callable[[int], None] = lambda count: None,
     batch_size: int = 64,
 ) -> np.ndarray:
-    """alpha [n, 62] (raw, crop) that a trained network gives faces; fields as in `predict_batch`."""
+    """alpha [n, 62] (raw, crop) that a trained network gives faces; fields as in `forward.predict_batch`."""
     alphas, trained = [], trained.folded(batch_size)
     faces, model = (images, landmarks, visible), without_mesh(trained.model)
     for alpha, _ in _predict_in_batches(trained.regressor, faces, model, trained.spec, batch_size, passes):

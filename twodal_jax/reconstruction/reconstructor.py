@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from twodal_jax import forward
 from twodal_jax.checkpointing.trained_model import TrainedModel
 from twodal_jax.detection.boxes import suppress_overlaps
 from twodal_jax.detection.types import Face, FaceBox, Pose
-from twodal_jax.evaluation import held_out
 from twodal_jax.geometry import coefficients, projection
 from twodal_jax.geometry.morphable_model import MorphableModel, without_mesh
 from twodal_jax.io import images
@@ -186,8 +186,8 @@ class Reconstructor:
         """alpha [B, 62] (raw, in each crop's own frame) of crops [B, 120, 120, 3] uint8."""
         filled = _filled(crops, landmarks, visible)
         network, regressor = self._network_for(len(filled[0]))
-        result = held_out.predict_batch(
-            regressor, *filled, self._landmark_model, network=network, settings=self.trained.spec.heatmap
+        result = forward.predict_batch(
+            regressor.variables, *filled, self._landmark_model, network=network, settings=self.trained.spec.heatmap
         )
         return np.asarray(result.alpha)[: len(crops)]
 

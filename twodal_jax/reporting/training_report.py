@@ -12,12 +12,13 @@ import numpy as np
 
 from twodal_jax.evaluation import checkpoint_choice, held_out as held_out_module, metrics
 from twodal_jax.evaluation.held_out import HeldOut
+from twodal_jax.forward import trim_margin
 from twodal_jax.geometry import heatmap, projection
 from twodal_jax.geometry.morphable_model import MorphableModel
 from twodal_jax.io.text import write_json
 from twodal_jax.rendering import drawing, overlay
 from twodal_jax.reporting import html_report
-from twodal_jax.training import augmentation, builder, metric_logger, stage_batches
+from twodal_jax.training import builder, metric_logger, stage_batches
 from twodal_jax.training.state import num_parameters, TrainSpec, TrainState
 
 NO_DETECTIONS = "Image alone (no detections in the set)"
@@ -91,7 +92,7 @@ def _examples(
             kind=spec.heatmap.kind,
         )
         pictures = overlay.example_pictures(
-            augmentation.centre_crop(held_out.image[index]),
+            trim_margin(held_out.image[index]),
             np.asarray(channel),
             points[index],
             np.asarray(projection.vertices_crop(model, alphas[index])),

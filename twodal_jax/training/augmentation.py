@@ -1,12 +1,13 @@
 """Augmentation of a batch on the device: a pure function of (seed, sample position, sample).
 
-Pipelines ship uint8 images and landmarks; a face's random numbers come from `sample_keys`, so that they
-depend neither on its neighbours nor on the number of devices. Geometry is applied exactly and alike to
-image, landmarks and alpha; appearance to the image alone. Pixel frame: the 120-pixel crop, y down. An
-image may carry a margin around the crop (size 120 + 2 margin), from which moved crops are filled.
+Pipelines ship uint8 images and landmarks. A face's random numbers come from `sample_keys`, so they depend neither on
+the other faces of its batch nor on the number of devices. Geometry is applied exactly and identically to image,
+landmarks and alpha; appearance to the image alone. Pixel frame: the 120-pixel crop, y down. An image may have a margin
+around the crop (size 120 + 2 margin), from which moved crops are filled.
 """
 
 import functools
+from typing import Any
 
 import flax.struct
 import jax
@@ -18,61 +19,52 @@ from twodal_jax.geometry import heatmap, projection
 
 CROP_SIZE = projection.CROP_SIZE
 CENTRE = (CROP_SIZE - 1) / 2.0
+# Pixel positions need full precision; some devices multiply float32 matrices in less.
+_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+def _static(default: float) -> Any:
+    return flax.struct.field(pytree_node=False, default=default)
 
 
 @flax.struct.dataclass
 class AugmentationSettings:
-    """How strong each augmentation is; 0 turns it off. All are choices of ours (none is in the paper).
+    """Strength of each augmentation (static); 0 turns it off. All are ours (the paper has none)."""
 
-    Attributes (static):
-      rotation_degrees: in-plane rotation, uniform in +- this.
-      scale: log-uniform in [1 / (1 + scale), 1 + scale].
-      shift_pixels: uniform in +- this, each axis.
-      mirror: probability of a mirrored wild face (left and right landmarks are swapped).
-      mirror_annotated: the same for annotated faces; needs a symmetric morphable model.
-      brightness, contrast, saturation: uniform in +- this (fractions of the full range).
-      grey: probability of a grey image.
-      blur: probability of a 3x3 or wider binomial blur.
-      noise: largest standard deviation of pixel noise (fraction of the range).
-      occlusion: probability of each of two occluding patches.
-      landmark_jitter: mean size in pixels of the noise on the landmarks that enter the heatmap.
-      landmark_dropout: probability that a single landmark is missing in the heatmap.
-      heatmap_dropout: probability of an empty heatmap.
-      margin: most pixels around the crop that moved crops are filled from. The self-critic compares annotated with
-        wild crops, so it must be what both sets have: else repeated edges tell them apart.
-    """
-
-    rotation_degrees: float = flax.struct.field(pytree_node=False, default=0.0)
-    scale: float = flax.struct.field(pytree_node=False, default=0.0)
-    shift_pixels: float = flax.struct.field(pytree_node=False, default=0.0)
-    mirror: float = flax.struct.field(pytree_node=False, default=0.0)
-    mirror_annotated: float = flax.struct.field(pytree_node=False, default=0.0)
-    brightness: float = flax.struct.field(pytree_node=False, default=0.0)
-    contrast: float = flax.struct.field(pytree_node=False, default=0.0)
-    saturation: float = flax.struct.field(pytree_node=False, default=0.0)
-    grey: float = flax.struct.field(pytree_node=False, default=0.0)
-    blur: float = flax.struct.field(pytree_node=False, default=0.0)
-    noise: float = flax.struct.field(pytree_node=False, default=0.0)
-    occlusion: float = flax.struct.field(pytree_node=False, default=0.0)
-    landmark_jitter: float = flax.struct.field(pytree_node=False, default=0.0)
-    landmark_dropout: float = flax.struct.field(pytree_node=False, default=0.0)
-    heatmap_dropout: float = flax.struct.field(pytree_node=False, default=0.0)
-    margin: int = flax.struct.field(pytree_node=False, default=20)
+    rotation_degrees: float = _static(0.0)  # in-plane rotation, uniform in +- this
+    scale: float = _static(0.0)  # factor, log-uniform in [1 / (1 + scale), 1 + scale]
+    shift_pixels: float = _static(0.0)  # uniform in +- this on each axis
+    mirror: float = _static(0.0)  # probability of a mirrored wild face (left and right landmarks are swapped)
+    mirror_annotated: float = _static(0.0)  # the same for annotated faces; needs a symmetric morphable model
+    brightness: float = _static(0.0)  # like contrast and saturation uniform in +- this, fraction of the full range
+    contrast: float = _static(0.0)
+    saturation: float = _static(0.0)
+    grey: float = _static(0.0)  # probability of a greyscale image
+    blur: float = _static(0.0)  # probability of a partial 3x3 binomial blur
+    noise: float = _static(0.0)  # largest standard deviation of pixel noise, fraction of the range
+    occlusion: float = _static(0.0)  # probability of each of two occluders
+    landmark_jitter: float = _static(0.0)  # mean noise level in pixels of the heatmap's landmarks
+    landmark_dropout: float = _static(0.0)  # probability that a single landmark is missing in the heatmap
+    heatmap_dropout: float = _static(0.0)  # probability of an empty heatmap
+    # Largest margin around the crop, in pixels, from which moved crops are filled. Annotated and wild sets must both
+    # have it: otherwise the self-critic can separate the sets by their repeated edges.
+    margin: int = _static(20)
 
 
 def sample_keys(seed: jax.Array | int, stream: int, positions: jax.Array) -> jax.Array:
-    """One PRNG key a sample: [B] keys.
+    """PRNG keys [B], one per sample.
 
     Args:
-      seed, stream: of the run, and of the kind of sample.
-      positions: [B, 2] uint32, the sample's 64-bit position in the training stream as (high, low) words.
+      seed: of the run.
+      stream: number of the kind of sample.
+      positions: [B, 2] uint32, the samples' 64-bit positions in the training stream as (high, low) words.
     """
     base = jax.random.fold_in(jax.random.key(seed), stream)
     return jax.vmap(lambda p: jax.random.fold_in(jax.random.fold_in(base, p[0]), p[1]))(positions)
 
 
 def random_similarity(key: jax.Array, settings: AugmentationSettings) -> jax.Array:
-    """[2, 3] similarity of crop pixels (y down): rotation and scale about the crop's centre, shift."""
+    """Similarity [2, 3] of crop pixels (y down): rotation and scale about the crop's centre, and shift."""
     key_angle, key_scale, key_shift = jax.random.split(key, 3)
     limit = settings.rotation_degrees * np.pi / 180.0
     angle = jax.random.uniform(key_angle, (), minval=-limit, maxval=limit)
@@ -81,47 +73,38 @@ def random_similarity(key: jax.Array, settings: AugmentationSettings) -> jax.Arr
     cos, sin = scale * jnp.cos(angle), scale * jnp.sin(angle)
     linear = jnp.stack([jnp.stack([cos, -sin]), jnp.stack([sin, cos])])
     centre = jnp.full((2,), CENTRE)
-    return jnp.concatenate([linear, (centre + shift - _product(linear, centre))[:, None]], axis=1)
-
-
-# Pixel positions in full precision: some devices multiply float32 matrices in less.
-_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    return jnp.concatenate([linear, (centre + shift - _matmul(linear, centre))[:, None]], axis=1)
 
 
 def mirror_matrix() -> np.ndarray:
-    """[2, 3]: x -> 119 - x, the crop's mirror."""
+    """Mirror of the crop [2, 3]: x -> 119 - x."""
     return np.array([[-1.0, 0.0, CROP_SIZE - 1.0], [0.0, 1.0, 0.0]], np.float32)
 
 
-def _inverse_2x2(matrix: jax.Array) -> jax.Array:
-    """In closed form: `jnp.linalg.inv` calls a solver."""
-    (a, b), (c, d) = matrix
-    return jnp.array([[d, -b], [-c, a]]) / (a * d - b * c)
-
-
 def _compose(second: jax.Array, first: jax.Array) -> jax.Array:
-    """The affine map `second` after `first`, both [2, 3]."""
-    linear = _product(second[:, :2], first[:, :2])
-    shift = _product(second[:, :2], first[:, 2]) + second[:, 2]
+    """Composition [2, 3] of affine maps: `second` after `first`."""
+    linear = _matmul(second[:, :2], first[:, :2])
+    shift = _matmul(second[:, :2], first[:, 2]) + second[:, 2]
     return jnp.concatenate([linear, shift[:, None]], axis=1)
 
 
 def warp_image(image: jax.Array, matrix: jax.Array) -> jax.Array:
-    """The crop of `image` after its content is moved by `matrix`, bilinear, edges repeated.
+    """Crop of `image` with its content transformed by `matrix`: bilinear interpolation, repeated edges.
 
     Args:
       image: [S, S, 3] uint8 or float, the crop with a margin of (S - 120) / 2 pixels.
-      matrix: [2, 3], moves points of the crop (y down); must be invertible.
+      matrix: [2, 3], transforms points of the crop (y down); must be invertible.
 
     Returns:
       [120, 120, 3] float32, in the image's range.
     """
     size = image.shape[0]
     margin = (size - CROP_SIZE) / 2.0
-    inverse = _inverse_2x2(matrix[:, :2])
+    (a, b), (c, d) = matrix[:, :2]
+    inverse = jnp.array([[d, -b], [-c, a]]) / (a * d - b * c)  # `jnp.linalg.inv` would call a solver
     grid = jnp.arange(CROP_SIZE, dtype=jnp.float32)
     target = jnp.stack(jnp.meshgrid(grid, grid, indexing="xy"), axis=-1)
-    source = _product(target - matrix[:, 2], inverse.T) + margin
+    source = _matmul(target - matrix[:, 2], inverse.T) + margin
     source = jnp.clip(source, 0.0, size - 1.0)
     corner = jnp.minimum(jnp.floor(source), size - 2.0)
     fraction = source - corner
@@ -138,7 +121,7 @@ def warp_image(image: jax.Array, matrix: jax.Array) -> jax.Array:
     return top * (1 - fy) + bottom * fy
 
 
-def _shifted_sum(image: jax.Array, axis: int) -> jax.Array:
+def _binomial_blur(image: jax.Array, axis: int) -> jax.Array:
     padded = jnp.pad(image, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
     size = image.shape[axis]
     left, right = (jax.lax.slice_in_dim(padded, start, start + size, axis=axis) for start in (0, 2))
@@ -161,18 +144,17 @@ def _random_patch(key: jax.Array, probability: float) -> tuple[jax.Array, jax.Ar
 
 @jax.custom_batching.custom_vmap
 def random_appearance(key: jax.Array, image: jax.Array, settings: AugmentationSettings) -> jax.Array:
-    """Colour, blur, occluders and noise on a crop [120, 120, 3], float in 0..255 (BGR)."""
+    """Random colours, blur, occluders and noise of a crop [120, 120, 3], float in 0..255 (BGR)."""
     return _appearance(key, image, settings, blur=bool(settings.blur))
 
 
 @random_appearance.def_vmap
 def _batch_appearance(axis_size, in_batched, keys, images, settings):
-    """Of a batch [B, 120, 120, 3] with a key each; without the blur where it strikes no face.
+    """`random_appearance` of a batch [B, 120, 120, 3] with [B] keys; on a CPU without the blur if no face draws it.
 
-    On a CPU alone: of a large batch the blur nearly always strikes some face. There
-    the branch has a second use: the compiler writes down what goes in and what comes out. Fused with its
-    neighbours, a CPU would warp every image nine times, once for each tap of the blur, and compute the three
-    channels' common part three times (half the time of all augmentation).
+    In large batches nearly always some face does. The conditional has a second use on a CPU: the compiler stores its
+    inputs and outputs. Fused with its neighbours, a CPU would warp every image nine times, once for each tap of the
+    blur, and compute the common part of the three channels three times (half the time of all augmentation).
     """
     keys, images = (
         values if batched else jnp.broadcast_to(values, (axis_size, *values.shape))
@@ -185,28 +167,28 @@ def _batch_appearance(axis_size, in_batched, keys, images, settings):
     if not settings.blur:
         return all_faces(False)(keys, images), True
 
-    def where_needed(keys, images):
-        strikes = jax.vmap(functools.partial(_blur_strength, settings=settings))(keys) > 0
-        return jax.lax.cond(strikes.any(), all_faces(True), all_faces(False), keys, images)
+    def blur_if_drawn(keys, images):
+        drawn = jax.vmap(functools.partial(_blur_strength, settings=settings))(keys) > 0
+        return jax.lax.cond(drawn.any(), all_faces(True), all_faces(False), keys, images)
 
-    return by_platform(where_needed, all_faces(True), keys, images), True
+    return by_platform(blur_if_drawn, all_faces(True), keys, images), True
 
 
 def _blur_strength(key: jax.Array, settings: AugmentationSettings) -> jax.Array:
-    """[] share of the blurred image, 0 for most faces; key is the face's."""
+    """Weight [] of the blurred image, 0 for most faces; key is the face's."""
     keys = jax.random.split(key, 9)
     return jax.random.bernoulli(keys[3], settings.blur) * jax.random.uniform(keys[4], ())
 
 
 def _appearance(key: jax.Array, image: jax.Array, settings: AugmentationSettings, blur: bool) -> jax.Array:
-    """`random_appearance` of one face; blur: whether it may strike."""
+    """`random_appearance` of one face; `blur` False omits the blur."""
     keys = jax.random.split(key, 9)
     brightness, contrast, saturation = (
         jax.random.uniform(k, (), minval=-limit, maxval=limit)
         for k, limit in zip(keys, (settings.brightness, settings.contrast, settings.saturation))
     )
     if blur:
-        blurred = _shifted_sum(_shifted_sum(image, 0), 1)
+        blurred = _binomial_blur(_binomial_blur(image, 0), 1)
         image = image + _blur_strength(key, settings) * (blurred - image)
     grey = image @ jnp.array([0.114, 0.587, 0.299])
     keep = (1.0 + saturation) * (1.0 - jax.random.bernoulli(keys[5], settings.grey))
@@ -218,7 +200,7 @@ def _appearance(key: jax.Array, image: jax.Array, settings: AugmentationSettings
             image = jnp.where(mask, colour, image)
     if settings.noise:
         level = 255.0 * settings.noise * jax.random.uniform(keys[7], ())
-        # One 32-bit word a pixel, ten bits a channel: uniform noise at a third of the random numbers.
+        # One 32-bit word per pixel, ten bits per channel: uniform noise from a third of the random numbers.
         words = jax.random.bits(keys[8], image.shape[:2], jnp.uint32)[..., None]
         uniform = ((words >> jnp.array([0, 10, 20], jnp.uint32)) & 1023).astype(jnp.float32) / 1024.0
         image = image + level * np.sqrt(12.0) * (uniform - 0.5)
@@ -228,10 +210,10 @@ def _appearance(key: jax.Array, image: jax.Array, settings: AugmentationSettings
 def detector_noise(
     key: jax.Array, landmarks: jax.Array, visible: jax.Array, settings: AugmentationSettings
 ) -> tuple[jax.Array, jax.Array]:
-    """Landmarks as a detector might give them: (landmarks [18, 2], visible [18]) for the heatmap.
+    """Landmarks [18, 2] and visible [18] with simulated detector errors, for the heatmap.
 
-    A face's noise level is exponential with mean `landmark_jitter`; it has a common shift and a part
-    for each landmark. Single landmarks, or all of them, may be missing.
+    A face's noise level is exponential with mean `landmark_jitter`. The noise has a part common to all landmarks and
+    one of each landmark. Single landmarks, or all of them, may be missing.
     """
     keys = jax.random.split(key, 5)
     level = settings.landmark_jitter * jax.random.exponential(keys[0])
@@ -249,9 +231,9 @@ def _augment_image(key, image, matrix, settings):
 def augment_annotated(
     key: jax.Array, image: jax.Array, alpha: jax.Array, mirror_map: jax.Array, settings: AugmentationSettings
 ) -> tuple[jax.Array, jax.Array]:
-    """One annotated face: image [S, S, 3] uint8, alpha [62] raw -> crop [120, 120, 3] float, alpha [62].
+    """Augment an annotated face: image [S, S, 3] uint8, alpha [62] raw -> crop [120, 120, 3] float, alpha [62].
 
-    mirror_map: [53, 51], of the morphable model; not looked at while `settings.mirror_annotated` is 0.
+    mirror_map: [53, 51] of the morphable model; unused if `settings.mirror_annotated` is 0.
     """
     key_geometry, key_appearance, key_mirror = jax.random.split(key, 3)
     matrix = random_similarity(key_geometry, settings)
@@ -267,28 +249,17 @@ def augment_annotated(
 def augment_wild(
     key: jax.Array, image: jax.Array, landmarks: jax.Array, visible: jax.Array, settings: AugmentationSettings
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One wild face: image [S, S, 3] uint8, landmarks [P, 2] crop pixels, visible [P] -> the same,
-    moved, and mirrored with probability `settings.mirror` (left and right landmarks swapped).
+    """Augment a wild face: image [S, S, 3] uint8, landmarks [P, 2], crop pixels, visible [P] -> the same, image a crop.
 
-    P is 18, or 21 with the jaw points (`heatmap.JAW_NAMES`) after them.
+    The face is mirrored with probability `settings.mirror`, with left and right landmarks swapped. P is 18, or 21 with
+    the jaw points (`heatmap.JAW_NAMES`) after them.
     """
     key_geometry, key_appearance, key_mirror = jax.random.split(key, 3)
     mirrored = jax.random.bernoulli(key_mirror, settings.mirror)
     matrix = random_similarity(key_geometry, settings)
     matrix = jnp.where(mirrored, _compose(matrix, mirror_matrix()), matrix)
     landmarks = projection.transform_points(landmarks, matrix)
-    order = heatmap.MIRROR_WITH_JAW[: len(landmarks)]  # begins with that of the 18
+    order = heatmap.MIRROR_WITH_JAW[: len(landmarks)]  # its first 18 entries are `MIRROR_18`
     swapped = landmarks[order], visible[order]
     landmarks, visible = (jnp.where(mirrored, a, b) for a, b in zip(swapped, (landmarks, visible)))
     return _augment_image(key_appearance, image, matrix, settings), landmarks, visible
-
-
-def with_margin(images: jax.Array, margin: int) -> jax.Array:
-    """The crop with at most `margin` pixels around it: [..., S, S, 3] -> [..., S', S', 3]."""
-    start = max((images.shape[-2] - CROP_SIZE) // 2 - margin, 0)
-    return images[..., start : images.shape[-3] - start, start : images.shape[-2] - start, :]
-
-
-def centre_crop(images: jax.Array) -> jax.Array:
-    """The crop inside its margin: [..., S, S, 3] -> [..., 120, 120, 3]."""
-    return with_margin(images, 0)

@@ -1,12 +1,12 @@
-"""A batch of arrays -> augmented faces, ready for the regressor. Pure; part of the jitted step.
+"""From a batch of arrays to augmented faces for the regressor. Pure; part of the jitted step.
 
 A batch is {"annotated": {...}, "wild": {...}} of arrays with a leading batch axis:
   annotated: image uint8 [A, S, S, 3] BGR, alpha [A, 62] raw, position uint32 [A, 2]
   wild:      image uint8 [W, S, S, 3] BGR, landmarks [W, 18, 2], visible [W, 18], position uint32 [W, 2];
-             perhaps jaw [W, 3, 2], jaw_visible [W, 3]: `heatmap.JAW_NAMES`
-`image_rgb` may stand for `image`: the same in RGB, as a file's decoder makes it.
-Landmarks and alpha are in the frame of the 120-pixel crop; `position` is the sample's global position
-in the training stream as (high, low) words, from which its augmentation is drawn.
+             optionally jaw [W, 3, 2] and jaw_visible [W, 3], the points of `heatmap.JAW_NAMES`
+`image_rgb` may replace `image`: the same in RGB, as file decoders return it.
+Landmarks and alpha are in the frame of the 120-pixel crop. `position` is the sample's global position in the training
+stream as (high, low) words; it determines the sample's augmentation.
 """
 
 import flax.struct
@@ -20,7 +20,7 @@ from twodal_jax.training import augmentation
 from twodal_jax.training.state import TrainSpec
 
 ANNOTATED_STREAM, WILD_STREAM = 0, 1
-JAW_FIELDS = {"landmarks": "jaw", "visible": "jaw_visible"}  # what follows what
+JAW_FIELDS = {"landmarks": "jaw", "visible": "jaw_visible"}  # {field: its continuation with the jaw points}
 
 
 @flax.struct.dataclass
@@ -29,11 +29,11 @@ class AugmentedBatch:
 
     Attributes:
       image: [B, 120, 120, 3] float 0..255, BGR.
-      landmarks: [B, P, 2] true (annotated) or given (wild) landmarks; visible: [B, P]. P is 18, or 21 where
-        the batch has jaw points, which follow the 18.
-      heatmap_landmarks, heatmap_visible: the 18 with a detector's noise; what the heatmap shows. Of annotated faces
-        with the mouth centre of the heatmap's kind (`forward.HeatmapSettings`).
-      critic_key: [B] keys of the noise on what the critic sees of each face.
+      landmarks: [B, P, 2], true (annotated) or given (wild); P is 18, or 21 with jaw points, which come last.
+      visible: [B, P].
+      heatmap_landmarks, heatmap_visible: [B, 18, 2] and [B, 18], with a detector's noise, for the heatmap. Annotated
+        faces have the mouth centre of the heatmap's kind (`forward.HeatmapSettings`).
+      critic_key: [B] keys of the noise on the critic's inputs.
       whitened: [B, 62] true whitened coefficients, None for wild faces.
     """
 
@@ -49,7 +49,7 @@ class AugmentedBatch:
 def prepare_annotated(
     batch: dict[str, jax.Array], model: MorphableModel, spec: TrainSpec, seed: jax.Array | int = 0
 ) -> AugmentedBatch:
-    """Augments annotated faces; their 18 landmarks are those of the moved alpha."""
+    """Augment annotated faces; their 18 landmarks are projected from the transformed alpha."""
     keys = augmentation.sample_keys(seed, ANNOTATED_STREAM, batch["position"])
 
     def one(key, image, alpha):
@@ -66,7 +66,7 @@ def prepare_annotated(
 
 
 def prepare_wild(batch: dict[str, jax.Array], spec: TrainSpec, seed: jax.Array | int = 0) -> AugmentedBatch:
-    """Augments wild faces."""
+    """Augment wild faces."""
     landmarks, visible = (
         jnp.concatenate([batch[name], batch[jaw]], axis=1) if jaw in batch else batch[name]
         for name, jaw in JAW_FIELDS.items()
@@ -85,12 +85,12 @@ def prepare_wild(batch: dict[str, jax.Array], spec: TrainSpec, seed: jax.Array |
 
 
 def _images(batch: dict[str, jax.Array], settings: augmentation.AugmentationSettings) -> jax.Array:
-    """[B, S, S, 3] uint8 BGR, with as much of the stored margin as `AugmentationSettings.margin` lets be seen."""
+    """[B, S, S, 3] uint8 BGR, with the stored margin limited to `AugmentationSettings.margin`."""
     images = batch["image"] if "image" in batch else batch["image_rgb"][..., ::-1]
-    return augmentation.with_margin(images, settings.margin)
+    return forward.trim_margin(images, settings.margin)
 
 
 def network_inputs(faces: AugmentedBatch, spec: TrainSpec) -> jax.Array:
-    """[B, 120, 120, 4]: image and heatmap of the noisy landmarks."""
+    """Inputs [B, 120, 120, 4] of the regressor, with the heatmap of the noisy landmarks."""
     points = faces.heatmap_landmarks, faces.heatmap_visible
     return forward.network_input(faces.image, *points, spec.heatmap)

@@ -1,4 +1,4 @@
-"""What training changes (`TrainState`) and what it does not (`TrainSpec`)."""
+"""The variable part of training (`TrainState`) and the fixed part (`TrainSpec`)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,93 +18,63 @@ from twodal_jax.models.resnet import Regressor
 from twodal_jax.training import landmark_offsets
 from twodal_jax.training.augmentation import AugmentationSettings
 
-LOSS_NAMES = (
-    "loss_3d",
-    "loss_2d_con",
-    "loss_3d_con",
-    "loss_cyc",
-    "loss_sc",
-    "loss_vdc",
-    "loss_pdc",
-    "loss_contour",  # of the baselines
-)
+LOSS_NAMES = ("loss_3d", "loss_2d_con", "loss_3d_con", "loss_cyc", "loss_sc", "loss_vdc", "loss_pdc", "loss_contour")
 WILD_LOSSES = ("loss_2d_con", "loss_3d_con", "loss_cyc", "loss_sc")
 SECOND_PASS_LOSSES = ("loss_3d_con", "loss_cyc")
 
 
 @flax.struct.dataclass
 class NetState:
-    """One network with its optimiser.
+    """One network with its optimiser."""
 
-    Attributes:
-      params: float32 parameters. batch_stats: BatchNorm's running statistics ({} without BatchNorm).
-      opt_state: the Optax state.
-    """
+    params: Any  # float32
+    batch_stats: Any  # BatchNorm's running statistics, {} without BatchNorm
+    opt_state: Any  # the Optax state
 
-    params: Any
-    batch_stats: Any
-    opt_state: Any
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Flax variables of the network: {"params", "batch_stats"}."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything a step changes; a checkpoint holds all of it.
+    """State of training; a checkpoint contains all of it."""
 
-    Attributes:
-      seed: [] uint32, of the augmentation. Data, not a constant, so that one compiled step serves all seeds.
-      step: [] int32, steps taken, skipped ones included.
-      skipped: [] int32, steps whose update was left out because something was not finite.
-      skipped_in_a_row: [] int32, how many of the latest steps were.
-      regressor: R. critic: encoder and critic.
-    """
-
-    seed: jax.Array
-    step: jax.Array
-    skipped: jax.Array
-    skipped_in_a_row: jax.Array
+    seed: jax.Array  # [] uint32, of the augmentation; an array, so that one compiled step serves all seeds
+    step: jax.Array  # [] int32, steps taken, skipped ones included
+    skipped: jax.Array  # [] int32, steps without an update because of non-finite values
+    skipped_in_a_row: jax.Array  # [] int32, number of consecutive skipped steps up to now
     regressor: NetState
-    critic: NetState
+    critic: NetState  # encoder and critic
+
+
+def _static(**default: Any) -> Any:
+    return flax.struct.field(pytree_node=False, **default)
 
 
 @flax.struct.dataclass
 class TrainSpec:
-    """The fixed part of training in one stage: networks, optimisers, settings. All fields are static.
+    """The fixed part of training in one stage: networks, optimisers, settings. All fields are static."""
 
-    Attributes:
-      regressor, critic: the Flax modules.
-      regressor_optimizer, critic_optimizer: Optax transformations.
-      loss_weights: {name of `LOSS_NAMES`: lambda}; a loss of weight 0 is not computed, nor a pass that
-        only such losses need.
-      loss_scale: {name: factor} of the losses' unit, see `losses.unit_scale`.
-      landmark_weights: [18] tuple, the mask v of Fig. 4; [21] where the wild faces' jaw points count too.
-      normalize_by_visibility: whether wild faces count alike, see `losses.equal_face_weights`.
-      weight_dims: 2 or 3, see `losses.coefficient_weights`.
-      train_depth_offset: whether L_3d and VDC train t_z.
-      augmentation: of annotated and of wild images. heatmap: how the heatmap is drawn.
-      accumulate: into how many parts a device's batch is split, worked on one after the other.
-      alternate: whether the regressor's step sees the critic after its step, or both see each other as before.
-      label_smoothing: of the critic's labels, see `losses.loss_sc_critic`.
-      coefficient_noise: standard deviation of noise on the whitened coefficients that the critic sees.
-      learn_landmark_offsets: whether `landmark_offsets` are learnt, beside the regressor's parameters.
-    """
-
-    regressor: Regressor = flax.struct.field(pytree_node=False)
-    critic: EncoderCritic = flax.struct.field(pytree_node=False)
-    regressor_optimizer: optax.GradientTransformation = flax.struct.field(pytree_node=False)
-    critic_optimizer: optax.GradientTransformation = flax.struct.field(pytree_node=False)
-    loss_weights: Mapping[str, float] = flax.struct.field(pytree_node=False)
-    loss_scale: Mapping[str, float] = flax.struct.field(pytree_node=False)
-    landmark_weights: tuple[float, ...] = flax.struct.field(pytree_node=False)
-    weight_dims: int = flax.struct.field(pytree_node=False)
-    augmentation: AugmentationSettings = flax.struct.field(pytree_node=False)
-    heatmap: HeatmapSettings = flax.struct.field(pytree_node=False)
-    train_depth_offset: bool = flax.struct.field(pytree_node=False, default=False)
-    accumulate: int = flax.struct.field(pytree_node=False, default=1)
-    learn_landmark_offsets: bool = flax.struct.field(pytree_node=False, default=False)
-    normalize_by_visibility: bool = flax.struct.field(pytree_node=False, default=False)
-    alternate: bool = flax.struct.field(pytree_node=False, default=True)
-    label_smoothing: float = flax.struct.field(pytree_node=False, default=0.0)
-    coefficient_noise: float = flax.struct.field(pytree_node=False, default=0.0)
+    regressor: Regressor = _static()
+    critic: EncoderCritic = _static()
+    regressor_optimizer: optax.GradientTransformation = _static()
+    critic_optimizer: optax.GradientTransformation = _static()
+    # {name of `LOSS_NAMES`: lambda}. A loss of weight 0 is not computed, nor a pass that only such losses need.
+    loss_weights: Mapping[str, float] = _static()
+    loss_scale: Mapping[str, float] = _static()  # {name: factor} of the losses' unit, see `losses.unit_scale`
+    landmark_weights: tuple[float, ...] = _static()  # [18], the mask v of Fig. 4; [21] if jaw points are compared
+    weight_dims: int = _static()  # 2 or 3, see `losses.coefficient_weights`
+    augmentation: AugmentationSettings = _static()  # of annotated and of wild images
+    heatmap: HeatmapSettings = _static()
+    train_depth_offset: bool = _static(default=False)  # whether L_3d and VDC train t_z
+    accumulate: int = _static(default=1)  # number of microbatches of a device's batch
+    learn_landmark_offsets: bool = _static(default=False)  # as part of the regressor's parameters
+    normalize_by_visibility: bool = _static(default=False)  # see `losses.normalize_by_visibility`
+    alternate: bool = _static(default=True)  # the regressor's step uses the updated critic; False: the old one
+    label_smoothing: float = _static(default=0.0)  # of the critic's labels, see `losses.loss_sc_critic`
+    coefficient_noise: float = _static(default=0.0)  # standard deviation of noise on the critic's whitened coefficients
 
     def __post_init__(self):
         unknown = set(self.loss_weights) - set(LOSS_NAMES)
@@ -113,7 +83,7 @@ class TrainSpec:
 
     @property
     def uses_jaw(self) -> bool:
-        """Whether wild faces are compared at the jaw points (`heatmap.JAW_NAMES`) too."""
+        """Whether wild faces are compared at the jaw points (`heatmap.JAW_NAMES`) as well."""
         return len(self.landmark_weights) > NUM_LANDMARKS
 
     def uses(self, *names: str) -> bool:
@@ -122,14 +92,14 @@ class TrainSpec:
 
     @property
     def axis_name(self) -> str | None:
-        """The mapped axis gradients and statistics are averaged over; BatchNorm holds it."""
+        """Mapped axis over which gradients and statistics are averaged; BatchNorm stores it."""
         return self.regressor.axis_name
 
 
 def create_train_state(spec: TrainSpec, seed: int, backbone: Mapping[str, Any] | None = None) -> TrainState:
-    """A fresh state: parameters from `seed` (independent of the number of devices), optimisers at 0.
+    """Initial state: parameters from `seed`, independent of the number of devices, and fresh optimisers.
 
-    backbone: {"params", "batch_stats"} of some of the regressor's layers, which take the place of random ones.
+    backbone: {"params", "batch_stats"} of some of the regressor's layers, which replace random ones.
     """
     key_regressor, key_critic = jax.random.split(jax.random.key(seed))
     image = jnp.zeros((1, CROP_SIZE, CROP_SIZE, 4))
@@ -156,5 +126,5 @@ def _net_state(variables: Mapping[str, Any], optimizer: optax.GradientTransforma
 
 
 def num_parameters(params: Any) -> int:
-    """How many numbers a pytree of arrays or shapes holds."""
+    """Number of elements of a pytree of arrays or shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
