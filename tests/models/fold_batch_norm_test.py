@@ -1,4 +1,4 @@
-"""Batch normalisation folded into convolutions: same coefficients, nothing left of it, and it cannot be trained."""
+"""Folded batch normalisation: same coefficients, no normalisation left, no training."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from twodal_jax.models.resnet import Regressor
 
 
 def random_variables(network, seed=0):
-    """Parameters and statistics far from those of a fresh network, where folding would change nothing."""
+    """Random parameters and statistics; with those of a fresh network folding would change nothing."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 120, 120, 4)))
 
@@ -23,43 +23,36 @@ def random_variables(network, seed=0):
 
 
 @pytest.mark.parametrize(
-    "depth, variant, width, made_for",
+    "arch, variant, width, made_for, first_stage",
     [
-        ("resnet18", "keypoints", 0.125, 1),
-        ("resnet50", "standard", 0.125, 1),
-        ("resnet18", "authors", 1.0, 1),
-        ("resnet50", "authors", 1.0, 1),
-        ("resnet50", "authors", 1.0, 8),
-        ("resnet50", "authors", 1.0, 64),
+        ("resnet18", "keypoints", 0.125, 1, 4),
+        ("resnet50", "standard", 0.125, 1, 4),
+        ("resnet18", "authors", 1.0, 1, 4),
+        ("resnet50", "authors", 1.0, 1, 2),
+        ("resnet50", "authors", 1.0, 8, 3),
+        ("resnet50", "authors", 1.0, 64, 4),
     ],
 )
-def test_a_folded_network_gives_the_same_coefficients(depth, variant, width, made_for):
-    """Also for another number of images than it was made for."""
-    network = Regressor(depth, variant, width, heatmap_mlp_width=8)
+def test_a_folded_network_has_no_normalisation_and_gives_the_same_coefficients(
+    arch, variant, width, made_for, first_stage
+):
+    """Checked with another number of images than the network was folded for."""
+    network = Regressor(arch, variant, width, heatmap_mlp_width=8)
     variables = random_variables(network)
     inputs = np.random.default_rng(1).uniform(-1, 1, (2, 120, 120, 4)).astype(np.float32)
     folded_network, folded = fold(network, variables, made_for)
     expected = np.asarray(jax.jit(network.apply)(variables, inputs))
     found = np.asarray(jax.jit(folded_network.apply)(folded, inputs))
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize(
-    "variant, width, made_for, first",
-    [("authors", 1.0, 1, 2), ("authors", 1.0, 8, 3), ("authors", 1.0, 64, 4), ("keypoints", 0.125, 1, 4)],
-)
-def test_folded_variables_are_those_the_folded_network_wants_and_hold_no_normalisation(variant, width, made_for, first):
-    network = Regressor("resnet50", variant, width)
-    folded_network, folded = fold(network, random_variables(network), made_for)
-    wanted = jax.eval_shape(folded_network.init, jax.random.key(0), jnp.zeros((1, 120, 120, 4)))
-    assert jax.tree.map(np.shape, folded) == jax.tree.map(lambda leaf: leaf.shape, wanted)
+    shapes = jax.eval_shape(folded_network.init, jax.random.key(0), inputs)
+    assert jax.tree.map(np.shape, folded) == jax.tree.map(lambda leaf: leaf.shape, shapes)
     structure = str(jax.tree.structure(folded))
     assert "norm" not in structure
-    assert folded_network.channels_first_from == (first if jax.default_backend() == "cpu" else 4)
+    assert folded_network.channels_first_from == (first_stage if jax.default_backend() == "cpu" else 4)
     assert ("matrix" in structure) == (folded_network.channels_first_from < 4)
 
 
-def test_a_folded_network_is_neither_folded_again_nor_trained():
+def test_a_folded_network_can_be_neither_folded_again_nor_trained():
     network = Regressor("resnet18", "standard", 0.125)
     folded_network, folded = fold(network, random_variables(network), 1)
     with pytest.raises(ValueError, match="folded already"):

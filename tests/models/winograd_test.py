@@ -1,4 +1,4 @@
-"""Winograd's convolution: the plain sum's values and gradients, and where it is used."""
+"""Winograd's convolution: values and gradients of the plain sum, and when it is used."""
 
 import jax
 import jax.numpy as jnp
@@ -20,25 +20,14 @@ def arrays(height, width, channels, features, batch=2, seed=0):
 def plain_float64(x, kernel):
     """The sum over channels of SciPy's correlations."""
     x, kernel = np.float64(x), np.float64(kernel)
-    return np.stack(
-        [
-            np.stack(
-                [
-                    sum(
-                        scipy.signal.correlate2d(image[..., c], kernel[..., c, f], "same")
-                        for c in range(image.shape[-1])
-                    )
-                    for f in range(kernel.shape[-1])
-                ],
-                axis=-1,
-            )
-            for image in x
-        ]
-    )
+    output = np.zeros((*x.shape[:3], kernel.shape[-1]))
+    for b, c, f in np.ndindex(len(x), *kernel.shape[2:]):
+        output[b, ..., f] += scipy.signal.correlate2d(x[b, ..., c], kernel[..., c, f], "same")
+    return output
 
 
 @pytest.mark.parametrize("height, width", [(8, 8), (7, 10), (1, 3), (2, 1)])
-def test_values_equal_scipys_correlation(height, width):
+def test_convolve_equals_scipys_correlation(height, width):
     x, kernel, _ = arrays(height, width, 3, 5)
     expected = plain_float64(x, kernel)
     found = jax.jit(winograd.convolve)(x, kernel)
@@ -46,22 +35,9 @@ def test_values_equal_scipys_correlation(height, width):
     np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("height, width", [(8, 8), (7, 10), (1, 3)])
-def test_gradients_are_the_adjoints_of_the_plain_sum(height, width):
-    """<convolve(x, k), g> is linear in x and in k: its gradients are known from SciPy's values alone."""
-    x, kernel, cotangent = arrays(height, width, 3, 4)
-    _, backwards = jax.vjp(winograd.convolve, x, kernel)
-    x_gradient, kernel_gradient = jax.jit(backwards)(cotangent)
-    other_x, other_kernel, _ = arrays(height, width, 3, 4, seed=1)
-    for found, expected in (
-        ((x_gradient * other_x).sum(), (plain_float64(other_x, kernel) * cotangent).sum()),
-        ((kernel_gradient * other_kernel).sum(), (plain_float64(x, other_kernel) * cotangent).sum()),
-    ):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_gradients_equal_those_of_xlas_convolution_entry_by_entry():
-    x, kernel, cotangent = arrays(9, 6, 8, 5)
+@pytest.mark.parametrize("height, width", [(8, 8), (7, 10), (9, 6), (1, 3)])
+def test_gradients_equal_those_of_xlas_convolution(height, width):
+    x, kernel, cotangent = arrays(height, width, 8, 5)
 
     def xla(x, kernel):
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -71,33 +47,33 @@ def test_gradients_equal_those_of_xlas_convolution_entry_by_entry():
 
 
 WIDE = winograd.MIN_CHANNELS
-FOUR = (4, 8, 8, WIDE)
+FOUR_IMAGES = (4, 8, 8, WIDE)
 
 
 @pytest.mark.parametrize(
     "x_shape, kernel, strides, dtype, expected",
     [
-        (FOUR, (3, 3, WIDE, WIDE), 1, jnp.float32, True),
-        (FOUR, (3, 3, WIDE, WIDE), 2, jnp.float32, False),
-        (FOUR, (3, 3, WIDE, WIDE), 1, jnp.bfloat16, False),  # sums of four lose bits it has not got
-        (FOUR, (3, 3, WIDE, WIDE - 8), 1, jnp.float32, False),
-        (FOUR, (1, 1, WIDE, WIDE), 1, jnp.float32, False),
+        (FOUR_IMAGES, (3, 3, WIDE, WIDE), 1, jnp.float32, True),
+        (FOUR_IMAGES, (3, 3, WIDE, WIDE), 2, jnp.float32, False),
+        (FOUR_IMAGES, (3, 3, WIDE, WIDE), 1, jnp.bfloat16, False),  # sums of four values lose too many of its bits
+        (FOUR_IMAGES, (3, 3, WIDE, WIDE - 8), 1, jnp.float32, False),
+        (FOUR_IMAGES, (1, 1, WIDE, WIDE), 1, jnp.float32, False),
         ((4, 4, 4, WIDE), (3, 3, WIDE, WIDE), 1, jnp.float32, False),
         ((1, 8, 8, WIDE), (3, 3, WIDE, WIDE), 1, jnp.float32, False),
     ],
 )
-def test_it_pays_for_wide_float32_convolutions_of_stride_1(x_shape, kernel, strides, dtype, expected):
+def test_is_faster_for_wide_float32_convolutions_of_stride_1(x_shape, kernel, strides, dtype, expected):
     assert winograd.is_faster(x_shape, kernel, strides, dtype) is expected
 
 
 def convolutions(module, variables, shape):
-    """How many convolutions the program has that is lowered for the device at hand."""
+    """Number of convolutions in the program lowered for the device at hand."""
     lowered = jax.jit(module.apply).lower(variables, jax.ShapeDtypeStruct(shape, jnp.float32))
     return lowered.as_text().count("stablehlo.convolution")
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends keep the plain convolution")
-def test_a_wide_layer_takes_it_unless_its_program_is_for_any_batch_size():
+def test_a_wide_layer_uses_winograd_unless_its_program_is_for_any_batch_size():
     module = Conv(WIDE)
     x, kernel, _ = arrays(8, 8, WIDE, WIDE, batch=4)
     variables = {"params": {"kernel": kernel}}

@@ -1,4 +1,4 @@
-"""The networks in Flax: the ResNet regressor, the keypoint head, the encoder and the critic.
+"""The networks in Flax: ResNet regressor, keypoint head, encoder and critic.
 
-Also BatchNorm folding and the names of PyTorch's weights. May import `geometry` and `distributed`.
+Also BatchNorm folding and conversion of PyTorch weights. May import `geometry` and `distributed`.
 """

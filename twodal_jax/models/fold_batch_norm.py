@@ -1,9 +1,9 @@
-"""Batch normalisation with fixed statistics, folded into the convolutions before it: for inference.
+"""Folding of batch normalisation with fixed statistics into the preceding convolutions, for inference.
 
     norm(x * W) = x * (W factor) + (bias - mean factor),   factor = scale / sqrt(variance + epsilon)
 
-The folded network gives the same coefficients (up to rounding) with one pass less over every map. For few images
-on a CPU, kernels of wide blocks are put here into the form that `models.channels_first` wants.
+The folded network gives the same coefficients, up to rounding, and saves one pass over every map. For few images on a
+CPU, kernels of wide blocks are stored in the layout of `models.cpu.channels_first`.
 """
 
 from collections.abc import Mapping
@@ -21,47 +21,52 @@ CONV, NORM = "conv", "norm"
 
 
 def channels_first_from(network: Regressor, images: int) -> int:
-    """From which stage on the network is faster with channels first, for so many images at a time; 4: from none."""
-    if network.depth != "resnet50" or network.variant != "authors":
+    """First stage, from 0, that is faster with channels first for `images` images at a time; 4: none."""
+    if network.arch != "resnet50" or network.variant != "authors":
         return STAGES
-    gaining = (stage for stage in (2, 3) if channels_first.is_faster(images, network.features(stage), network.dtype))
-    return next(gaining, STAGES)
+    faster = (stage for stage in (2, 3) if channels_first.is_faster(images, network.features(stage), network.dtype))
+    return next(faster, STAGES)
 
 
 def fold(network: Regressor, variables: Mapping[str, Any], images: int) -> tuple[Regressor, dict[str, Any]]:
-    """A network without batch normalisation that gives what `network` gives in evaluation, and its variables.
+    """Network without batch normalisation that equals `network` in evaluation, and its variables.
 
-    variables: {"params", "batch_stats"} of `network`; those of the folded one have "params" alone.
-    images: how many it will see at a time. It takes any number, but is made to be fast for this one.
+    variables: {"params", "batch_stats"} of `network`; those of the folded network have "params" alone.
+    images: number of images per call that the result is optimised for; it accepts any number.
+
+    Raises:
+      ValueError: the network is folded already.
     """
     if network.folded:
         raise ValueError("The network is folded already.")
     start = channels_first_from(network, images)
     folded = network.clone(folded=True, axis_name=None, channels_first_from=start)
     inputs = jax.ShapeDtypeStruct((1, CROP_SIZE, CROP_SIZE, 4), jnp.float32)
-    wanted = jax.eval_shape(folded.init, jax.random.key(0), inputs)["params"]
-    return folded, {"params": _folded(variables["params"], variables["batch_stats"], wanted)}
+    target_shapes = jax.eval_shape(folded.init, jax.random.key(0), inputs)["params"]
+    return folded, {"params": _folded(variables["params"], variables["batch_stats"], target_shapes)}
 
 
-def _folded(params: Mapping[str, Any], stats: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """One level of the parameters: each `conv...` takes in the `norm...` of the same ending."""
+def _folded(params: Mapping[str, Any], stats: Mapping[str, Any], target_shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """Fold one level of the parameters: each `conv...` absorbs the `norm...` of the same suffix."""
     result = {}
     for name, value in params.items():
         norm = name.replace(CONV, NORM)
         if name.startswith(CONV) and norm in params:
-            result[name] = _fold_one(value["kernel"], params[norm], stats[norm], wanted[name])
+            result[name] = _fold_layer(value["kernel"], params[norm], stats[norm], target_shapes[name])
         elif name in stats and not name.startswith(NORM):
-            result[name] = _folded(value, stats[name], wanted[name])  # a block
+            result[name] = _folded(value, stats[name], target_shapes[name])  # a block
         elif not name.startswith(NORM):
             result[name] = value
     return result
 
 
-def _fold_one(kernel, norm: Mapping[str, Any], stats: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _fold_layer(
+    kernel, norm: Mapping[str, Any], stats: Mapping[str, Any], target_shapes: Mapping[str, Any]
+) -> dict[str, Any]:
     factor = norm["scale"] / jnp.sqrt(stats["var"] + BATCH_NORM_EPSILON)
     kernel, bias = kernel * factor, norm["bias"] - stats["mean"] * factor
     for name, form in _FORMS.items():
-        if name in wanted:
+        if name in target_shapes:
             return {name: form(kernel), "bias": bias}
     return {"kernel": kernel, "bias": bias}
 

@@ -1,8 +1,8 @@
-"""Where things are: a residual network's maps -> coordinates of keypoints nobody names.
+"""Spatial-softmax head with unsupervised keypoints: maps of a residual network -> keypoint coordinates.
 
-A spatial softmax (Levine et al. 2016, Finn et al. 2016) turns each score map into the mean place of what it
-marks. Places move with the face by construction; a dense layer on a flattened map has to learn that for
-every cell anew, and from 1,000 faces learns it badly.
+A spatial softmax (Levine et al. 2016, Finn et al. 2016) reduces each score map to its mean position, which moves with
+the face by construction. A dense layer on a flattened map has to learn that separately for every cell, and learns it
+badly from 1,000 faces.
 """
 
 from collections.abc import Sequence
@@ -14,30 +14,32 @@ import numpy as np
 
 from twodal_jax.models.layers import BatchNorm, Conv
 
-SPREAD = 2.0  # places lie about half a map from its centre; a layer learns best from numbers of order 1
+OUTPUT_SCALE = 2.0  # keypoints lie about half a map from its centre; a layer learns best from inputs of order 1
 
 
 def spatial_softmax(scores: jax.Array) -> jax.Array:
-    """Mean place under exp(score): [B, H, W, K] -> [B, 2 K] float32, first every x, then every y.
+    """Mean position weighted by exp(score): [B, H, W, K] -> [B, 2 K] float32, first every x, then every y.
 
     Coordinates run from -1 (centre of the first column or row) to 1 (that of the last), y down.
     """
     batch, height, width, count = scores.shape
     share = jax.nn.softmax(scores.reshape(batch, height * width, count).astype(jnp.float32), axis=1)
     ys, xs = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
-    places = jnp.asarray(np.stack([xs.ravel(), ys.ravel()]), jnp.float32)
-    means = jnp.einsum("an,bnk->bak", places, share, precision=jax.lax.Precision.HIGHEST)
+    positions = jnp.asarray(np.stack([xs.ravel(), ys.ravel()]), jnp.float32)
+    means = jnp.einsum("an,bnk->bak", positions, share, precision=jax.lax.Precision.HIGHEST)
     return means.reshape(batch, 2 * count)
 
 
 class SpatialSoftmaxHead(nn.Module):
-    """Maps from fine to coarse, each half as large as the one before -> coordinates of `count` keypoints.
+    """Coordinates of `count` keypoints from maps ordered from fine to coarse, each half as large as the previous one.
 
-    The coarse maps are added to the finer ones as in a feature pyramid (Lin et al. 2017), so that a keypoint
-    is placed on the finest map by what all of them see. Out come [B, 2 `count`] float32, -`SPREAD` to `SPREAD`.
+    Coarse maps are added to finer ones as in a feature pyramid (Lin et al. 2017), so that each keypoint is located on
+    the finest map with the information of all. Returns [B, 2 `count`] float32 in [-`OUTPUT_SCALE`, `OUTPUT_SCALE`].
 
     Attributes:
-      features: of the pyramid. count: of keypoints. Others as in `Regressor`.
+      features: width of the pyramid.
+      count: number of keypoints.
+      axis_name, dtype, folded: as in `Regressor`.
     """
 
     axis_name: str | None = None
@@ -48,17 +50,15 @@ class SpatialSoftmaxHead(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Sequence[jax.Array], *, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] -> [B, 2 `count`] float32."""
         merged = None
         for level, x in reversed(list(enumerate(maps, start=1))):
             x = Conv(self.features, 1, 1, self.dtype, self.folded, name=f"conv_level{level}")(x)
             if not self.folded:
                 x = BatchNorm(self.axis_name, name=f"norm_level{level}")(x, train=train)
             if merged is not None:
-                x = x + _twice_as_large(merged)[:, : x.shape[1], : x.shape[2]]
+                upsampled = merged.repeat(2, axis=1).repeat(2, axis=2)
+                x = x + upsampled[:, : x.shape[1], : x.shape[2]]
             merged = nn.relu(x)
         scores = Conv(self.count, 3, 1, self.dtype, name="conv_scores")(merged)
-        return SPREAD * spatial_softmax(scores)
-
-
-def _twice_as_large(x: jax.Array) -> jax.Array:
-    return x.repeat(2, axis=1).repeat(2, axis=2)
+        return OUTPUT_SCALE * spatial_softmax(scores)

@@ -1,11 +1,10 @@
 """Layers that differ from Flax's for a measured reason; parameters and statistics keep Flax's layout.
 
-On a CPU, XLA's filter gradient of a 1x1 convolution is up to 12 times slower than a matrix product, 3x3
-convolutions of many channels need fewer multiplications than a plain sum has (`models.winograd`), automatic
-differentiation of BatchNorm makes four to five slow column reductions a layer, and a two-dimensional max-pool
-is slower than two one-dimensional ones. Each layer takes the form that is fast on the platform that a program is
-lowered for (`by_platform`), so that one program exported for several has the right form for each; the mathematics
-is the same.
+On a CPU, XLA's filter gradient of a 1x1 convolution is up to 12 times slower than a matrix product, 3x3 convolutions
+with many channels need fewer multiplications in Winograd's form (`models.cpu.winograd`), automatic differentiation of
+BatchNorm makes four to five slow column reductions per layer, and a two-dimensional max-pool is slower than two
+one-dimensional ones. Each layer takes the form that is fast on the platform that a program is lowered for
+(`by_platform`), so a program exported for several platforms has the right form for each. The mathematics is the same.
 """
 
 import functools
@@ -21,7 +20,7 @@ from twodal_jax.models.cpu import winograd
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
-SHARED_MOMENTS = "shared_moments"  # kept where layers are computed again: they cost an all-reduce
+SHARED_MOMENTS = "shared_moments"  # stored under rematerialisation, because they cost an all-reduce
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -31,14 +30,14 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, 
     )
 
 
-def _product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _matmul_1x1(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """A 1x1 convolution as a matrix product."""
     x = x[:, ::stride, ::stride]
     return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _with_bias(module: nn.Module, x: jax.Array) -> jax.Array:
-    """A convolution's output, with its parameter `bias` [features] added where it asks for one."""
+    """Output of `module.convolve`, plus the parameter `bias` [features] if the module has one."""
     if not module.bias:
         return module.convolve(x)
     offset = module.param("bias", nn.initializers.zeros, (module.features,))
@@ -46,10 +45,10 @@ def _with_bias(module: nn.Module, x: jax.Array) -> jax.Array:
 
 
 class Conv(nn.Module):
-    """2D convolution, NHWC, PyTorch's padding (kernel // 2 on every side).
+    """2D convolution, NHWC, with PyTorch's padding (kernel // 2 on every side).
 
-    On a CPU a 1x1 convolution is a matrix product, and a 3x3 one takes Winograd's form where that is_faster.
-    Parameters: `kernel` [k, k, in, out] and, where asked for, `bias` [out].
+    On a CPU a 1x1 convolution is a matrix product, and a 3x3 one takes Winograd's form if `winograd.is_faster`.
+    Parameters: `kernel` [k, k, in, out] and, with `bias`, `bias` [out].
     """
 
     features: int
@@ -60,23 +59,24 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, in] -> [B, H', W', out]."""
         return _with_bias(self, x)
 
     def convolve(self, x: jax.Array) -> jax.Array:
-        """Without a bias."""
+        """Convolution without bias."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", KERNEL_INIT, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         plain = functools.partial(_convolve, stride=self.strides, padding=(self.kernel_size // 2,) * 2)
         if self.kernel_size == 1:
-            return by_platform(functools.partial(_product, stride=self.strides), plain, x, kernel)
+            return by_platform(functools.partial(_matmul_1x1, stride=self.strides), plain, x, kernel)
         if winograd.is_faster(x.shape, shape, self.strides, self.dtype):
             return by_platform(winograd.convolve, plain, x, kernel)
         return plain(x, kernel)
 
 
 def _column_means(*factors: jax.Array) -> jax.Array:
-    """Means of the factors' product over all axes but the last: [..., C] each -> [C] float32."""
+    """Means of the product of the factors [..., C] over all axes but the last -> [C] float32."""
     return by_platform(_column_means_on_cpu, _plain_column_means, *factors)
 
 
@@ -86,33 +86,33 @@ def _plain_column_means(*factors: jax.Array) -> jax.Array:
 
 
 def _column_means_on_cpu(*factors: jax.Array) -> jax.Array:
-    """A product of rows [M, C] with ones, in row blocks, is both fast and exact on a CPU.
+    """Column means as a matrix product of ones with blocks of rows [M, C], which is fast and exact on a CPU.
 
-    Narrow rows are taken several at a time: a product of a few columns leaves most of a CPU's lanes empty.
+    Narrow rows are joined several at a time, because a product of a few columns leaves most of a CPU's lanes empty.
     """
     rows = functools.reduce(jnp.multiply, factors).reshape(-1, factors[0].shape[-1])
     count, features = rows.shape
-    at_a_time = 1
-    while at_a_time * features < 128 and count % (16 * at_a_time) == 0:
-        at_a_time *= 2
-    blocks = next((blocks for blocks in (8, 4, 2) if count % (blocks * at_a_time) == 0), 0)
+    joined = 1
+    while joined * features < 128 and count % (16 * joined) == 0:
+        joined *= 2
+    blocks = next((blocks for blocks in (8, 4, 2) if count % (blocks * joined) == 0), 0)
     if not blocks:
         return _plain_column_means(rows)
-    selector = jnp.repeat(jnp.eye(blocks, dtype=rows.dtype), count // (blocks * at_a_time), axis=1)
-    wide = rows.reshape(count // at_a_time, at_a_time * features)
+    selector = jnp.repeat(jnp.eye(blocks, dtype=rows.dtype), count // (blocks * joined), axis=1)
+    wide = rows.reshape(count // joined, joined * features)
     sums = jnp.matmul(selector, wide, preferred_element_type=jnp.float32)
     return sums.reshape(-1, features).sum(axis=0) / count
 
 
-def _all_means(first, second, axis_name: str | None):
-    """Means of two equal shapes over the mapped axis, in one all-reduce."""
+def _pmean_pair(first, second, axis_name: str | None):
+    """Means of two arrays of equal shape over the mapped axis, in one all-reduce."""
     if axis_name is None or jax.lax.axis_size(axis_name) == 1:
         return first, second
     return tuple(jax.lax.pmean(jnp.stack([first, second]), axis_name))
 
 
 def _moments(x, axis_name):
-    moments = _all_means(_column_means(x), _column_means(x, x), axis_name)
+    moments = _pmean_pair(_column_means(x), _column_means(x, x), axis_name)
     mean, square = checkpoint_name(moments, SHARED_MOMENTS)
     return mean, jnp.maximum(square - mean**2, 0.0)
 
@@ -121,10 +121,10 @@ def _moments(x, axis_name):
 def normalize_batch(
     x: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Batch normalisation of [..., C] by its own statistics, with the gradient in closed form.
+    """Batch normalisation of [..., C] with the batch's statistics and a closed-form gradient.
 
-    Returns the normalised x, and mean and (biased) variance [C] in float32 over all other axes, through which no
-    gradient flows. With `axis_name`, statistics and gradient are those of all devices' entries.
+    Returns the normalised x, and mean and (biased) variance [C] in float32 over all other axes; no gradient flows
+    through the last two. With `axis_name`, statistics and gradient are those of the entries of all devices.
     """
     return _normalize_forward(x, scale, bias, axis_name)[0]
 
@@ -141,7 +141,7 @@ def _normalize_backward(axis_name, residuals, cotangents):
     x, scale, mean, inverse = residuals
     cotangent, _, _ = cotangents
     local = _column_means(cotangent), _column_means(cotangent, x)
-    mean_g, mean_gx = _all_means(*local, axis_name)
+    mean_g, mean_gx = _pmean_pair(*local, axis_name)
     normalized_g = (mean_gx - mean_g * mean) * inverse  # mean of cotangent * normalised x
     slope = scale * inverse
     by_x = slope * normalized_g * inverse
@@ -156,11 +156,11 @@ normalize_batch.defvjp(_normalize_forward, _normalize_backward)
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last; names and shapes as Flax's `nn.BatchNorm`.
+    """Batch normalisation over all axes but the last; names and shapes are those of Flax's `nn.BatchNorm`.
 
     Attributes:
       axis_name: mapped axis whose devices share statistics, or None.
-      scale_init: initialiser of the scale (zeros for the last one of a residual branch).
+      scale_init: initialiser of the scale (zeros for the last layer of a residual branch).
     """
 
     axis_name: str | None = None
@@ -169,6 +169,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Normalise with the batch's statistics (`train`) or the running ones."""
         features = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, features)
         bias = self.param("bias", nn.initializers.zeros, features)
@@ -186,10 +187,10 @@ class BatchNorm(nn.Module):
 
 
 class StemConv(nn.Module):
-    """The 7x7 convolution with stride 2 and padding 3 of a ResNet; parameters as `Conv`'s.
+    """7x7 convolution of a ResNet's stem, with stride 2 and padding 3; parameters as in `Conv`.
 
-    On a CPU it runs on 2x2 blocks of pixels as a 4x4 convolution with stride 1: the same sums, whose
-    gradient with respect to the input needs no dilated convolution.
+    On a CPU it runs on 2x2 blocks of pixels as a 4x4 convolution with stride 1: the same sums, whose gradient with
+    respect to the input needs no dilated convolution.
     """
 
     features: int
@@ -198,10 +199,11 @@ class StemConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, in] -> [B, H', W', out]."""
         return _with_bias(self, x)
 
     def convolve(self, x: jax.Array) -> jax.Array:
-        """Without a bias."""
+        """Convolution without bias."""
         kernel = self.param("kernel", KERNEL_INIT, (7, 7, x.shape[-1], self.features))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         plain = functools.partial(_convolve, stride=2, padding=(3, 3))
@@ -211,7 +213,7 @@ class StemConv(nn.Module):
 
 
 def _convolve_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`StemConv` on blocks of 2x2 pixels."""
+    """`StemConv` on 2x2 blocks of pixels."""
     batch, height, width, channels = x.shape
     blocks = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
     blocks = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // 2, width // 2, -1)
@@ -224,9 +226,8 @@ def _convolve_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def add_relu(x: jax.Array, y: jax.Array) -> jax.Array:
     """relu(x + y), the end of a residual block; NaN where y is minus infinity.
 
-    On a CPU it is written as a sum of two arrays, with the same result. XLA repeats an operation on one array in
-    every loop that uses its result: it would compute a block's output anew in each block after it, from the
-    products of all before.
+    On a CPU the same result is written as a sum of two arrays. XLA repeats an operation on one array in every loop that
+    uses its result, so it would recompute a block's output in each later block, from the products of all earlier ones.
     """
     return by_platform(lambda x, y: jnp.maximum(x, -y) + y, lambda x, y: jax.nn.relu(x + y), x, y)
 
@@ -245,8 +246,8 @@ def _strided_slices(x: jax.Array, axis: int, window: int, stride: int) -> list[j
 def max_pool(x: jax.Array, *, window: int, stride: int, padding: int = 0) -> jax.Array:
     """Max-pool of [B, H, W, C], one axis after the other, as a maximum of strided slices.
 
-    The gradient of `reduce_window` is a scalar loop on a CPU, that of a maximum is element-wise; equal
-    entries share it.
+    On a CPU the gradient of `reduce_window` is a scalar loop, that of a maximum is element-wise. Equal entries share
+    the gradient.
     """
     if padding:
         width = ((0, 0), (padding, padding), (padding, padding), (0, 0))
@@ -262,6 +263,6 @@ def scaled(features: int, width: float) -> int:
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raises ValueError, with the choices there are, unless `value` is one of them."""
+    """Raise ValueError, with the list of choices, unless `value` is one of them."""
     if value not in choices:
         raise ValueError(f"Unknown {name} {value!r}; expected one of {', '.join(choices)}.")

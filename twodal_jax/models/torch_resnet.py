@@ -1,9 +1,9 @@
-"""A PyTorch ResNet's state dict, with the names of torchvision and timm, -> the variables of our `Regressor`.
+"""Conversion of a PyTorch ResNet's state dict, with the names of torchvision and timm, to variables of `Regressor`.
 
     conv1, bn1, layer1.0.conv1, layer1.0.bn1, layer1.0.downsample.0 and .1, fc
     conv_stem, norm_stem, stage1_block1/conv1, .../norm1, .../conv_shortcut and norm_shortcut, head
 
-PyTorch keeps kernels as [out, in, h, w], Flax as [h, w, in, out].
+PyTorch stores kernels as [out, in, h, w], Flax as [h, w, in, out].
 """
 
 from __future__ import annotations
@@ -20,36 +20,38 @@ import numpy as np
 from twodal_jax.geometry.projection import CROP_SIZE
 from twodal_jax.models.resnet import HEAD, Regressor
 
-PREFIX = "module."  # of names from a network that was trained on several GPUs
+PREFIX = "module."  # of parameter names of a network trained on several GPUs
 FULLY_CONNECTED = ("fc.weight", "fc.bias")
-UNUSED = "num_batches_tracked"  # ending of the names of BatchNorm's counters
+UNUSED = "num_batches_tracked"  # suffix of the names of BatchNorm's counters
 _FIELDS = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _KINDS = {"conv": "conv", "norm": "bn"}
 _SHORTCUT = {"conv_shortcut": "downsample.0", "norm_shortcut": "downsample.1"}
 
 
 class CheckpointFormatError(ValueError):
-    """A state dict is not of the expected network; the message says what differs."""
+    """A state dict does not belong to the expected network; the message names the difference."""
 
 
 def without_prefix(state: Mapping[Any, Any]) -> dict[str, Any]:
-    """The same entries by names without `PREFIX`."""
+    """The state dict with `PREFIX` removed from its names."""
     return {str(name).removeprefix(PREFIX): value for name, value in state.items()}
 
 
 def convert(
     state: Mapping[str, np.ndarray], network: Regressor, whose: str, *, channels: int, head: bool
 ) -> dict[str, Any]:
-    """The part of a network's variables that a PyTorch ResNet has, {"params", "batch_stats"}, float32 NumPy arrays.
+    """Variables {"params", "batch_stats"} of `network` that a PyTorch ResNet has, as float32 NumPy arrays.
 
     Args:
-      state: {name: array}. whose: the network that is expected, for messages: "the authors' ResNet-50".
-      channels: of the images that the PyTorch network takes: `conv_stem`'s kernel is [7, 7, channels, 64].
-      head: whether to convert the last layer, which must then have 62 outputs; without it `FULLY_CONNECTED`
-        may be absent or have any shape.
+      state: {name: array}.
+      network: the network whose variables are filled.
+      whose: name of the expected network, for messages: "the authors' ResNet-50".
+      channels: number of input channels of the PyTorch network: `conv_stem`'s kernel is [7, 7, channels, 64].
+      head: whether to convert the last layer, which must then have 62 outputs; without it `FULLY_CONNECTED` may be
+        missing or have any shape.
 
     Raises:
-      CheckpointFormatError: names the first tensor that is missing or has another shape, or those left over.
+      CheckpointFormatError: the message names the first tensor that is missing or has another shape, or extra ones.
     """
     variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
     used = set(() if head else FULLY_CONNECTED)
@@ -64,10 +66,11 @@ def convert(
         node = variables[collection]
         for part in path[:-1]:
             node = node.setdefault(part, {})
-        node[path[-1]] = _ours(array)
-    left = sorted(name for name in state if name not in used and not name.endswith(UNUSED))
-    if left:
-        raise CheckpointFormatError(f"holds {', '.join(left[:5])}, which {whose} lacks.")
+        # [out, in, h, w] -> [h, w, in, out]; [out, in] -> [in, out]
+        node[path[-1]] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+    extra = sorted(name for name in state if name not in used and not name.endswith(UNUSED))
+    if extra:
+        raise CheckpointFormatError(f"holds {', '.join(extra[:5])}, which {whose} lacks.")
     return variables
 
 
@@ -79,7 +82,7 @@ def _shapes(network: Regressor) -> Any:
 
 
 def _torch_name(path: list[str], head: bool) -> str | None:
-    """PyTorch's name of a parameter or statistic; None for what a PyTorch ResNet does not have."""
+    """PyTorch's name of a parameter or statistic; None if a PyTorch ResNet does not have it."""
     module, field = path[0], _FIELDS.get(path[-1])
     if module == HEAD:
         return f"fc.{field}" if head else None
@@ -93,13 +96,8 @@ def _torch_name(path: list[str], head: bool) -> str | None:
 
 
 def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that PyTorch gives a parameter of ours."""
+    """PyTorch's shape of a Flax parameter."""
     return (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape[::-1]
-
-
-def _ours(array: np.ndarray) -> np.ndarray:
-    """[out, in, h, w] -> [h, w, in, out]; [out, in] -> [in, out]."""
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
 def _array(state: Mapping[str, Any], name: str, shape: tuple[int, ...], whose: str) -> np.ndarray:

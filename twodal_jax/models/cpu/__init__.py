@@ -1,1 +1,1 @@
-"""Forms of a convolution that are fast on a CPU: channels-first layout and Winograd's algorithm."""
+"""Convolutions that are fast on a CPU: channels-first layout and Winograd's algorithm."""

@@ -1,9 +1,9 @@
 """Wide residual blocks of a folded network on a CPU, computed as [channels, positions].
 
-With few images a map has few positions: kernel times map, in this order, is a product whose long side is the
-kernel's, and each of its rows is read once and in order. That needs channels first. Of the 3x3 convolutions the
-widest are Winograd's (`models.winograd`), with their input transformed by one product with a constant; the others
-are one product with the nine neighbours of every position. `is_faster` says for how many images this form is the faster.
+With few images a map has few positions. The product of kernel and map, in this order, then has the kernel on its
+long side and reads each of its rows once and in order, which requires channels first. The widest 3x3 convolutions use
+Winograd's form (`models.cpu.winograd`), with their input transformed by one product with a constant. The others are one
+product with the nine neighbours of every position. `is_faster` decides by the number of images.
 """
 
 import flax.linen as nn
@@ -14,38 +14,38 @@ import numpy as np
 from twodal_jax.models.cpu import winograd
 from twodal_jax.models.layers import add_relu, Conv, KERNEL_INIT
 
-# Measured on two cores with AVX-512: blocks of so many channels or more are the faster for so many images or fewer.
-MOST_IMAGES = {256: 4, 512: 32}
-MIN_CHANNELS_TILED = 512  # of a 3x3 convolution that gains by Winograd's form
+# Measured on two cores with AVX-512. {minimum channels: maximum images} for which blocks are faster in this form.
+MAX_IMAGES = {256: 4, 512: 32}
+MIN_CHANNELS_TILED = 512  # of 3x3 convolutions that are faster in Winograd's form
 
 
 def is_faster(images: int, features: int, dtype: jnp.dtype) -> bool:
-    """Whether bottleneck blocks of so many features are faster in this form, here, for so many images at a time.
+    """Whether bottleneck blocks are faster in this form on this machine, for `images` images at a time.
 
-    The form is one of the parameters, so it follows the device at hand; exported networks are never in it.
+    The parameters have this form too, so it depends on the device at hand; exported networks never use it.
     """
-    gains = any(features >= channels and images <= most for channels, most in MOST_IMAGES.items())
-    return jax.default_backend() == "cpu" and dtype == jnp.float32 and gains
+    faster = any(features >= channels and images <= maximum for channels, maximum in MAX_IMAGES.items())
+    return jax.default_backend() == "cpu" and dtype == jnp.float32 and faster
 
 
-def tiled(features: int, height: int, width: int) -> bool:
-    """Whether a block's 3x3 convolution is Winograd's."""
+def uses_winograd(features: int, height: int, width: int) -> bool:
+    """Whether a block's 3x3 convolution uses Winograd's form."""
     return features >= MIN_CHANNELS_TILED and height % winograd.TILE == 0 and width % winograd.TILE == 0
 
 
-def enter(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] -> [C, B * H * W]. The transpose costs nothing: products that follow read it as it is."""
+def to_channels_first(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [C, B * H * W]. The transpose is free, because the products after it read the array unchanged."""
     return x.reshape(-1, x.shape[-1]).T
 
 
-def pooled(x: jax.Array, share: np.ndarray) -> jax.Array:
-    """[C, B * H * W] -> [B, C], sums over positions; share: float32 [H, W], the weight of each."""
-    x = x.reshape(len(x), -1, share.size)
-    return jnp.einsum("p,cbp->bc", share.ravel(), x, precision=jax.lax.Precision.HIGHEST)
+def weighted_sum(x: jax.Array, weights: np.ndarray) -> jax.Array:
+    """[C, B * H * W] -> [B, C], sums over positions with weights [H, W] float32."""
+    x = x.reshape(len(x), -1, weights.size)
+    return jnp.einsum("p,cbp->bc", weights.ravel(), x, precision=jax.lax.Precision.HIGHEST)
 
 
 def neighbours(x: jax.Array, height: int, width: int) -> jax.Array:
-    """[C, B * H * W] -> [9 * C, B * H * W]: what a 3x3 kernel sees at each position, zeros outside the map.
+    """[C, B * H * W] -> [9 * C, B * H * W]: the inputs of a 3x3 kernel at each position, zeros outside the map.
 
     Row (3 i + j) * C + c is channel c of the neighbour i - 1 rows down and j - 1 columns right.
     """
@@ -58,10 +58,10 @@ def neighbours(x: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def input_tiles(height: int, width: int) -> np.ndarray:
-    """float32 [H * W, 16, tiles]: a map's positions -> entry by entry, its tiles, transformed (`winograd.INPUT`)."""
+    """Matrix [H * W, 16, tiles], float32, from a map's positions to the entries of its transformed Winograd tiles."""
 
     def along(length: int) -> np.ndarray:
-        """[4, tiles, length] of one axis: tile t sees positions 2 t - 1 to 2 t + 2, zeros outside the map."""
+        """[4, tiles, length] of one axis; tile t covers positions 2 t - 1 to 2 t + 2, zeros outside the map."""
         seen = np.zeros((length // winograd.TILE, winograd.TILE + 2, length + 2), np.float32)
         for tile, entries in enumerate(seen):
             np.fill_diagonal(entries[:, winograd.TILE * tile :], 1)
@@ -72,7 +72,7 @@ def input_tiles(height: int, width: int) -> np.ndarray:
 
 
 class Product(nn.Module):
-    """A product with a bias, [C, M] -> [features, M]: a 1x1 convolution, or, of neighbours, a 3x3 one.
+    """Product with a bias, [C, M] -> [features, M]: a 1x1 convolution, or a 3x3 one of `neighbours`.
 
     Parameters: `matrix` [features, C], `bias`.
     """
@@ -81,13 +81,14 @@ class Product(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply the layer; the class's docstring has the shapes."""
         matrix = self.param("matrix", lambda key: matrix_of(KERNEL_INIT(key, (1, 1, len(x), self.features))))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return matrix @ x + bias[:, None]
 
 
 class TiledConv(nn.Module):
-    """A 3x3 convolution with a bias: [C, B * H * W] -> [features, B * H * W]; H and W even.
+    """Winograd's 3x3 convolution with a bias: [C, B * H * W] -> [features, B * H * W]; H and W even.
 
     Parameters: `tiles` [16, features, C], the transformed kernel, and `bias`.
     """
@@ -98,11 +99,12 @@ class TiledConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply the layer; the class's docstring has the shapes."""
         kernel = self.param("tiles", lambda key: tiles_of(KERNEL_INIT(key, (3, 3, len(x), self.features))))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        constant = input_tiles(self.height, self.width)
-        tiles = x.reshape(-1, len(constant)) @ constant.reshape(len(constant), -1)
-        tiles = tiles.reshape(len(x), -1, *constant.shape[1:])
+        transform = input_tiles(self.height, self.width)
+        tiles = x.reshape(-1, len(transform)) @ transform.reshape(len(transform), -1)
+        tiles = tiles.reshape(len(x), -1, *transform.shape[1:])
         products = jnp.einsum("efc,cbet->efbt", kernel, tiles)
         side = len(winograd.INPUT)
         grid = [[products[side * i + j] for j in range(side)] for i in range(side)]
@@ -112,7 +114,7 @@ class TiledConv(nn.Module):
 
 
 class Block(nn.Module):
-    """A bottleneck block (`models.regressor.Block`) with stride 1: [C, B * H * W] -> [4 * features, B * H * W]."""
+    """Bottleneck block (`models.resnet.Block`) with stride 1: [C, B * H * W] -> [4 * features, B * H * W]."""
 
     features: int
     height: int
@@ -120,8 +122,9 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply the layer; the class's docstring has the shapes."""
         y = nn.relu(Product(self.features, name="conv1")(x))
-        if tiled(self.features, self.height, self.width):
+        if uses_winograd(self.features, self.height, self.width):
             y = TiledConv(self.features, self.height, self.width, name="conv2")(y)
         else:
             y = Product(self.features, name="conv2")(neighbours(y, self.height, self.width))
@@ -131,10 +134,10 @@ class Block(nn.Module):
         return add_relu(x, y)
 
 
-class EnteringBlock(nn.Module):
-    """The same with a stride and a shortcut, from channels last: [B, H, W, C] -> [4 * features, B * H' * W'].
+class EntryBlock(nn.Module):
+    """Bottleneck block with stride and shortcut that enters channels first: [B, H, W, C] -> [4 features, B * H' * W'].
 
-    The transposes are before the widest maps.
+    It transposes before the widest maps.
     """
 
     features: int
@@ -142,18 +145,19 @@ class EnteringBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply the layer; the class's docstring has the shapes."""
         y = nn.relu(Conv(self.features, 1, bias=True, name="conv1")(x))
         y = nn.relu(Conv(self.features, 3, self.strides, bias=True, name="conv2")(y))
-        y = Product(4 * self.features, name="conv3")(enter(y))
-        x = enter(x[:, :: self.strides, :: self.strides])
+        y = Product(4 * self.features, name="conv3")(to_channels_first(y))
+        x = to_channels_first(x[:, :: self.strides, :: self.strides])
         return add_relu(Product(4 * self.features, name="conv_shortcut")(x), y)
 
 
 def matrix_of(kernel: jax.Array) -> jax.Array:
-    """A kernel [k, k, C, F] as `Product` holds it."""
+    """Kernel [k, k, C, F] in the layout of `Product`."""
     return kernel.reshape(-1, kernel.shape[-1]).T
 
 
 def tiles_of(kernel: jax.Array) -> jax.Array:
-    """A 3x3 convolution's kernel [3, 3, C, F] as `TiledConv` holds it."""
+    """Kernel [3, 3, C, F] in the layout of `TiledConv`."""
     return jnp.concatenate(winograd.transform_kernel(kernel)).swapaxes(1, 2)

@@ -1,10 +1,10 @@
-"""A 3x3 convolution with stride 1 and padding 1 by Winograd's F(2x2, 3x3), for CPUs.
+"""3x3 convolution with stride 1 and padding 1 by Winograd's F(2x2, 3x3), for CPUs.
 
-Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), eq. 8 and 9: the output is cut into
-2x2 tiles; each is a product, entry by entry, of a transformed 4x4 tile of the input and the transformed kernel.
-Over all tiles and channels every entry of the 4x4 is one matrix product: 16 multiplications where the plain sum has
-36. Each row of the 4x4 is one batch of products, so that few tiles keep all cores busy. The gradients are the
-transforms' adjoints, with as many products. Which convolutions gain, `is_faster` says.
+Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), eq. 8 and 9: the output is divided into 2x2
+tiles. Each is the entry-wise product of a transformed 4x4 tile of the input and the transformed kernel. Over all tiles
+and channels every entry of the 4x4 is one matrix product: 16 multiplications where the plain sum has 36. Each row of
+the 4x4 is one batch of products, so that few tiles keep all cores busy. The gradients are the adjoints of the
+transforms, with as many products. `is_faster` selects the convolutions that benefit.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.
 OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
 FLIPPED = (3, 1, 2, 0)  # row i of KERNEL applied to a reversed kernel is its row FLIPPED[i]
 
-# Measured on two cores with AVX-512: with less than this the transforms cost what the products save.
+# Measured on two cores with AVX-512: below these sizes the transforms cost what the products save.
 MIN_CHANNELS, MIN_SIDE, MIN_IMAGES = 256, 7, 4
 
 Grid = Sequence[Sequence[jax.Array]]  # entry (i, j) of every tile, [tiles, C]
@@ -27,9 +27,9 @@ Rows = tuple[jax.Array, ...]  # 4 arrays [4, C, F]: a transformed kernel, row by
 
 
 def is_faster(x_shape: Sequence[int], kernel_shape: Sequence[int], strides: int, dtype: jnp.dtype) -> bool:
-    """Whether a convolution of [B, H, W, C] by [k, k, C, F] is one of these, and faster so on a CPU.
+    """Whether a convolution of [B, H, W, C] by [k, k, C, F] has this form and is faster so on a CPU.
 
-    A program for any batch size, to be exported, keeps the plain sum.
+    A program exported for any batch size keeps the plain sum.
     """
     if tuple(kernel_shape[:2]) != (3, 3) or strides != 1 or dtype != jnp.float32:
         return False
@@ -45,15 +45,15 @@ def _combined(row: np.ndarray, arrays: Sequence[jax.Array]) -> jax.Array:
 
 
 def transformed(matrix: np.ndarray, grid: Grid) -> Grid:
-    """matrix @ grid @ matrix.T, where the grid's entries are arrays of one shape."""
+    """Return matrix @ grid @ matrix.T for a grid whose entries are arrays of one shape."""
     columns = [[_combined(row, column) for row in matrix] for column in zip(*grid)]
     return [[_combined(row, rows) for row in matrix] for rows in zip(*columns)]
 
 
 def _entries(x: jax.Array, before: int, size: int) -> Grid:
-    """[B, H, W, C] -> size x size arrays [tiles, C]: entry (i, j) of every tile, which begin every TILE pixels.
+    """[B, H, W, C] -> size x size arrays [tiles, C]: entry (i, j) of all tiles, which start every TILE pixels.
 
-    before: zeros above and left; the same or one more come below and right.
+    before: number of zeros above and left; below and right there are as many or one more.
     """
     batch, height, width, channels = x.shape
     down, across = -(-height // TILE), -(-width // TILE)
@@ -74,7 +74,7 @@ def _input_tiles(x: jax.Array) -> Grid:
 
 
 def _joined(grid: Grid, shape: tuple[int, ...]) -> jax.Array:
-    """The reverse for the 2x2 arrays of disjoint tiles: [B, H, W, C] with `shape`'s B, H and W."""
+    """Inverse of `_entries` for the 2x2 arrays of disjoint tiles: [B, H, W, C] with `shape`'s B, H and W."""
     batch, height, width = shape[:3]
     tiles = (batch, -(-height // TILE), -(-width // TILE), grid[0][0].shape[-1])
     rows = [jnp.stack([entry.reshape(tiles) for entry in row], axis=3) for row in grid]
@@ -83,7 +83,7 @@ def _joined(grid: Grid, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _products(first: Rows, second: Rows, contracted: tuple[int, int]) -> Grid:
-    """Of the matrices in rows of one place; contracted: which of each matrix's axes are summed over."""
+    """Products of matrices at the same grid position; contracted: the axis of each that is summed over."""
     dimensions = (((contracted[0] + 1,), (contracted[1] + 1,)), ((0,), (0,)))
     return [list(jax.lax.dot_general(a, b, dimensions)) for a, b in zip(first, second)]
 
@@ -93,13 +93,13 @@ def _rows(grid: Grid) -> Rows:
 
 
 def transform_kernel(kernel: jax.Array) -> Rows:
-    """[3, 3, C, F] -> 4 arrays [4, C, F]: the rows of the 4x4."""
+    """Transformed kernel [3, 3, C, F] -> 4 arrays [4, C, F], the rows of the 4x4."""
     return _rows(transformed(KERNEL, [[kernel[i, j] for j in range(3)] for i in range(3)]))
 
 
 @jax.custom_vjp
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[B, H, W, C] and [3, 3, C, F] -> [B, H, W, F], as a convolution with zero padding of 1.
+    """Convolution of [B, H, W, C] by [3, 3, C, F] with zero padding of 1 -> [B, H, W, F].
 
     Agrees with the plain sum to about 1e-6 of the largest value in float32.
     """
@@ -113,11 +113,11 @@ def _forward(x, kernel):
 
 def _backward(residuals, cotangent):
     x, kernel = residuals
-    # The gradient of the input: a convolution with the kernel flipped, and its channels changed about.
+    # Gradient of the input: a convolution with the flipped kernel, with its channel axes exchanged.
     tiles = _rows(_flipped(_input_tiles(cotangent)))
     products = _flipped(_products(tiles, transform_kernel(kernel), (1, 1)))
     x_gradient = _joined(transformed(OUTPUT, products), x.shape)
-    # The gradient of the kernel: every step of the forward pass backwards.
+    # Gradient of the kernel: the adjoint of every step of the forward pass.
     tiles = _rows(transformed(OUTPUT.T, _entries(cotangent, before=0, size=TILE)))
     products = _products(_rows(_input_tiles(x)), tiles, (0, 0))
     return x_gradient, jnp.stack(_rows(transformed(KERNEL.T, products)))
