@@ -1,4 +1,4 @@
-"""The pure mathematics of a face: coefficients, the 3D morphable model, projection, symmetry, the landmark heatmap.
+"""Pure functions of a face's geometry: coefficients, 3D morphable model, projection, symmetry, landmark heatmap.
 
-`projection` alone converts between frames. Imports `distributed.platforms` only.
+`projection` alone converts between frames. The package imports `distributed.platforms` only.
 """

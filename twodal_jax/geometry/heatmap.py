@@ -1,10 +1,9 @@
-"""The paper's 18 landmarks and the 1-channel facial landmark heatmap (FLH) made from them.
+"""The paper's 18 landmarks and their 1-channel facial landmark heatmap (FLH).
 
-The 18 landmarks are the 21 points of AFLW and UMDFaces without both ears and the chin: six on the
-brows, six on the eyes, three on the nose, three on the mouth. All functions are pure, work in
-pixels of the 120-pixel crop with y down, and take any number of leading dimensions.
-
-Ears and chin lie on the jaw line: where wild faces have them ("jaw points"), training may compare them too.
+The 18 landmarks are the 21 points of AFLW and UMDFaces without both ears and the chin: six on the brows, six on the
+eyes, three on the nose, three on the mouth. Ears and chin are the "jaw points", which training may compare as well on
+wild faces that have them. All functions are pure, use pixels of the 120-pixel crop with y down, and accept any number
+of leading dimensions.
 """
 
 import functools
@@ -19,53 +18,22 @@ from twodal_jax.geometry import projection
 
 NUM_LANDMARKS = 18
 KINDS = ("gaussian", "points")
-# Square pixels. Two landmarks within this of each other's distance share a pixel: compilers may round one distance
-# differently in two places, so that equality would leave a pixel without an owner.
-TIE = 1e-3
-REACH = 6.0  # standard deviations: exp(-REACH^2 / 2) is 1.5e-8
-LANDMARK_NAMES = (
-    "left brow outer",
-    "left brow middle",
-    "left brow inner",
-    "right brow inner",
-    "right brow middle",
-    "right brow outer",
-    "left eye outer",
-    "left eye centre",
-    "left eye inner",
-    "right eye inner",
-    "right eye centre",
-    "right eye outer",
-    "nose left",
-    "nose tip",
-    "nose right",
-    "mouth left",
-    "mouth centre",
-    "mouth right",
+# Square pixels. Landmarks whose distances to a pixel differ by less share that pixel: compilers may round one distance
+# differently in two places, and with exact equality a pixel could then belong to no landmark.
+TIE_TOLERANCE = 1e-3
+CUTOFF = 6.0  # standard deviations: exp(-CUTOFF^2 / 2) is 1.5e-8
+LANDMARK_NAMES = tuple(
+    "left brow outer,left brow middle,left brow inner,right brow inner,right brow middle,right brow outer,"
+    "left eye outer,left eye centre,left eye inner,right eye inner,right eye centre,right eye outer,"
+    "nose left,nose tip,nose right,mouth left,mouth centre,mouth right".split(",")
 )
-# [18, 2] Each landmark is the mean of two of the 68 (iBUG order, 0-based); mostly twice the same one.
+# [18, 2] Each landmark is the mean of two of the 68 (iBUG order, 0-based), mostly twice the same one.
 LANDMARK_PAIRS_68 = np.array(
     [
-        (17, 17),
-        (19, 19),
-        (21, 21),
-        (22, 22),
-        (24, 24),
-        (26, 26),
-        (36, 36),
-        (37, 40),
-        (39, 39),
-        (42, 42),
-        (43, 46),
-        (45, 45),
-        (31, 31),
-        (30, 30),
-        (35, 35),
-        (48, 48),
-        (48, 54),
-        (54, 54),
+        [17, 19, 21, 22, 24, 26, 36, 37, 39, 42, 43, 45, 31, 30, 35, 48, 48, 54],
+        [17, 19, 21, 22, 24, 26, 36, 40, 39, 42, 46, 45, 31, 30, 35, 48, 54, 54],
     ]
-)
+).T
 # The authors' code takes the mouth centre from the inner lips instead of the mouth corners.
 AUTHORS_MOUTH_CENTRE = (62, 66)
 INDICES_OF_21 = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 17, 18, 19])
@@ -75,13 +43,13 @@ MIRROR_18 = np.array([5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 14, 13, 12, 17, 16, 
 JAW_NAMES = ("left ear", "right ear", "chin")
 NUM_JAW_POINTS = len(JAW_NAMES)
 JAW_OF_21 = np.array([12, 16, 20])
-# AFLW's ear is iBUG's third point from the jaw's end: over 1,686 visible ears of AFLW and a network's meshes
-# they differ by 0.00 and 0.03 of the outer interocular distance in height; its neighbours lie 0.2 away.
+# AFLW's ear corresponds to iBUG's third point from the jaw's end: over 1,686 visible ears of AFLW and a network's
+# meshes they differ by 0.00 and 0.03 of the outer interocular distance in height; neighbouring points are 0.2 away.
 JAW_OF_68 = np.array([2, 14, 8])
-# The same for the 18 landmarks followed by the jaw points.
+# `MIRROR_18` for the 18 landmarks followed by the jaw points.
 MIRROR_WITH_JAW = np.array([*MIRROR_18, 19, 18, 20])
 
-# The colours of Fig. 4 as the authors' public code has them (XgTu/2DASL, commit ead2e164, `lmsMask_18pts`).
+# Weights by colour in Fig. 4, from the authors' public code (XgTu/2DASL, commit ead2e164, `lmsMask_18pts`).
 HIGH_WEIGHT = (13, 16)  # red: nose tip, mouth centre
 MEDIUM_WEIGHT = (7, 10, 15, 17)  # pink: eye centres, mouth corners
 
@@ -97,7 +65,7 @@ def landmarks_18_from_68(landmarks: jax.Array, *, authors_mouth: bool = False) -
 
 
 def landmarks_18_from_21(landmarks: jax.Array) -> jax.Array:
-    """[..., 21, D] in AFLW / UMDFaces order -> [..., 18, D] (ears and chin left out)."""
+    """[..., 21, D] in AFLW / UMDFaces order -> [..., 18, D], without ears and chin."""
     if landmarks.shape[-2] != 21:
         raise ValueError(f"Expected `landmarks` of shape [..., 21, D], got {landmarks.shape}.")
     return landmarks[..., INDICES_OF_21, :]
@@ -128,104 +96,110 @@ def heatmap(
 
     Args:
       landmarks: [..., 18, 2], crop pixels, y down; may lie outside the crop.
-      visible: [..., 18], a landmark counts where this is > 0. None visible: -1 everywhere ("empty").
+      visible: [..., 18]; landmarks with a value > 0 are drawn. Without any the heatmap is "empty": -1 everywhere.
       sigma: standard deviation in pixels.
-      kind: "gaussian" is 2 max_k exp(-|p - x_k|^2 / 2 sigma^2) - 1, differentiable in the landmarks;
-        "points" is the authors' code: single pixels (floor, clipped to the crop), no gradient.
+      size: side of the heatmap in pixels.
+      kind: "gaussian" is 2 max_k exp(-|p - x_k|^2 / 2 sigma^2) - 1, differentiable in the landmarks; "points" is the
+        authors' code: single pixels (floor, clipped to the crop), no gradient.
 
     Returns:
       [..., size, size, 1] float32 in [-1, 1].
+
+    Raises:
+      ValueError: wrong shapes or an unknown kind.
     """
     if landmarks.shape[-2:] != (NUM_LANDMARKS, 2) or visible.shape != landmarks.shape[:-1]:
         raise ValueError(
             f"Expected `landmarks` [..., 18, 2] and `visible` [..., 18], got {landmarks.shape} and {visible.shape}."
         )
-    seen = visible > 0
-    landmarks = jnp.where(seen[..., None], landmarks, 0.0)  # hidden ones may be NaN
+    is_visible = visible > 0
+    landmarks = jnp.where(is_visible[..., None], landmarks, 0.0)  # hidden landmarks may be NaN
     if kind not in KINDS:
         raise ValueError(f"Unknown heatmap kind {kind!r}; expected one of {', '.join(KINDS)}.")
     if kind == "points":
-        return _points_heatmap(landmarks, seen, size)[..., None]
+        return _points_heatmap(landmarks, is_visible, size)[..., None]
     leading = landmarks.shape[:-2]
-    flat = _gaussian_heatmap(landmarks.reshape(-1, NUM_LANDMARKS, 2), seen.reshape(-1, NUM_LANDMARKS), sigma, size)
+    flat = _gaussian_heatmap(
+        landmarks.reshape(-1, NUM_LANDMARKS, 2), is_visible.reshape(-1, NUM_LANDMARKS), sigma, size
+    )
     return flat.reshape(*leading, size, size, 1)
 
 
-def _points_heatmap(landmarks: jax.Array, seen: jax.Array, size: int) -> jax.Array:
+def _points_heatmap(landmarks: jax.Array, is_visible: jax.Array, size: int) -> jax.Array:
     pixel = jnp.clip(jnp.floor(jax.lax.stop_gradient(landmarks)), 0, size - 1)
     grid = jnp.arange(size, dtype=landmarks.dtype)
     on_column = pixel[..., 0, None] == grid
-    on_row = (pixel[..., 1, None] == grid) & seen[..., None]
+    on_row = (pixel[..., 1, None] == grid) & is_visible[..., None]
     hit = (on_row[..., :, None] & on_column[..., None, :]).any(axis=-3)
     return jnp.where(hit, 1.0, -1.0).astype(landmarks.dtype)
 
 
-def _squared_distances(landmarks: jax.Array, seen: jax.Array, size: int) -> list[jax.Array]:
+def _squared_distances(landmarks: jax.Array, is_visible: jax.Array, size: int) -> list[jax.Array]:
     """18 planes [B, size, size] of squared distances, infinite for hidden landmarks.
 
-    A list, so that the compiler fuses the reduction over landmarks and never stores all planes.
+    A list lets the compiler fuse the reduction over landmarks, so that it never stores all planes.
     """
     grid = jnp.arange(size, dtype=landmarks.dtype)
     across = (grid - landmarks[..., 0, None]) ** 2
-    down = jnp.where(seen[..., None], (grid - landmarks[..., 1, None]) ** 2, jnp.inf)
+    down = jnp.where(is_visible[..., None], (grid - landmarks[..., 1, None]) ** 2, jnp.inf)
     return [down[:, k, :, None] + across[:, k, None, :] for k in range(NUM_LANDMARKS)]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _gaussian_heatmap(landmarks, seen, sigma, size):
-    nearest = functools.reduce(jnp.minimum, _squared_distances(landmarks, seen, size))
+def _gaussian_heatmap(landmarks, is_visible, sigma, size):
+    nearest = functools.reduce(jnp.minimum, _squared_distances(landmarks, is_visible, size))
     return 2.0 * jnp.exp(-nearest / (2.0 * sigma**2)) - 1.0
 
 
-def _gaussian_heatmap_forward(landmarks, seen, sigma, size):
-    return _gaussian_heatmap(landmarks, seen, sigma, size), (landmarks, seen)
+def _gaussian_heatmap_forward(landmarks, is_visible, sigma, size):
+    return _gaussian_heatmap(landmarks, is_visible, sigma, size), (landmarks, is_visible)
 
 
 def _gaussian_heatmap_backward(sigma, size, residuals, cotangent):
-    """Each pixel pulls on its nearest landmark only; a tie pulls on all that share it equally."""
-    landmarks, seen = residuals
-    planes = _squared_distances(landmarks, seen, size)
+    """Gradient of each pixel to its nearest landmark only; tied landmarks share it equally."""
+    landmarks, is_visible = residuals
+    planes = _squared_distances(landmarks, is_visible, size)
     nearest = functools.reduce(jnp.minimum, planes)
-    shared = functools.reduce(jnp.add, [(plane <= nearest + TIE).astype(landmarks.dtype) for plane in planes])
-    pull = cotangent * 2.0 * jnp.exp(-nearest / (2.0 * sigma**2)) / (sigma**2 * shared)
-    faces = landmarks, seen, pull, nearest
-    width = 2 * math.ceil(REACH * sigma) + 1
+    shared = functools.reduce(jnp.add, [(plane <= nearest + TIE_TOLERANCE).astype(landmarks.dtype) for plane in planes])
+    weight = cotangent * 2.0 * jnp.exp(-nearest / (2.0 * sigma**2)) / (sigma**2 * shared)
+    faces = landmarks, is_visible, weight, nearest
+    width = 2 * math.ceil(CUTOFF * sigma) + 1
     if width >= size:
-        return _moments_of_planes(*faces), None
-    return by_platform(functools.partial(_moments_of_windows, width=width), _moments_of_planes, *faces), None
+        return _gradient_from_planes(*faces), None
+    return by_platform(functools.partial(_gradient_from_windows, width=width), _gradient_from_planes, *faces), None
 
 
-def _moments_of_planes(landmarks, seen, pull, nearest):
-    """[B, 18, 2]: the sum of pull * (pixel - landmark) over each landmark's own pixels."""
-    planes = _squared_distances(landmarks, seen, pull.shape[-1])
-    grid = jnp.arange(pull.shape[-1], dtype=landmarks.dtype)
+def _gradient_from_planes(landmarks, is_visible, weight, nearest):
+    """[B, 18, 2]: sum of weight * (pixel - landmark) over the pixels nearest to each landmark."""
+    planes = _squared_distances(landmarks, is_visible, weight.shape[-1])
+    grid = jnp.arange(weight.shape[-1], dtype=landmarks.dtype)
     gradients = []
     for k, plane in enumerate(planes):
-        own = jnp.where(seen[:, k, None, None] & (plane <= nearest + TIE), pull, 0.0)
+        own = jnp.where(is_visible[:, k, None, None] & (plane <= nearest + TIE_TOLERANCE), weight, 0.0)
         x, y = landmarks[:, k, 0], landmarks[:, k, 1]
         columns, rows = own.sum(axis=-2), own.sum(axis=-1)
-        # In full precision: some devices multiply float32 matrices in less.
+        # Full precision, because some devices multiply float32 matrices in less.
         moments = [jnp.matmul(line, grid, precision=jax.lax.Precision.HIGHEST) for line in (columns, rows)]
         gradients.append(jnp.stack([moments[0] - x * columns.sum(-1), moments[1] - y * rows.sum(-1)], axis=-1))
     return jnp.stack(gradients, axis=-2)
 
 
-def _moments_of_windows(landmarks, seen, pull, nearest, width):
-    """The same from a window of `width` pixels around each landmark: farther off nothing pulls.
+def _gradient_from_windows(landmarks, is_visible, weight, nearest, width):
+    """`_gradient_from_planes` from a window of `width` pixels around each landmark; weights outside are negligible.
 
-    On a CPU a fifteenth of the time of 54 sums over whole planes.
+    Takes a fifteenth of the time of 54 sums over whole planes on a CPU.
     """
-    start = jnp.clip(jnp.round(landmarks).astype(jnp.int32) - width // 2, 0, pull.shape[-1] - width)
+    start = jnp.clip(jnp.round(landmarks).astype(jnp.int32) - width // 2, 0, weight.shape[-1] - width)
 
-    def one(start, landmark, seen, pull, nearest):
+    def one(start, landmark, is_visible, weight, nearest):
         corner = start[1], start[0]
         x, y = (start + jnp.arange(width)[:, None]).astype(landmark.dtype).T - landmark[:, None]
-        pull, nearest = (jax.lax.dynamic_slice(plane, corner, (width, width)) for plane in (pull, nearest))
-        own = jnp.where(seen & (y[:, None] ** 2 + x**2 <= nearest + TIE), pull, 0.0)
+        weight, nearest = (jax.lax.dynamic_slice(plane, corner, (width, width)) for plane in (weight, nearest))
+        own = jnp.where(is_visible & (y[:, None] ** 2 + x**2 <= nearest + TIE_TOLERANCE), weight, 0.0)
         return jnp.stack([(own.sum(axis=0) * x).sum(), (own.sum(axis=1) * y).sum()])
 
-    of_face = jax.vmap(one, in_axes=(0, 0, 0, None, None))
-    return jax.vmap(of_face)(start, landmarks, seen, pull, nearest)
+    over_landmarks = jax.vmap(one, in_axes=(0, 0, 0, None, None))
+    return jax.vmap(over_landmarks)(start, landmarks, is_visible, weight, nearest)
 
 
 _gaussian_heatmap.defvjp(_gaussian_heatmap_forward, _gaussian_heatmap_backward)

@@ -1,9 +1,9 @@
-"""The 3D morphable model as a pytree of arrays, and the step from coefficients to a shape.
+"""The 3D morphable model as a pytree of arrays, and shapes from its coefficients.
 
     S = mean + sum_k basis_k alpha_k      (paper, Section III-A)
 
-The basis is stored as coordinate planes, [50, 3, N], because one matrix product over planes is the
-fastest way to a mesh; meshes leave this module as [..., N, 3]. Files are read by `twodal_jax.face_models.load`.
+The basis is stored as coordinate planes, [50, 3, N], because one matrix product over planes is the fastest way to a
+mesh; functions return meshes as [..., N, 3]. `face_models.load` reads files.
 """
 
 import hashlib
@@ -22,20 +22,22 @@ NUM_DIRECTIONS = coefficients.NUM_SHAPE + coefficients.NUM_EXPRESSION
 
 @flax.struct.dataclass
 class MorphableModel:
-    """A linear face model with the coefficients' whitening. Model frame: x to the right of a frontal
-    face's picture, y up, z towards the viewer; the unit is the file's (BFM: micrometres).
+    """A linear face model with the whitening of its coefficients.
+
+    Model frame: x to the right in the image of a frontal face, y up, z towards the viewer; the unit is the file's (BFM:
+    micrometres).
 
     Attributes:
       mean: [3, N] float32, the mean shape (identity plus expression mean).
       basis: [50, 3, N] float32, 40 shape directions, then 10 expression directions.
       triangles: [T, 3] int32, 0-based, counter-clockwise seen from outside.
       landmark_indices: [68] int32, vertices of the 68 landmarks in iBUG order.
-      alpha_mean, alpha_std: [62] float32, the whitening the network regresses in.
-      landmark_mean: [3, 68], landmark_basis: [50, 3, 68], the rows of the landmarks.
-      vertex_factor: [154, 154] float32, R with R^T R = the Gram matrix of the vertices' features
-        divided by N; makes the dense vertex distance a small matrix product (`losses.loss_vdc`).
-      mirror_map: [53, 51] float32, coefficients of the mirrored face (`twodal_jax.geometry.symmetry`); empty, [0, 51],
-        until `symmetry.with_mirror` makes it.
+      alpha_mean, alpha_std: [62] float32, whitening of the network's regression target.
+      landmark_mean: [3, 68], landmark_basis: [50, 3, 68], `mean` and `basis` at the landmarks.
+      vertex_factor: [154, 154] float32, R with R^T R = the Gram matrix of the vertices' features divided by N; makes
+        the dense vertex distance a small matrix product (`losses.loss_vdc`).
+      mirror_map: [53, 51] float32, coefficients of the mirrored face (`geometry.symmetry`); empty, [0, 51], until
+        `symmetry.with_mirror` fills it.
       has_whitening: whether alpha_mean and alpha_std came with the model (static).
     """
 
@@ -53,10 +55,15 @@ class MorphableModel:
 
     @property
     def num_vertices(self) -> int:
+        """N; 0 for a model without its mesh."""
         return self.mean.shape[-1]
 
     def with_whitening(self, alpha_mean: np.ndarray, alpha_std: np.ndarray) -> "MorphableModel":
-        """The same model with another whitening, both [62]; entries of std must be positive."""
+        """The same model with another whitening, both [62].
+
+        Raises:
+          ValueError: another shape, or an entry of `alpha_std` that is not positive.
+        """
         alpha_mean, alpha_std = np.asarray(alpha_mean, np.float32), np.asarray(alpha_std, np.float32)
         _check_shape("alpha_mean", alpha_mean, (coefficients.NUM_COEFFICIENTS,))
         _check_shape("alpha_std", alpha_std, (coefficients.NUM_COEFFICIENTS,))
@@ -71,19 +78,19 @@ def _check_shape(name: str, array: np.ndarray, expected: tuple) -> None:
 
 
 def vertex_factor(mean: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """[154, 154] upper factor R of the vertices' features phi_n = [1, mean_n, basis_1n, ..., basis_50n].
+    """Upper factor R, [154, 154], of the vertices' features phi_n = [1, mean_n, basis_1n, ..., basis_50n].
 
-    A vertex is projected as a 3x154 matrix times phi_n, so that the mean squared distance between two
-    projections of all N vertices is the squared norm of (their difference) R^T, summed over rows.
-    Computed in float64; mean [3, N], basis [50, 3, N].
+    A vertex is projected as a 3x154 matrix times phi_n, so the mean squared distance between two projections of all N
+    vertices is the squared norm of (their difference) R^T, summed over rows. mean [3, N], basis [50, 3, N]; computed in
+    float64.
     """
     num_vertices = mean.shape[-1]
     features = np.concatenate([np.ones((1, num_vertices)), mean, basis.reshape(-1, num_vertices)])
     features = features.astype(np.float64) / np.sqrt(num_vertices)
     size = np.linalg.norm(features, axis=1)
     features /= np.where(size > 0, size, 1.0)[:, None]
-    # From the Gram matrix of the features at unit size: what float64 loses by squaring is less than
-    # float32 loses by storing, and one product of matrices is much faster than a QR of N rows.
+    # From the Gram matrix of normalised features: squaring in float64 loses less than storing in float32, and one
+    # matrix product is much faster than a QR of N rows.
     eigenvalues, vectors = np.linalg.eigh(features @ features.T)
     root = np.sqrt(np.maximum(eigenvalues, 0.0))[:, None] * vectors.T
     return np.linalg.qr(root * size, mode="r").astype(np.float32)
@@ -97,15 +104,18 @@ def create(
     alpha_mean: np.ndarray | None = None,
     alpha_std: np.ndarray | None = None,
 ) -> MorphableModel:
-    """Makes a MorphableModel from NumPy arrays and fills the derived fields.
+    """MorphableModel from NumPy arrays, with its derived fields computed.
 
     Args:
-      mean: [3, N]. basis: [50, 3, N]. triangles: [T, 3] 0-based. landmark_indices: [68].
-      alpha_mean, alpha_std: [62] whitening, or None for both: then mean 0, std 1 and
-        `has_whitening` False, to be replaced by the training data's (`with_whitening`).
+      mean: [3, N].
+      basis: [50, 3, N].
+      triangles: [T, 3], 0-based.
+      landmark_indices: [68].
+      alpha_mean: [62] mean of the whitening, or None: 0, with `has_whitening` False until `with_whitening` sets both.
+      alpha_std: [62] standard deviation, or None: 1; None exactly if `alpha_mean` is.
 
     Raises:
-      ValueError: names the argument whose shape or range is wrong.
+      ValueError: the shape or range of an argument is wrong; the message names it.
     """
     mean, basis = np.asarray(mean, np.float32), np.asarray(basis, np.float32)
     triangles = np.ascontiguousarray(triangles, np.int32)
@@ -141,14 +151,14 @@ def create(
 
 
 def without_mesh(model: MorphableModel) -> MorphableModel:
-    """The model with its dense arrays emptied: all a training step needs, 32 MB smaller.
+    """The model with empty dense arrays, 32 MB smaller, which is enough for a training step.
 
-    `landmarks_model`, projection of landmarks and the closed-form vertex distance still work.
+    `landmarks_model`, the projection of landmarks and the closed-form vertex distance still work.
     """
     return model.replace(mean=model.mean[:, :0], basis=model.basis[:, :, :0], triangles=model.triangles[:0])
 
 
-def _shape(mean: jax.Array, basis: jax.Array, alpha: jax.Array) -> jax.Array:
+def _linear_shape(mean: jax.Array, basis: jax.Array, alpha: jax.Array) -> jax.Array:
     _, shape, expression = coefficients.split(alpha)
     weights = jnp.concatenate([shape, expression], axis=-1)
     planes = jnp.matmul(weights, basis.reshape(NUM_DIRECTIONS, -1), precision=jax.lax.Precision.HIGHEST)
@@ -158,16 +168,16 @@ def _shape(mean: jax.Array, basis: jax.Array, alpha: jax.Array) -> jax.Array:
 
 def vertices_model(model: MorphableModel, alpha: jax.Array) -> jax.Array:
     """S of Section III-A: alpha [..., 62] (raw) -> [..., N, 3], model frame and unit."""
-    return _shape(model.mean, model.basis, alpha)
+    return _linear_shape(model.mean, model.basis, alpha)
 
 
 def landmarks_model(model: MorphableModel, alpha: jax.Array) -> jax.Array:
     """The 68 landmarks of S: alpha [..., 62] (raw) -> [..., 68, 3], model frame and unit."""
-    return _shape(model.landmark_mean, model.landmark_basis, alpha)
+    return _linear_shape(model.landmark_mean, model.landmark_basis, alpha)
 
 
 def digest(model: MorphableModel) -> str:
-    """SHA-256 of everything the network's output depends on: shape, landmarks, whitening."""
+    """SHA-256 of all arrays that the network's output depends on: shape, landmarks, whitening."""
     arrays = (model.mean, model.basis, model.landmark_indices, model.alpha_mean, model.alpha_std)
     hasher = hashlib.sha256()
     for array in arrays:

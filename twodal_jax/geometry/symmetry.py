@@ -1,8 +1,8 @@
-"""The left-right symmetry of a 3D morphable model: coefficients of the mirrored face.
+"""Left-right symmetry of a 3D morphable model: coefficients of the mirrored face.
 
-A mirrored photo shows the mirrored face. Its coefficients are found once and for all by least squares
-over all vertices, as a linear map; pose and image mirror exactly. BFM's mesh is symmetric in shape, not
-in its list of vertices, so left and right vertices are paired through the mean shape.
+A mirrored photo shows the mirrored face. Its coefficients are a linear map of the original's, computed once by least
+squares over all vertices; pose and image mirror exactly. BFM's mesh is symmetric in shape but not in its vertex order,
+so left and right vertices are paired through the mean shape.
 """
 
 import numpy as np
@@ -12,13 +12,13 @@ from twodal_jax.geometry.coefficients import NUM_POSE
 from twodal_jax.geometry.morphable_model import MorphableModel, NUM_DIRECTIONS
 
 FLIP_X = np.array([-1.0, 1.0, 1.0])
-MAX_ERROR = 0.02  # of the face's size
+MAX_ERROR = 0.02  # fraction of the face's size
 
 
 def paired_vertices(mean: np.ndarray) -> np.ndarray:
-    """[N] int: for each vertex of mean [3, N] the one nearest to its mirror image.
+    """Index [N] of the vertex nearest to each vertex's mirror image; mean [3, N].
 
-    The plane of symmetry is x = const; its place is found along with the pairs.
+    The plane of symmetry is x = const; its position is estimated together with the pairs.
     """
     tree = scipy.spatial.cKDTree(mean.T)
     shift = mean[0].min() + mean[0].max()
@@ -36,12 +36,13 @@ def mirror_map(mean: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndar
     """The map X [53, 51] with  mirror(S(alpha)) = S(alpha') + shift,  [alpha'; shift] = X [alpha; 1].
 
     Args:
-      mean: [3, N], basis: [50, 3, N] of a model (model frame; the mirror turns x into -x).
+      mean: [3, N], model frame; the mirror turns x into -x.
+      basis: [50, 3, N].
 
     Returns:
-      X (alpha: the 50 shape and expression coefficients, raw; shift [3]: model units), and what it
-      leaves of each direction and of the mean, as a Gram matrix over vertices: [51, 51], so that a
-      face's mean squared distance to its mirror image is [alpha; 1]^T G [alpha; 1]. Both float64.
+      X, float64: alpha are the 50 raw shape and expression coefficients, shift [3] is in model units.
+      Gram matrix G [51, 51], float64, of the residuals of the directions and the mean, averaged over vertices: a face's
+      mean squared distance to its mirror image is [alpha; 1]^T G [alpha; 1].
     """
     mean, basis = np.asarray(mean, np.float64), np.asarray(basis, np.float64)
     num_vertices = mean.shape[-1]
@@ -56,25 +57,25 @@ def mirror_map(mean: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndar
     targets[-1] -= mean
     targets = targets.reshape(NUM_DIRECTIONS + 1, -1)
     solution = np.linalg.lstsq(unknowns @ unknowns.T, unknowns @ targets.T, rcond=1e-10)[0]
-    left = targets - solution.T @ unknowns
-    return solution / norms, left @ left.T / num_vertices
+    residual = targets - solution.T @ unknowns
+    return solution / norms, residual @ residual.T / num_vertices
 
 
 def with_mirror(model: MorphableModel) -> MorphableModel:
-    """The model (with whitening) with its `mirror_map`, which mirrored annotated faces need.
+    """The model, which must have a whitening, with the `mirror_map` that mirrored annotated faces need.
 
     Raises:
-      ValueError: the model is not symmetric about a plane x = const: for faces spread as the whitening
-        says, mirrored ones miss it by more than `MAX_ERROR` (root mean square) of the face's size.
+      ValueError: the model is not symmetric about a plane x = const: for faces distributed as the whitening states, the
+        root-mean-square error of mirrored ones exceeds `MAX_ERROR` of the face's size.
     """
-    matrix, left = mirror_map(model.mean, model.basis)
+    matrix, gram = mirror_map(model.mean, model.basis)
     mean, std = (np.asarray(a, np.float64)[NUM_POSE:] for a in (model.alpha_mean, model.alpha_std))
     typical = np.append(mean, 1.0)
-    squared = typical @ left @ typical + np.square(std) @ np.diag(left)[:-1]
+    squared = typical @ gram @ typical + np.square(std) @ np.diag(gram)[:-1]
     error = np.sqrt(squared / np.prod(np.ptp(model.mean[:2], axis=1)))
     if not error <= MAX_ERROR:
         raise ValueError(
-            f"The morphable model is not symmetric: mirrored faces miss it by {error:.1%} of the face's "
-            f"size (at most {MAX_ERROR:.0%} expected). Set config.augmentation.mirror_annotated to 0."
+            f"The morphable model is not symmetric: the error of mirrored faces is {error:.1%} of the face's size, "
+            f"expected at most {MAX_ERROR:.0%}. Set config.augmentation.mirror_annotated to 0."
         )
     return model.replace(mirror_map=matrix.astype(np.float32))
