@@ -36,16 +36,16 @@ def pieces(spec, state, batch, model) -> dict:
     import optax
 
     from twodal_jax import forward
-    from twodal_jax.training import step as train_step
+    from twodal_jax.training import landmark_offsets, step as train_step
     from twodal_jax.training.batch import network_inputs
 
-    annotated, wild = jax.jit(functools.partial(train_step._prepare, model=model, spec=spec))(batch)
+    annotated, wild = jax.jit(functools.partial(train_step._augment, model=model, spec=spec, seed=state.seed))(batch)
     inputs = jnp.concatenate([network_inputs(of, spec) for of in (annotated, wild) if of is not None])
     count = len(annotated.image)
     net = state.regressor
 
     def prepare(batch):
-        faces = train_step._prepare(batch, model, spec)
+        faces = train_step._augment(batch, model, spec, state.seed)
         return [network_inputs(of, spec) for of in faces if of is not None]
 
     def regress(params, inputs):
@@ -74,7 +74,12 @@ def pieces(spec, state, batch, model) -> dict:
             def again(points):
                 return result.replace(landmarks=result.landmarks + points.sum())
 
-            marked = functools.partial(train_step.to_dataset_convention, params=net.params, model=model, spec=spec)
+            marked = functools.partial(
+                landmark_offsets.to_dataset_convention,
+                offsets=net.params.get(landmark_offsets.NAME),
+                model=model,
+                jaw=spec.uses_jaw,
+            )
             quiet = spec.replace(loss_weights=dict(spec.loss_weights) | {"loss_sc": 0.0})
             nothing = jnp.zeros_like(whitened[count:])
             terms |= train_step._wild_losses(result, wild, again, marked, state.critic.params, nothing, quiet)

@@ -1,12 +1,12 @@
-"""The losses of 2DAL, one function a term, unweighted and unreduced: [...] in, one number a face out.
+"""The losses of 2DAL, one function a term, unweighted: arrays with leading dimensions [...] -> one loss per face [...].
 
-Notation: alpha* is the truth, alpha^ the prediction; H(alpha) are the 68 projected landmarks,
-x the landmarks a heatmap was made from, y those of the prediction. The weights lambda live in the
-config (`config.stage1.loss_weights`), the mean over the batch in `twodal_jax.training.step`. All are finite and have
-finite gradients everywhere, also at zero distance and with no visible landmark.
+Notation: alpha* is the truth, alpha^ the prediction; H(alpha) are the 68 projected landmarks; x are the landmarks of
+the input heatmap, y those of the prediction. The weights lambda are in the config (`config.stage1.loss_weights`);
+`training.step` takes the mean over the batch. All losses are finite and have finite gradients everywhere, also at zero
+distance and with no visible landmark.
 
-Losses of landmarks and vertices are sums over landmarks, in crop pixels, as the paper writes them. Its lambdas only
-balance in another unit: `unit_scale`.
+Losses of landmarks and vertices are sums over landmarks in crop pixels, as in the paper. The paper's lambdas are
+balanced only in another unit: see `unit_scale`.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from twodal_jax.geometry.projection import CROP_SIZE
 
 UNITS = ("pixel", "side")
 REDUCTIONS = ("sum", "mean")
-MOST_FACE_FACTOR = 4.0  # a face of which less is visible than this can make up for says too little
+MAX_VISIBILITY_FACTOR = 4.0  # a face with still fewer visible landmarks carries too little information
 
 
 def unit_scale(unit: str, reduction: str, landmark_weights: Sequence[float]) -> dict[str, float]:
-    """{name: factor} that brings the losses of landmarks and vertices into a unit; the others have none.
+    """{name: factor} that converts the losses of landmarks and vertices to a unit; other losses have none.
 
     Args:
-      unit: "pixel", or "side": of the 120-pixel crop.
-      reduction: "sum" over landmarks, or "mean": the sum over the total of the weights v, hidden landmarks included
-        (over 68 for L_3d-con). VDC is a mean over vertices and the contour's loss one over points anyway.
+      unit: "pixel", or "side" of the 120-pixel crop.
+      reduction: "sum" over landmarks, or "mean": the sum divided by the total of the weights v, hidden landmarks
+        included (by 68 for L_3d-con). VDC and the contour loss are means over vertices and points in both cases.
       landmark_weights: the mask v of L_2d-con and L_cyc, [18], or [21] with the jaw points.
     """
     length = 1.0 / CROP_SIZE if unit == "side" else 1.0
@@ -58,16 +58,18 @@ def _check_same_shape(name_a: str, a: jax.Array, name_b: str, b: jax.Array) -> N
 def coefficient_weights(
     alpha_true: jax.Array, alpha_predicted: jax.Array, model: MorphableModel, *, dims: int = 2
 ) -> jax.Array:
-    """w_i of L_3d: how far coefficient i alone, predicted, moves the landmarks; their sum is 1.
+    """w_i of L_3d: how far an error in coefficient i alone moves the landmarks; their sum is 1.
 
-    w_i is proportional to ||H(alpha^(i)) - H(alpha*)||, alpha^(i) being alpha* with its i-th entry
-    predicted. H is linear in every single coefficient, so that norm is |alpha^_i - alpha*_i| times the
-    norm of dH/dalpha_i at alpha*: exact, without 62 projections.
+    w_i is proportional to ||H(alpha^(i)) - H(alpha*)||, where alpha^(i) is alpha* with its i-th entry predicted. H is
+    linear in each single coefficient, so this norm is |alpha^_i - alpha*_i| times the norm of dH/dalpha_i at alpha*:
+    exact, without 62 projections.
 
     Args:
-      alpha_true, alpha_predicted: [..., 62], raw.
-      dims: 2 is the paper's text (landmarks in the picture: the third row of the pose then weighs
-        nothing); 3 keeps z, as the implementation of the paper's reference [69] does.
+      alpha_true: [..., 62], raw.
+      alpha_predicted: [..., 62], raw.
+      model: the morphable model; its landmarks suffice.
+      dims: 2 is the paper's text (2D landmarks: the third row of the pose then has weight 0); 3 keeps z, as the
+        implementation of the paper's reference [69] does.
 
     Returns:
       [..., 62], non-negative, sum 1 (all 0 where the prediction is exact). No gradient flows through.
@@ -98,13 +100,9 @@ def coefficient_weights(
 def loss_3d(
     whitened_predicted: jax.Array, whitened_true: jax.Array, model: MorphableModel, *, dims: int = 2
 ) -> jax.Array:
-    """L_3d = (alpha* - alpha^)^T W (alpha* - alpha^), Section III-C, on whitened coefficients.
+    """L_3d = (alpha* - alpha^)^T W (alpha* - alpha^), Section III-C, on whitened coefficients [..., 62] -> [...].
 
-    Args:
-      whitened_predicted, whitened_true: [..., 62]. dims: see `coefficient_weights`.
-
-    Returns:
-      [...].
+    dims: see `coefficient_weights`.
     """
     _check_same_shape("whitened_predicted", whitened_predicted, "whitened_true", whitened_true)
     alpha_predicted, alpha_true = (
@@ -119,9 +117,9 @@ def loss_2d_con(landmarks_predicted: jax.Array, landmarks: jax.Array, weights: j
     """L_2d-con = sum_i v_i ||x_i - y_i||, Section III-D.
 
     Args:
-      landmarks_predicted, landmarks: [..., 18, 2], crop pixels.
-      weights: [..., 18], the mask v of Fig. 4, 0 for an invisible landmark (whose coordinates may
-        then be anything, NaN included).
+      landmarks_predicted: [..., 18, 2], crop pixels.
+      landmarks: [..., 18, 2], crop pixels; invisible ones may have any coordinates, NaN included.
+      weights: [..., 18], the mask v of Fig. 4, 0 for an invisible landmark.
 
     Returns:
       [...], pixels.
@@ -132,20 +130,20 @@ def loss_2d_con(landmarks_predicted: jax.Array, landmarks: jax.Array, weights: j
     return jnp.sum(weights * safe_norm(difference), axis=-1)
 
 
-def equal_face_weights(weights: jax.Array, total: float) -> jax.Array:
-    """A face's landmark weights, scaled so that they add up to `total` however few of them are visible.
+def normalize_by_visibility(weights: jax.Array, total: float) -> jax.Array:
+    """Landmark weights of each face scaled to the sum `total`, however few landmarks are visible. Ours.
 
-    The sum of L_2d-con lets a profile, of which half the landmarks are visible, count half of a frontal face.
-    Ours. [..., P], 0 for an invisible landmark -> [..., P]; a face's factor is at most `MOST_FACE_FACTOR`.
+    Without it a profile, with half of its landmarks visible, counts half of a frontal face in the sum of L_2d-con.
+    [..., P], 0 for an invisible landmark -> [..., P]; the factor is at most `MAX_VISIBILITY_FACTOR`.
     """
     share = jnp.sum(weights, axis=-1, keepdims=True) / total
-    return weights / jnp.maximum(share, 1 / MOST_FACE_FACTOR)
+    return weights / jnp.maximum(share, 1 / MAX_VISIBILITY_FACTOR)
 
 
 def loss_3d_con(landmarks_forward: jax.Array, landmarks_backward: jax.Array) -> jax.Array:
     """L_3d-con = sum_i ||x3d_i - x^3d_i|| between the first and the second pass, Section III-D.
 
-    landmarks_forward, landmarks_backward: [..., 68, 3], crop pixels with z -> [...], pixels.
+    Landmarks [..., 68, 3], crop pixels with z -> [...], pixels.
     """
     _check_same_shape("landmarks_forward", landmarks_forward, "landmarks_backward", landmarks_backward)
     return jnp.sum(safe_norm(landmarks_forward - landmarks_backward), axis=-1)
@@ -160,14 +158,12 @@ def loss_cyc(landmarks_second_pass: jax.Array, landmarks: jax.Array, weights: ja
 
 
 def loss_sc_critic(logits_true: jax.Array, logits_predicted: jax.Array, *, smoothing: float = 0.0) -> jax.Array:
-    """-L_sc, what the critic and the encoder minimise: -(log C(z*, alpha*) + log(1 - C(z, R(I)))).
+    """-L_sc, Section III-E, the loss of critic and encoder: -(log C(z*, alpha*) + log(1 - C(z, R(I)))).
 
-    logits_true: [A] of annotated pairs, logits_predicted: [B] of wild ones -> []: mean over each.
-    Section III-E, computed from logits.
-
-    smoothing: e, the critic learns 1 - e and e in place of 1 and 0 (label smoothing, Salimans et al. 2016, here of
-    both labels). A critic that separates both sets then ends at C = e for predictions, where the gradient of
-    log(1 - C) with respect to its logit is -e, and not 0. 0 is the paper's.
+    logits_true: [A], annotated pairs. logits_predicted: [B], wild pairs -> []: the mean over each.
+    smoothing: e, label smoothing of both labels (Salimans et al. 2016): the critic learns 1 - e and e in place of 1 and
+    0. A critic that separates both sets then ends at C = e for predictions, where the gradient of log(1 - C) with
+    respect to its logit is -e, and not 0. The paper's is 0.
     """
 
     def cross_entropy(logits, label):
@@ -177,21 +173,21 @@ def loss_sc_critic(logits_true: jax.Array, logits_predicted: jax.Array, *, smoot
 
 
 def loss_sc(logits_predicted: jax.Array) -> jax.Array:
-    """The part of L_sc that moves the regressor: log(1 - C(z, R(I))), Section III-E. [...] -> [...]."""
+    """Part of L_sc that trains the regressor: log(1 - C(z, R(I))), Section III-E; logits [...] -> [...]."""
     return jax.nn.log_sigmoid(-logits_predicted)
 
 
 def loss_vdc_dense(vertices_predicted: jax.Array, vertices_true: jax.Array) -> jax.Array:
-    """VDC by its definition: mean over vertices of the squared distance.
+    """VDC by its definition, the mean squared distance of vertices. Source: 3DDFA (reference [69]).
 
-    [..., N, 3], crop pixels -> [...], square pixels. Source: 3DDFA (reference [69]).
+    Vertices [..., N, 3], crop pixels -> [...], square pixels.
     """
     _check_same_shape("vertices_predicted", vertices_predicted, "vertices_true", vertices_true)
     return jnp.mean(jnp.sum((vertices_predicted - vertices_true) ** 2, axis=-1), axis=-1)
 
 
 def _vertex_rows(alpha: jax.Array) -> jax.Array:
-    """[..., 3, 154]: the rows whose product with [1, mean_n, basis_n] is the projected vertex n."""
+    """[..., 3, 154]: matrix whose product with [1, mean_n, basis_n] is the projected vertex n."""
     pose, shape, expression = coefficients.split(alpha)
     linear, shift = pose[..., :3], pose[..., 3:]
     scaled = jnp.concatenate([shape, expression], axis=-1)[..., None, :, None] * linear[..., :, None, :]
@@ -200,11 +196,11 @@ def _vertex_rows(alpha: jax.Array) -> jax.Array:
 
 
 def loss_vdc(alpha_predicted: jax.Array, alpha_true: jax.Array, model: MorphableModel) -> jax.Array:
-    """VDC in closed form: the same number as `loss_vdc_dense` without making a mesh.
+    """VDC in closed form: equals `loss_vdc_dense` without computing a mesh.
 
-    A projected vertex is P(alpha) phi_n with P 3x154 and phi_n = [1, mean_n, basis_n]; so the mean over
-    n of ||(P^ - P*) phi_n||^2 is the squared norm of (P^ - P*) R^T, R the factor of phi's Gram matrix.
-    The factor, not the Gram matrix, is used because it keeps float32's digits.
+    A projected vertex is P(alpha) phi_n with P 3x154 and phi_n = [1, mean_n, basis_n]. So the mean over n of
+    ||(P^ - P*) phi_n||^2 is the squared norm of (P^ - P*) R^T, where R is the factor of phi's Gram matrix. The factor
+    keeps float32's digits, the Gram matrix would not.
 
     alpha_predicted, alpha_true: [..., 62], raw -> [...], square pixels of the crop.
     """
@@ -215,20 +211,16 @@ def loss_vdc(alpha_predicted: jax.Array, alpha_true: jax.Array, model: Morphable
 
 
 def loss_pdc(whitened_predicted: jax.Array, whitened_true: jax.Array) -> jax.Array:
-    """Mean squared distance of whitened coefficients, the parameter loss of the DeFA-style baseline.
-
-    [..., 62] twice -> [...].
-    """
+    """Mean squared distance of whitened coefficients [..., 62] -> [...]: the DeFA-style baseline's parameter loss."""
     _check_same_shape("whitened_predicted", whitened_predicted, "whitened_true", whitened_true)
     return jnp.mean((whitened_predicted - whitened_true) ** 2, axis=-1)
 
 
 def loss_contour(landmarks_predicted: jax.Array, landmarks: jax.Array, *, points_between: int = 4) -> jax.Array:
-    """Contour fitting constraint in the manner of DeFA (reference [50]): the jaw's outline must lie on the
-    true one, but may slide along it.
+    """Contour fitting constraint similar to DeFA's (reference [50]): the jaw's outline may slide along the true one.
 
-    Mean over the true outline's points of the distance to the nearest point of the predicted outline;
-    both are the jaw's 17 landmarks with `points_between` - 1 more on each stretch.
+    Mean over the points of the true outline of the distance to the nearest point of the predicted outline. An outline
+    is the jaw's 17 landmarks with `points_between` - 1 more between neighbours.
 
     landmarks_predicted, landmarks: [..., 68, 2], crop pixels -> [...], pixels.
     """
@@ -241,7 +233,7 @@ def loss_contour(landmarks_predicted: jax.Array, landmarks: jax.Array, *, points
 
 
 def _outline(landmarks: jax.Array, points_between: int) -> jax.Array:
-    """[..., 68, 2] -> [..., 16 points_between + 1, 2]: the jaw, landmarks 0 to 16, densely."""
+    """[..., 68, 2] -> [..., 16 points_between + 1, 2]: the jaw, landmarks 0 to 16, resampled."""
     jaw = landmarks[..., :17, :]
     share = jnp.arange(points_between)[:, None] / points_between
     stretches = jaw[..., :-1, None, :] * (1 - share) + jaw[..., 1:, None, :] * share

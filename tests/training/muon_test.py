@@ -1,4 +1,4 @@
-"""Muon: the same updates as optax's, computed in another order."""
+"""Muon: the updates equal those of optax."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from twodal_jax.training import muon
 
 SHAPES = {
     "tall": (1152, 128),
-    "hardly_tall": (96, 64),
+    "slightly_tall": (96, 64),
     "square": (64, 64),
     "wide": (16, 48),
     "column": (9, 1),
@@ -19,7 +19,7 @@ SHAPES = {
 
 
 def matrices(shape):
-    """Kernels a run meets, of this shape: random, nearly of rank one, of rank one, zero."""
+    """{name: matrix} of this shape: random, nearly of rank one, of rank one, zero."""
     rng = np.random.default_rng(0)
     size = (int(np.prod(shape[:-1])), shape[-1])
     noise, rank_one = rng.standard_normal(size), np.outer(rng.standard_normal(size[0]), rng.standard_normal(size[1]))
@@ -32,7 +32,7 @@ def singular_values(matrix):
 
 
 @pytest.mark.parametrize("size", [(1152, 128), (64, 64), (16, 48)])
-def test_a_matrix_becomes_nearly_orthogonal_and_keeps_its_directions(size):
+def test_orthogonalize_keeps_singular_vectors_and_brings_singular_values_near_one(size):
     matrix = matrices(size)["random"]
     found = np.asarray(muon.orthogonalize(matrix), np.float64)
     assert singular_values(found).min() > 0.3 and singular_values(found).max() < 1.3
@@ -56,7 +56,7 @@ def run(optimizer, params, steps=4):
     return params
 
 
-def test_several_steps_move_as_optax_moves():
+def test_several_updates_equal_those_of_optax():
     def as_matrices(params):
         def one(path, leaf):
             axes = tuple(range(leaf.ndim - 1)), leaf.ndim - 1
@@ -82,7 +82,7 @@ def test_several_steps_move_as_optax_moves():
 
 @pytest.mark.parametrize("kind", ["nearly rank one", "rank one", "zero"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_poor_gradient_moves_a_kernel_as_optax_moves_it_and_never_without_bound(name, kind):
+def test_degenerate_gradients_give_bounded_updates_equal_to_those_of_optax(name, kind):
     matrix = matrices(SHAPES[name])[kind].reshape(-1, SHAPES[name][-1])
     coefficients = np.array(muon.COEFFICIENTS, np.float32)
     expected = optax.contrib._muon.orthogonalize_via_newton_schulz(matrix, coefficients, muon.STEPS)

@@ -1,4 +1,4 @@
-"""Wild streams: opened where a stage's losses need them, at its first step, and closed behind it."""
+"""Wild streams are opened at the first step of a stage that needs them and closed after it."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ class Stage:
     wild: bool
 
     @property
-    def method(self):
+    def spec(self):
         return self
 
     def uses(self, *names):
@@ -47,7 +47,7 @@ def recorded(log):
         ([(0, 3, True), (3, 5, True)], 5, [], []),
     ],
 )
-def test_each_step_gets_its_own_wild_batch_where_its_stage_uses_one(stages, start, expected, opened):
+def test_each_step_of_a_stage_with_wild_losses_gets_its_batch(stages, start, expected, opened):
     log = []
     stages = [Stage(*fields) for fields in stages]
     assert list(stage_batches.wild_batches(stages, recorded(log), start)) == expected
@@ -61,11 +61,11 @@ def test_the_stream_is_closed_before_the_first_step_without_it():
     assert next(batches) is None and log == ["open 0", "closed"]
 
 
-def test_streams_need_not_be_closable_nor_exist():
+def test_streams_may_be_plain_iterators_or_missing():
     assert list(stage_batches.wild_batches([Stage(0, 2, True)], lambda start: iter([7, 8, 9]), 0)) == [7, 8]
     assert list(stage_batches.wild_batches([Stage(0, 2, True)], None, 0)) == [None, None]
 
 
-def test_a_stream_that_ends_too_early_is_an_error():
+def test_a_stream_that_ends_too_early_raises_an_error():
     with pytest.raises(RuntimeError, match="StopIteration"):
         list(stage_batches.wild_batches([Stage(0, 3, True)], lambda start: iter([7]), 0))

@@ -1,4 +1,4 @@
-"""What one training run is made of: stages, state, batches, augmentation, the step, optimisers and the log.
+"""Parts of a training run: stages, state, batches, augmentation, the step, optimisers and the metric log.
 
 May import `models`, `geometry`, `io`, `losses` and `forward`.
 """

@@ -1,6 +1,6 @@
-"""From a config to the fixed parts of a run: networks, optimisers, stages. Pure.
+"""Fixed parts of a run from its config: networks, optimisers, stages. Pure.
 
-Config fields are described where they are set: `configs/paper.py`.
+`configs/paper.py` describes the config fields.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ SELF_SUPERVISION_LOSSES = ("loss_2d_con", "loss_3d_con", "loss_cyc")
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage of training: steps [start, end) and the spec used there."""
+    """One stage of training: its steps [start, end) and their spec."""
 
     name: str
     start: int
@@ -42,7 +42,7 @@ class Stage:
 
 
 def loss_weights(config: ml_collections.ConfigDict, stage: ml_collections.ConfigDict) -> dict[str, float]:
-    """{loss: lambda} of a stage after the ablation's switches."""
+    """{loss: lambda} of a stage, with the ablation's switches applied."""
     weights = {name: float(stage.loss_weights[name]) for name in LOSS_NAMES}
     if not config.self_supervision:
         weights |= dict.fromkeys(SELF_SUPERVISION_LOSSES, 0.0)
@@ -52,27 +52,31 @@ def loss_weights(config: ml_collections.ConfigDict, stage: ml_collections.Config
 
 
 def uses_jaw(config: ml_collections.ConfigDict) -> bool:
-    """Whether wild faces are compared at the jaw points too, which their set then must have."""
-    return bool(config.self_supervision and config.get("jaw_weight", 0.0))
+    """Whether wild faces are compared at the jaw points, which the wild set must then have."""
+    return bool(config.self_supervision and config.jaw_weight)
 
 
 def landmark_weights(config: ml_collections.ConfigDict) -> tuple[float, ...]:
-    """The mask v of Fig. 4, [18], and the jaw points' weights after it where they count."""
+    """The mask v of Fig. 4, [18], followed by the jaw points' weights if they are used."""
     mask = heatmap.weight_mask(*config.landmark_mask).tolist()
     jaw = [float(config.jaw_weight)] * heatmap.NUM_JAW_POINTS if uses_jaw(config) else []
     return (*mask, *jaw)
 
 
 def stage_configs(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
-    """The stages that take place, in order: those of `config.stages` with steps."""
+    """Configs of the stages with steps, in order.
+
+    Raises:
+      ValueError: no stage has steps.
+    """
     chosen = {name: config[name] for name in ("stage1", "stage2") if config[name].steps > 0}
     if not chosen:
-        raise ValueError("Nothing to train: config.stage1.steps and config.stage2.steps are both 0.")
+        raise ValueError("config.stage1.steps and config.stage2.steps are both 0; at least one must be positive.")
     return chosen
 
 
 def stage_schedule(config: ml_collections.ConfigDict) -> schedule.StageSchedule:
-    """Decay in each stage, from `learning_rate` to `final_learning_rate`, after a warm-up."""
+    """Schedule with a decay in each stage, from `learning_rate` to `final_learning_rate`, and a warm-up."""
     check_choice("decay (config.optimizer.decay)", config.optimizer.decay, schedule.DECAYS)
     stages = stage_configs(config).values()
     return schedule.StageSchedule(
@@ -84,12 +88,12 @@ def stage_schedule(config: ml_collections.ConfigDict) -> schedule.StageSchedule:
 
 
 def learning_rate_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
-    """Learning rate by step: `stage_schedule` as a function."""
+    """Learning rate as a function of the step."""
     return functools.partial(schedule.learning_rate, stage_schedule(config), config.optimizer.decay)
 
 
 def regressor_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """SGD with momentum (the paper's), Adam or Muon, with decaying learning rate."""
+    """SGD with momentum (the paper's), Adam or Muon, with the schedule of the stages."""
     settings = config.optimizer
     check_choice("optimizer (config.optimizer.name)", settings.name, OPTIMIZERS)
     parts = []
@@ -101,41 +105,41 @@ def regressor_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTran
     if settings.name == "adam":
         parts += [optax.scale_by_adam(), decay]
     elif settings.name == "muon":
-        parts += [muon.scale_by_muon(_moves_as_a_matrix, settings.muon_precision), decay]
-    else:  # the decay is part of the gradient
+        parts += [muon.scale_by_muon(_is_muon_kernel, settings.muon_precision), decay]
+    else:  # weight decay is part of the gradient
         momentum = optax.trace(settings.momentum, settings.nesterov) if settings.momentum else optax.identity()
         parts += [decay, momentum]
     return optax.chain(*parts, schedule.scale_by_stage_schedule(stage_schedule(config), settings.decay))
 
 
 def _scale_head(features: int) -> optax.GradientTransformation:
-    """Multiplies the gradient of the head's kernel by features / inputs, where it has more inputs than that.
+    """Multiply the gradient of the head's kernel by features / inputs, if it has more inputs than `features`.
 
-    A step of gradient descent moves the head's output by its rate times the squared norm of its input, which grows
-    with the network's width: 2,048 features are stable up to a sixteenth of the rate that 128 features are.
+    A step of gradient descent changes the head's output by its rate times the squared norm of its input, which grows
+    with the network's width: with 2,048 features training is stable up to a sixteenth of the rate for 128 features.
     """
 
     def update(gradients, state, params=None):
         del params
         kernel = gradients[HEAD]["kernel"]
-        scaled = kernel * min(1.0, features / kernel.shape[0])
-        return {**gradients, HEAD: {**gradients[HEAD], "kernel": scaled}}, state
+        kernel = kernel * min(1.0, features / kernel.shape[0])
+        return {**gradients, HEAD: {**gradients[HEAD], "kernel": kernel}}, state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _moves_as_a_matrix(path: tuple) -> bool:
-    """Whether Muon takes a parameter: kernels but the head's."""
+def _is_muon_kernel(path: tuple) -> bool:
+    """Whether Muon updates a parameter: all kernels except the head's."""
     return path[-1].key == "kernel" and path[0].key != HEAD
 
 
 class ConfigError(ValueError):
-    """A config asks for something that cannot be; the message names the field."""
+    """A config has an invalid value; the message names the field."""
 
 
 @contextlib.contextmanager
 def config_errors() -> Iterator[None]:
-    """Turns the ValueError of a value that cannot be into a ConfigError."""
+    """Convert ValueError, raised for an invalid value, to ConfigError."""
     try:
         yield
     except ConfigError:
@@ -144,8 +148,7 @@ def config_errors() -> Iterator[None]:
         raise ConfigError(f"This config cannot be run. {error}") from error
 
 
-# Fields that count something, of which there must be one at least.
-COUNTS = (
+POSITIVE_FIELDS = (
     "run.log_every",
     "run.evaluate_every",
     "run.checkpoint_every",
@@ -156,12 +159,12 @@ COUNTS = (
 
 
 def _check_numbers(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError for a number that no run can have."""
+    """Raise ValueError for an invalid number."""
     fields = flatten(config.to_dict())
-    for name in COUNTS:
-        if fields.get(name, 1) < 1:
+    for name in POSITIVE_FIELDS:
+        if fields[name] < 1:
             raise ValueError(f"config.{name} must be at least 1, got {fields[name]!r}.")
-    if (validation_faces := fields.get("validation_faces", 0)) < 0:
+    if (validation_faces := fields["validation_faces"]) < 0:
         raise ValueError(f"config.validation_faces must be 0 (no validation part) or positive, got {validation_faces}.")
     mask = fields["landmark_mask"]
     if len(mask) != 3 or not all(isinstance(weight, (int, float)) for weight in mask):
@@ -171,16 +174,16 @@ def _check_numbers(config: ml_collections.ConfigDict) -> None:
         if config.optimizer.decay == "exponential" and min(rates) <= 0:
             raise ValueError(
                 f"config.{name}.learning_rate and .final_learning_rate must be positive, got {rates[0]} and {rates[1]}:"
-                " no exponential leads to zero. config.optimizer.decay=linear does."
+                " exponential decay does not reach zero. Use config.optimizer.decay=linear for that."
             )
 
 
 @config_errors()
 def build_stages(config: ml_collections.ConfigDict) -> list[Stage]:
-    """The stages of a run. They share networks and optimisers and differ in the losses' weights.
+    """Stages of a run. They share networks and optimisers and differ in the losses' weights.
 
     Raises:
-      ConfigError: a field has a value that cannot be; the message names it.
+      ConfigError: a field has an invalid value; the message names it.
     """
     _check_numbers(config)
     check_choice("dtype (config.regressor.dtype)", config.regressor.dtype, tuple(DTYPES))
@@ -211,9 +214,9 @@ def build_stages(config: ml_collections.ConfigDict) -> list[Stage]:
         train_depth_offset=config.train_depth_offset,
         augmentation=AugmentationSettings(**config.augmentation),
         heatmap=HeatmapSettings(**config.heatmap),
-        accumulate=config.get("accumulate", 1),
-        learn_landmark_offsets=config.self_supervision and config.get("learn_landmark_offsets", False),
-        normalize_by_visibility=config.get("normalize_by_visibility", False),
+        accumulate=config.accumulate,
+        learn_landmark_offsets=config.self_supervision and config.learn_landmark_offsets,
+        normalize_by_visibility=config.normalize_by_visibility,
         alternate=config.critic.alternate,
         label_smoothing=config.critic.label_smoothing,
         coefficient_noise=config.critic.coefficient_noise,
@@ -226,42 +229,30 @@ def build_stages(config: ml_collections.ConfigDict) -> list[Stage]:
     return stages
 
 
-# Fields that may change when a run is continued: how it runs, not what it computes; and where data lies.
-HOW_IT_RUNS = ("run", "distributed")
-# Not kept at these values, for the sake of runs made before there were such fields.
-NEW_FIELDS = {
-    "accumulate": 1,
-    "learn_landmark_offsets": False,
-    "jaw_weight": 0.0,
-    "normalize_by_visibility": False,
-    "yaw_oversampling_annotated": [1, 1, 1],
-    "yaw_oversampling_wild": [1, 1, 1],
-}
-PLACES = ("morphable_model", "folder", "input", "make", "how_to_get", "remat")
+# A continued run may change these fields: execution settings, and locations of data.
+EXECUTION_FIELDS = ("run", "distributed")
+LOCATION_FIELDS = ("morphable_model", "folder", "input", "make", "how_to_get", "remat")
 PRETRAINED = "regressor.pretrained"
 
 
 def resume_fingerprint(
     config: ml_collections.ConfigDict, model_digest: str, faces: Mapping[str, int]
 ) -> dict[str, Any]:
-    """What must agree for a checkpoint to be continued: every field but those of how it
-    runs and the data's places; instead of these the model's digest and how many faces each set holds, and the name
-    of the file of pretrained weights (which may be gone by then, so there is no digest).
+    """Values that must be unchanged to continue from a checkpoint.
+
+    These are all fields except execution settings and data locations, the morphable model's digest, the number of faces
+    of each set, and the file name of pretrained weights (without a digest, because the file may have been deleted).
     """
-    fields = flatten({k: v for k, v in config.to_dict().items() if k not in HOW_IT_RUNS})
+    fields = flatten({k: v for k, v in config.to_dict().items() if k not in EXECUTION_FIELDS})
     if PRETRAINED in fields:
         fields[PRETRAINED] = pathlib.PurePath(fields[PRETRAINED]).name
-    kept = {
-        name: value
-        for name, value in fields.items()
-        if name.split(".")[-1] not in PLACES and (name, value) not in NEW_FIELDS.items()
-    }
+    kept = {name: value for name, value in fields.items() if name.split(".")[-1] not in LOCATION_FIELDS}
     counts = {f"data.{name}.faces": count for name, count in faces.items()}
     return kept | counts | {"morphable_model_digest": model_digest}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; tuples become lists, as JSON has them."""
+    """Flatten {"a": {"b": 1}} to {"a.b": 1}; tuples become lists, as in JSON."""
     flat = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The learning rate of a run of several stages, kept as data: one compiled step serves all rates and lengths."""
+"""Learning rate of a run of several stages, stored as data: one compiled step serves all rates and lengths."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ class StageSchedule(NamedTuple):
     """Learning rates of consecutive stages.
 
     first, last: [S] float32, learning rate at the beginning and at the end of each stage.
-    steps: [S] int32, length of each stage. warmup: [] int32, steps of linear warm-up at the start of the run.
+    steps: [S] int32, length of each stage.
+    warmup: [] int32, steps of linear warm-up at the start of the run.
     """
 
     first: np.ndarray
@@ -24,16 +25,16 @@ class StageSchedule(NamedTuple):
 
 
 class ScheduleState(NamedTuple):
-    """count: [] int32, updates so far."""
+    """State of the schedule: count [] int32, number of updates, and the schedule itself."""
 
     count: jax.Array
     schedule: StageSchedule
 
 
 def learning_rate(schedule: StageSchedule, decay: str, count: jax.Array | int) -> jax.Array:
-    """[] float32, the learning rate of update number `count`, from 0.
+    """Learning rate [] float32 of update number `count`, from 0.
 
-    decay: "linear", or "exponential": a constant factor a step from a stage's first rate to its last.
+    decay: "linear", or "exponential": a constant factor per step from a stage's first rate to its last.
     """
     first, last, steps, warmup = (jnp.asarray(part) for part in schedule)
     ends = jnp.cumsum(steps)
@@ -47,7 +48,7 @@ def learning_rate(schedule: StageSchedule, decay: str, count: jax.Array | int) -
 
 
 def scale_by_stage_schedule(schedule: StageSchedule, decay: str) -> optax.GradientTransformation:
-    """Multiplies updates by minus the learning rate; the schedule is part of the state."""
+    """Multiply updates by minus the learning rate; the schedule is part of the state."""
 
     def init(params: Any) -> ScheduleState:
         del params

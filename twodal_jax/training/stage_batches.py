@@ -1,4 +1,4 @@
-"""Which batches the steps of each stage are fed."""
+"""Wild batches of the steps of each stage."""
 
 import contextlib
 import itertools
@@ -9,14 +9,14 @@ from twodal_jax.training.state import WILD_LOSSES
 
 
 def uses_wild(stage: Stage) -> bool:
-    """Whether a step of the stage looks at wild faces."""
+    """Whether the stage has a loss on wild faces."""
     return stage.spec.uses(*WILD_LOSSES)
 
 
 def wild_batches(stages: list[Stage], wild: Callable[[int], Iterator] | None, start: int) -> Iterator:
-    """The wild batch of each step from `start` to the end of the last stage; None in stages without a wild loss.
+    """Yield the wild batch of each step from `start` to the end of the last stage; None in stages without a wild loss.
 
-    Such stages open no stream, and the stream of the stage before is closed when they begin.
+    Such stages open no stream; the stream of the stage before is stack when they begin.
     """
     for used, following in itertools.groupby(stages, uses_wild):
         spans = [(stage.start, stage.end) for stage in following]
@@ -26,9 +26,9 @@ def wild_batches(stages: list[Stage], wild: Callable[[int], Iterator] | None, st
         if not used or wild is None:
             yield from itertools.repeat(None, end - first)
             continue
-        with contextlib.ExitStack() as closed:
+        with contextlib.ExitStack() as stack:
             batches = wild(first)
-            if hasattr(batches, "close"):  # iterators need not have it
-                closed.callback(batches.close)
+            if hasattr(batches, "close"):  # plain iterators have none
+                stack.callback(batches.close)
             for _ in range(first, end):
                 yield next(batches)

@@ -1,7 +1,7 @@
-"""What tells annotated from wild crops apart from the face: nothing a linear probe finds on their borders.
+"""Crop borders do not reveal to a linear probe whether a face is annotated or wild.
 
-The self-critic is to judge coefficients. Where one set is filled from a margin around its crops and the other with
-repeated edges, the border tells it which set a face is from.
+The self-critic must judge coefficients. If one set is filled from a margin around its crops and the other with repeated
+edges, the border reveals a face's set.
 """
 
 import os
@@ -25,29 +25,29 @@ needs_data = pytest.mark.skipif("TWODAL_DATA_DIR" not in os.environ, reason="TWO
 COUNT = 700
 AUGMENTATION = AugmentationSettings(**dict(aflw.get_config().augmentation))
 BATCH = 100
-MOST = 0.60  # share of faces that a probe may tell; 0.5 is chance
+MAX_ACCURACY = 0.60  # of the probe; 0.5 is chance
 
 
-def strips(images, depth):
-    """[n, 4, depth, 120, 3]: the crops' four borders, outermost row first."""
+def borders(images, depth):
+    """The crops' four borders [n, 4, depth, 120, 3], outermost row first."""
     turned = np.swapaxes(images, 1, 2)
     return np.stack([side[:, :depth] for side in (images, images[:, ::-1], turned, turned[:, ::-1])], axis=1)
 
 
 def border_colours(images):
-    """[n, 360]: the two outermost pixels, averaged over cells of four."""
-    return strips(images, 2).mean(axis=2).reshape(len(images), 4, 30, 4, 3).mean(axis=3).reshape(len(images), -1)
+    """Colours [n, 360] of the two outermost pixels, averaged over cells of four."""
+    return borders(images, 2).mean(axis=2).reshape(len(images), 4, 30, 4, 3).mean(axis=3).reshape(len(images), -1)
 
 
 def border_differences(images):
-    """[n, 960]: absolute differences of neighbouring rows from the border inwards; 0 where edges are repeated."""
-    rows = np.abs(np.diff(strips(images, 9), axis=2)).mean(axis=-1)
+    """Absolute differences [n, 960] of neighbouring rows from the border inwards; 0 where edges are repeated."""
+    rows = np.abs(np.diff(borders(images, 9), axis=2)).mean(axis=-1)
     return rows.reshape(len(images), 4, 8, 30, 4).mean(axis=-1).reshape(len(images), -1)
 
 
 def border_statistics(images):
-    """[n, 64]: of each of these rows the share of equal pixels, and the size of the differences."""
-    rows = np.abs(np.diff(strips(images, 9), axis=2)).mean(axis=-1)
+    """Fraction of equal pixels and mean difference [n, 64] of the rows of `border_differences`."""
+    rows = np.abs(np.diff(borders(images, 9), axis=2)).mean(axis=-1)
     both = (rows < 0.3).mean(axis=-1), np.log1p(rows.mean(axis=-1))
     return np.concatenate([part.reshape(len(images), -1) for part in both], axis=1)
 
@@ -55,9 +55,9 @@ def border_statistics(images):
 FEATURES = (border_colours, border_differences, border_statistics)
 
 
-def told_apart(features, annotated, wild, repeats=6):
-    """Share of unseen faces whose set a ridge regression on the other half tells; mean over random halves."""
-    found = []
+def probe_accuracy(features, annotated, wild, repeats=6):
+    """Accuracy of a ridge regression, trained on half of the faces, on the other half; mean over random halves."""
+    accuracies = []
     both = [features(images) for images in (annotated, wild)]
     for seed in range(repeats):
         rng = np.random.default_rng(seed)
@@ -68,15 +68,15 @@ def told_apart(features, annotated, wild, repeats=6):
         mean, spread = known.mean(axis=0), known.std(axis=0) + 1e-3 * known.std() + 1e-9
         known, unseen = (known - mean) / spread, (unseen - mean) / spread
         dual = np.linalg.solve(known @ known.T + known.shape[1] * np.eye(len(known)), label)
-        found.append((np.sign(unseen @ (known.T @ dual)) == true).mean())
-    return float(np.mean(found))
+        accuracies.append((np.sign(unseen @ (known.T @ dual)) == true).mean())
+    return float(np.mean(accuracies))
 
 
 def augmented(annotated, wild, model, margin):
-    """What the networks see of both sets: two [n, 120, 120, 3]."""
+    """The networks' images of both sets, two [n, 120, 120, 3]."""
     spec = helpers_model.tiny_spec(augmentation=AUGMENTATION.replace(margin=margin))
-    one = jax.jit(lambda part: training_batch.prepare_annotated(part, model, spec).image)
-    other = jax.jit(lambda part: training_batch.prepare_wild(part, spec).image)
+    prepare_annotated = jax.jit(lambda part: training_batch.prepare_annotated(part, model, spec).image)
+    prepare_wild = jax.jit(lambda part: training_batch.prepare_wild(part, spec).image)
 
     def in_batches(prepare, part):
         count = len(part["image"])
@@ -85,13 +85,12 @@ def augmented(annotated, wild, model, margin):
         rows = [{name: value[i : i + BATCH] for name, value in part.items()} for i in range(0, count, BATCH)]
         return np.concatenate([np.asarray(prepare(batch)) for batch in rows])
 
-    return in_batches(one, annotated), in_batches(other, wild)
+    return in_batches(prepare_annotated, annotated), in_batches(prepare_wild, wild)
 
 
 @pytest.fixture(scope="module")
-def made():
-    """{margin: both sets as the networks see them} of pictures of one kind: stored with a margin as annotated faces, as
-    ready crops as wild ones."""
+def synthetic_crops():
+    """{margin: both sets of the networks' images}: annotated images are stored with a margin, wild ones without."""
     model, rng = symmetry.with_mirror(helpers_model.symmetric_model()), np.random.default_rng(0)
     images = helpers_model.smooth_images(rng, 800, 160)
     annotated = {"image": images[:400], "alpha": helpers_model.random_alpha(rng, 400)}
@@ -102,21 +101,19 @@ def made():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("features", FEATURES)
-def test_borders_of_the_same_pictures_tell_their_set_only_where_the_margins_differ(made, features):
-    assert told_apart(features, *made[0]) <= MOST
-    if features is not border_colours:  # colours near the border are alike with repeated edges
-        assert told_apart(features, *made[20]) > MOST
+def test_borders_of_synthetic_images_reveal_their_set_only_if_the_margins_differ(synthetic_crops, features):
+    assert probe_accuracy(features, *synthetic_crops[0]) <= MAX_ACCURACY
+    if features is not border_colours:  # repeated edges do not change colours near the border
+        assert probe_accuracy(features, *synthetic_crops[20]) > MAX_ACCURACY
 
 
 @pytest.fixture(scope="module")
 def real():
-    """Prepared faces of both real sets."""
+    """(annotated faces, wild faces, morphable model) of the real sets."""
     folder = pathlib.Path(os.environ["TWODAL_DATA_DIR"])
     model = symmetry.with_mirror(load_morphable_model(folder / "bfm_3ddfa"))
-    faces = (
-        face for face in MatFaces(folder / "aflw2000", split="train").faces(0, COUNT + 50) if isinstance(face, dict)
-    )
-    annotated = [face for _, face in zip(range(COUNT), faces)]
+    faces = MatFaces(folder / "aflw2000", split="train").faces(0, COUNT + 50)
+    annotated = [face for face in faces if isinstance(face, dict)][:COUNT]
     source, wild = wild_csv_faces(folder / "aflw_wild"), []
     for row in np.random.default_rng(0).permutation(len(source))[:COUNT].tolist():
         wild += [face for face in source.faces(row, row + 1) if isinstance(face, dict)]
@@ -130,12 +127,15 @@ def real():
 
 @pytest.mark.slow
 @needs_data
-def test_borders_of_real_crops_do_not_tell_the_critic_their_set(real):
-    """900 faces a set, configs/aflw.py: colours 55.6 %, differences 53.3 %, statistics 52.1 % told apart. With
-    20 pixels of margin around annotated faces alone: 58.0, 65.5 and 70.1 %.
+def test_borders_of_real_crops_do_not_reveal_their_set(real):
+    """Accuracy with 900 faces per set and configs/aflw.py: colours 55.6 %, differences 53.3 %, statistics 52.1 %.
+
+    With 20 pixels of margin around annotated faces only: 58.0, 65.5 and 70.1 %.
     """
     images = augmented(*real, margin=AUGMENTATION.margin)
     assert AUGMENTATION.margin == 0
     for features in FEATURES:
-        assert told_apart(features, *images) <= MOST, features.__name__
-    assert told_apart(border_statistics, *augmented(*real, margin=20)) > MOST  # the probe sees what there is to see
+        assert probe_accuracy(features, *images) <= MAX_ACCURACY, features.__name__
+    assert (
+        probe_accuracy(border_statistics, *augmented(*real, margin=20)) > MAX_ACCURACY
+    )  # the probe detects differing margins
