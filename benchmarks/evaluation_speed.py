@@ -15,12 +15,12 @@ import numpy as np
 
 from benchmarks import models, timing
 from benchmarks.timing import in_turn, ratio, Row
-from twodal_jax.evaluation import benchmark, icp
+from twodal_jax.evaluation import icp, nme_evaluation
 from twodal_jax.evaluation.predictions import Predictions
 from twodal_jax.geometry.morphable_model import OUTER_EYE_CORNERS
 
 
-def made_truth(model, count: int) -> tuple[benchmark.GroundTruth, Predictions]:
+def made_truth(model, count: int) -> tuple[nme_evaluation.GroundTruth, Predictions]:
     """Random faces, and predictions a little off."""
     rng = np.random.default_rng(0)
     whitened = rng.standard_normal((2, count, 62)).astype(np.float32)
@@ -29,12 +29,12 @@ def made_truth(model, count: int) -> tuple[benchmark.GroundTruth, Predictions]:
     boxes = np.tile(np.float32([100, 100, 340, 340]), (count, 1))
     landmarks = np.concatenate(
         [
-            np.asarray(benchmark.landmarks_image(model, alpha[0, i : i + 100], boxes[i : i + 100]))
+            np.asarray(nme_evaluation.landmarks_image(model, alpha[0, i : i + 100], boxes[i : i + 100]))
             for i in range(0, count, 100)
         ]
     )
     keys = [f"face{i}" for i in range(count)]
-    truth = benchmark.GroundTruth(
+    truth = nme_evaluation.GroundTruth(
         "made", keys, landmarks, landmarks[..., :2], rng.uniform(-90, 90, count), boxes, alpha[0]
     )
     return truth, Predictions("made", tuple(keys), alpha=alpha[1])
@@ -43,9 +43,9 @@ def made_truth(model, count: int) -> tuple[benchmark.GroundTruth, Predictions]:
 def evaluation_rows(model, count: int, with_icp: bool) -> list[Row]:
     """Seconds for 2,000 images, from a measurement of `count`."""
     truth, predictions = made_truth(model, count)
-    benchmark.measure(predictions, truth, model, with_icp=False)  # compiles
+    nme_evaluation.measure(predictions, truth, model, with_icp=False)  # compiles
     start = time.perf_counter()
-    benchmark.measure(predictions, truth, model, with_icp=with_icp)
+    nme_evaluation.measure(predictions, truth, model, with_icp=with_icp)
     seconds = (time.perf_counter() - start) * 2000 / count
     name = f"2,000 images, {'with' if with_icp else 'without'} ICP"
     return [Row(name, seconds, "s", note=f"measured on {count}; peak memory {timing.peak_memory_gb():.1f} GB")]
@@ -74,7 +74,7 @@ def made_pairs(model, faces: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarr
     for face in range(faces):
         here = slice(face, face + 1)
         true, predicted = (
-            np.asarray(benchmark.vertices_image(model, alpha[here], truth.roi_box[here]), np.float64)[0]
+            np.asarray(nme_evaluation.vertices_image(model, alpha[here], truth.roi_box[here]), np.float64)[0]
             for alpha in (truth.alpha, predictions.alpha)
         )
         left, right = true[corners]

@@ -161,7 +161,7 @@ def open_training_data(
       The data, and the morphable model: with the annotated set's whitening if it brought none.
 
     Raises:
-      MissingData: see `check_present`. ConfigError: `config.repeats_...` or `config.validation_faces` is not what it
+      MissingData: see `check_present`. ConfigError: `config.yaw_oversampling_...` or `config.validation_faces` is not what it
         should be.
       PreparedError, SourceError: a set is broken, or lacks the jaw points that `config.jaw_weight` asks for.
     """

@@ -9,7 +9,7 @@ is shown an empty heatmap unless --detections gives landmarks: the annotated one
 import sys
 
 from data_pipelines.test_sets import aflw_lfpa
-from scripts import benchmark_cli as cli, sparse_evaluation
+from scripts import evaluation_cli as cli, sparse_evaluation
 
 if __name__ == "__main__":
     cli.run(

@@ -13,8 +13,8 @@ import sys
 import numpy as np
 
 from data_pipelines.test_sets import aflw2000
-from scripts import benchmark_cli as cli
-from twodal_jax.evaluation import benchmark, metrics
+from scripts import evaluation_cli as cli
+from twodal_jax.evaluation import metrics, nme_evaluation
 from twodal_jax.evaluation.predictions import crop_alpha, Predictions
 from twodal_jax.geometry import projection
 from twodal_jax.rendering import drawing, overlay
@@ -47,7 +47,7 @@ def check_model(truth, model) -> None:
     known = np.flatnonzero(np.isfinite(truth.alpha).all(axis=1))[:100]
     if not len(known):
         return
-    rebuilt = benchmark.landmarks_image(model, truth.alpha[known], truth.roi_box[known])
+    rebuilt = nme_evaluation.landmarks_image(model, truth.alpha[known], truth.roi_box[known])
     true = truth.landmarks68[known]
     error = np.nanmedian(metrics.nme(np.asarray(rebuilt)[..., :2], true[..., :2], true))
     if error > WRONG_MODEL_NME:
@@ -90,8 +90,8 @@ def draw(predictions, truth, model, errors, options) -> None:
             own = predictions.roi_box
             box = truth.roi_box[i : i + 1] if own is None else own[row : row + 1]
             alpha = crop_alpha(predictions, np.array([row]), box, model.alpha_mean, model.alpha_std)
-            points = np.asarray(benchmark.landmarks_image(model, alpha, box))[0]
-            vertices = benchmark.vertices_image(model, alpha, box)
+            points = np.asarray(nme_evaluation.landmarks_image(model, alpha, box))[0]
+            vertices = nme_evaluation.vertices_image(model, alpha, box)
             vertices = np.asarray(projection.image_to_crop(vertices, truth.roi_box[i : i + 1]))[0]
             mesh = overlay.draw_mesh(canvas, vertices, model.triangles, scale=SCALE)
         else:
@@ -124,7 +124,7 @@ def evaluate(arguments) -> None:
     errors = {}
     for label, predictions in (methods | given).items():
         with cli.progress(f"{label}: measuring", len(truth)) as advance:
-            errors[label] = benchmark.measure(
+            errors[label] = nme_evaluation.measure(
                 predictions, truth, model, with_icp=not options.no_icp, progress=advance, problems=problems
             )
         if "nme_2d_68" in errors[label]:
@@ -134,9 +134,9 @@ def evaluate(arguments) -> None:
         keys=truth.keys,
         yaw_deg=truth.yaw_deg,
         errors=errors,
-        titles=benchmark.TITLES,
+        titles=nme_evaluation.TITLES,
         about=benchmark_output.about_measures(truth),
-        published={name: published_results.rows_for(name) for name in benchmark.TITLES},
+        published={name: published_results.rows_for(name) for name in nme_evaluation.TITLES},
         problems=problems,
         shown=shown,
     )

@@ -23,8 +23,8 @@ from data_pipelines.sources import detections
 from data_pipelines.sources.base import SkipFace, SourceError, to_18_landmarks
 from data_pipelines.test_sets import mesh_scans
 from data_pipelines.test_sets.crops import CroppedFaces
-from scripts import benchmark_cli as cli
-from twodal_jax.evaluation import benchmark, held_out, icp, scan_eyes, scan_protocol
+from scripts import evaluation_cli as cli
+from twodal_jax.evaluation import held_out, icp, nme_evaluation, scan_eyes, scan_protocol
 from twodal_jax.evaluation.predictions import crop_alpha, listed, Predictions
 from twodal_jax.geometry import projection
 from twodal_jax.io.images import crop_face
@@ -199,7 +199,7 @@ def meshes(predictions: Predictions, renderings, model, problems):
     rows = predictions.rows_of([r.key for r in renderings], problems)
     if predictions.vertices is not None:
         place = {row: i for i, row in enumerate(rows) if row >= 0}
-        for start, block in predictions.vertices.batches(benchmark.BATCH):
+        for start, block in predictions.vertices.batches(nme_evaluation.BATCH):
             for offset, vertices in enumerate(block):
                 if start + offset in place:
                     yield place[start + offset], vertices.T
@@ -210,7 +210,7 @@ def meshes(predictions: Predictions, renderings, model, problems):
         own = predictions.roi_box
         box = renderings[i].roi_box if own is None else own[rows[i]]
         alpha = crop_alpha(predictions, rows[i : i + 1], box[None], model.alpha_mean, model.alpha_std)
-        yield i, np.asarray(benchmark.vertices_image(model, alpha, box[None]))[0]
+        yield i, np.asarray(nme_evaluation.vertices_image(model, alpha, box[None]))[0]
 
 
 def measure(predictions, renderings, targets, interocular, model, problems) -> np.ndarray:
@@ -264,7 +264,7 @@ def evaluate(arguments) -> None:
         label: predict(label, one, renderings, pictures, options, shown, problems) for label, one in trained.items()
     }
     errors = {
-        label: {benchmark.RECONSTRUCTION: measure(p, renderings, targets, interocular, model, problems)}
+        label: {nme_evaluation.RECONSTRUCTION: measure(p, renderings, targets, interocular, model, problems)}
         for label, p in (methods | given).items()
     }
     results = benchmark_output.Results(
@@ -272,8 +272,8 @@ def evaluate(arguments) -> None:
         keys=[r.key for r in renderings],
         yaw_deg=np.array([r.yaw for r in renderings]),
         errors=errors,
-        titles={benchmark.RECONSTRUCTION: "reconstruction (ICP)"},
-        about={benchmark.RECONSTRUCTION: about(interocular)},
+        titles={nme_evaluation.RECONSTRUCTION: "reconstruction (ICP)"},
+        about={nme_evaluation.RECONSTRUCTION: about(interocular)},
         published={},
         problems=problems,
         shown=shown,

@@ -10,7 +10,7 @@ in `twodal_jax.evaluation.predictions`.
 import sys
 
 from data_pipelines.test_sets import aflw_lfpa
-from scripts import benchmark_cli as cli, sparse_evaluation
+from scripts import evaluation_cli as cli, sparse_evaluation
 
 if __name__ == "__main__":
     cli.run(

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from configs import paper
-from scripts import benchmark_cli as cli
+from scripts import evaluation_cli as cli
 from twodal_jax.checkpointing import authors_checkpoint, trained_model
 from twodal_jax.checkpointing.authors_checkpoint import CheckpointFormatError
 from twodal_jax.checkpointing.manager import Checkpoints

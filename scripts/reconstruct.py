@@ -81,7 +81,7 @@ def detector_of(options: argparse.Namespace):
 
 def load(options: argparse.Namespace):
     """The model with its detector, and the surface of its morphable model."""
-    from scripts.benchmark_cli import UsageError
+    from scripts.evaluation_cli import UsageError
     from twodal_jax import load
     from twodal_jax.checkpointing.trained_model import BEST, LATEST
     from twodal_jax.reconstruction.scene import Surface
@@ -104,7 +104,7 @@ def load(options: argparse.Namespace):
 
 def reconstruct(options: argparse.Namespace, outcome) -> int:
     """Runs the command; returns the exit status. What becomes of the inputs is added to a `photos.Outcome`."""
-    from scripts.benchmark_cli import console, progress
+    from scripts.evaluation_cli import console, progress
     from twodal_jax.detection.from_file import GivenError
     from twodal_jax.reconstruction import inputs, outputs, photos as photo_job, videos
     from twodal_jax.reconstruction.video_io import VideoError
@@ -170,7 +170,7 @@ def main() -> None:
     """The command; what a user can mend is one message, and so is what Ctrl-C leaves."""
     options, outcome = parse(), None
     try:
-        from scripts import benchmark_cli as cli
+        from scripts import evaluation_cli as cli
         from twodal_jax.detection.from_file import GivenError
         from twodal_jax.export.frames import FrameError
         from twodal_jax.reconstruction.inputs import InputError

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import ml_collections
 
 from configs.variants import ALIASES, canonical, VARIANTS, WITHOUT_EXTRAS
-from scripts import ablation_plan, ablation_table, benchmark_cli as cli
+from scripts import ablation_plan, ablation_table, evaluation_cli as cli
 from scripts.ablation_plan import Row, Run
 from scripts.ablation_table import Finished
 from scripts.option_types import at_least_one, comma_list

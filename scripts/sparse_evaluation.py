@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable
 
 from data_pipelines.test_sets import aflw_lfpa
-from scripts import benchmark_cli as cli
+from scripts import evaluation_cli as cli
 from twodal_jax.evaluation import sparse
 from twodal_jax.evaluation.predictions import Predictions
 from twodal_jax.reporting import benchmark_output, published_results

@@ -186,7 +186,7 @@ def _mapped(function: Callable[[Any], Batch], stream: Generator[Any, None, None]
 
 
 def _record_reader(prepared: PreparedSet) -> Callable[[np.ndarray], list[bytes]]:
-    """rows -> their serialized examples."""
+    """Rows -> their serialized examples."""
 
     def broken(error: Exception) -> PreparedError:
         return PreparedError(

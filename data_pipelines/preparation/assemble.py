@@ -34,7 +34,7 @@ class Summary:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """reason -> number of faces, most frequent first."""
+        """Reason -> number of faces, most frequent first."""
         return dict(collections.Counter(skip.reason for skip in self.skips).most_common())
 
 

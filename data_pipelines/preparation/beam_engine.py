@@ -33,7 +33,7 @@ WORKERS_LOG = "workers.log"  # what local workers print, beside their units
 COUNTERS = "faces"  # the namespace of Beam's counters: read, kept, and skipped by reason
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 30.0  # for workers to end once they are told, or one of them was killed
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @dataclasses.dataclass

@@ -47,7 +47,7 @@ def image_alpha(parameters: dict[str, np.ndarray], *, inside_out: bool = False) 
 
 
 def crop_alpha(alpha_image: np.ndarray, roi_box: np.ndarray, image_height: int) -> np.ndarray:
-    """alpha [62] of an image -> float32 [62] of its 120-pixel crop."""
+    """Alpha [62] of an image -> float32 [62] of its 120-pixel crop."""
     return np.asarray(_to_crop(alpha_image, roi_box, np.float32(image_height)))
 
 
@@ -60,7 +60,7 @@ def landmarks_image(model: MorphableModel, alpha_image: np.ndarray, height: int)
 
 
 def points_to_crop(points: np.ndarray, roi_box: np.ndarray) -> np.ndarray:
-    """points [P, 2 or 3], image pixels -> crop pixels, float32."""
+    """Points [P, 2 or 3], image pixels -> crop pixels, float32."""
     return np.asarray(projection.image_to_crop(np.float32(points), np.float32(roi_box)))
 
 

@@ -20,7 +20,7 @@ Problem = tuple[str, str]  # reason and detail, as SkipFace has them
 
 
 def joined(root: pathlib.Path, name: str) -> pathlib.Path:
-    """root / name; backslashes of Windows are separators.
+    """Root / name; backslashes of Windows are separators.
 
     Raises:
       SkipFace: the name is empty, absolute, has a drive, `..` or a NUL character.

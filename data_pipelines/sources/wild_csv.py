@@ -111,7 +111,7 @@ def detection_faces(
 
 
 def valid_points(landmarks: np.ndarray) -> np.ndarray:
-    """landmarks [..., 2] -> bool [...]: both coordinates are finite and not the marker -1."""
+    """Landmarks [..., 2] -> bool [...]: both coordinates are finite and not the marker -1."""
     return np.isfinite(landmarks).all(axis=-1) & ~(landmarks == -1).any(axis=-1)
 
 

@@ -19,7 +19,7 @@ from data_pipelines.sources.base import SkipFace, SourceError
 from data_pipelines.sources.mat_300w_lp import ANNOTATIONS, DETECTIONS, find_image, image_root, list_stems, read_mat
 from data_pipelines.sources.safe_paths import check_inside
 from data_pipelines.test_sets.crops import CroppedFaces, cut_faces
-from twodal_jax.evaluation.benchmark import GroundTruth
+from twodal_jax.evaluation.nme_evaluation import GroundTruth
 from twodal_jax.evaluation.predictions import listed
 from twodal_jax.geometry import projection
 from twodal_jax.io import npy

@@ -12,7 +12,7 @@ from helpers_run import run_python
 from data_pipelines.sources.base import SourceError
 from data_pipelines.test_sets import aflw2000
 from tests.helpers_face_files import tiny_model, write_pair
-from twodal_jax.evaluation import benchmark, metrics
+from twodal_jax.evaluation import metrics, nme_evaluation
 from twodal_jax.evaluation.predictions import Predictions, read_predictions
 from twodal_jax.face_models.load import load_morphable_model, save_morphable_model
 
@@ -36,12 +36,12 @@ def truth(folder):
 
 def measured(predictions, truth, **options):
     problems = []
-    errors = benchmark.measure(predictions, truth, MODEL, problems=problems, **options)
+    errors = nme_evaluation.measure(predictions, truth, MODEL, problems=problems, **options)
     return errors, problems
 
 
 def true_vertices(truth):
-    return np.asarray(benchmark.vertices_image(MODEL, truth.alpha, truth.roi_box))
+    return np.asarray(nme_evaluation.vertices_image(MODEL, truth.alpha, truth.roi_box))
 
 
 def box_size(truth):
@@ -124,13 +124,13 @@ def test_the_authors_released_coefficients_have_their_known_errors_as_a_file_of_
     model = load_morphable_model(folder / "bfm_3ddfa")
     truth, _ = aflw2000.read_ground_truth(folder / "aflw2000")
     predictions = read_predictions(folder / "aflw2000" / "authors_alpha.npz")
-    found = benchmark.summaries(benchmark.measure(predictions, truth, model, with_icp=False), truth)
+    found = nme_evaluation.summaries(nme_evaluation.measure(predictions, truth, model, with_icp=False), truth)
     for name, expected in AUTHORS.items():
         row = [found[name][key] for key in (*metrics.YAW_BINS, "mean_of_bins", "mean_of_images")]
         assert np.round(row, 3).tolist() == list(expected), name
         assert found[name]["count"] == 1197
     ours = dataclasses.replace(predictions, alpha_of_3ddfa=False)
-    flat = benchmark.measure(
+    flat = nme_evaluation.measure(
         ours, dataclasses.replace(truth, alpha=np.full_like(truth.alpha, np.nan)), model, with_icp=False
     )["nme_2d_68"]
     assert np.nanmean(flat) > 3.144 + 0.1

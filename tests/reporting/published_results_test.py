@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from twodal_jax.evaluation import benchmark
+from twodal_jax.evaluation import nme_evaluation
 from twodal_jax.reporting import benchmark_output, nme_tables, published_results
 
 
@@ -36,13 +36,13 @@ def test_lfpa_stands_in_the_column_that_is_measured():
 
 
 def results(yaw_deg, measure="nme_3d_dense"):
-    truth = benchmark.GroundTruth("t", ["a", "b"], *[np.zeros((2, 1))] * 2, np.zeros(2), *[np.zeros((2, 4))] * 2)
+    truth = nme_evaluation.GroundTruth("t", ["a", "b"], *[np.zeros((2, 1))] * 2, np.zeros(2), *[np.zeros((2, 4))] * 2)
     return benchmark_output.Results(
         name="Faces",
         keys=["a", "b"],
         yaw_deg=np.float64(yaw_deg),
         errors={"m": {measure: np.array([1.0, 2.0])}},
-        titles=benchmark.TITLES,
+        titles=nme_evaluation.TITLES,
         about=benchmark_output.about_measures(truth),
         published={measure: published_results.rows_for(measure)},
         problems=["mask 1 means visible"],

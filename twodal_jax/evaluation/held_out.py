@@ -8,7 +8,7 @@ import numpy as np
 from twodal_jax import forward
 from twodal_jax.checkpointing.trained_model import TrainedModel
 from twodal_jax.evaluation import metrics
-from twodal_jax.evaluation.benchmark import BATCH, dense_errors, vertices_image
+from twodal_jax.evaluation.nme_evaluation import BATCH, dense_errors, vertices_image
 from twodal_jax.geometry import projection
 from twodal_jax.geometry.morphable_model import MorphableModel, without_mesh
 from twodal_jax.training.state import NetState, TrainSpec
@@ -53,7 +53,7 @@ def _predict_in_batches(
     batch_size: int,
     passes: int = 1,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """alpha [b, 62] and landmarks [b, 68, 3] of all faces (images, landmarks, visible), batch by batch."""
+    """Alpha [b, 62] and landmarks [b, 68, 3] of all faces (images, landmarks, visible), batch by batch."""
     total = len(faces[0])
     for start in range(0, total, batch_size):
         rows = np.minimum(np.arange(start, start + batch_size), total - 1)
@@ -78,7 +78,7 @@ def predict(
     *,
     batch_size: int = 64,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """alpha [n, 62] (raw) and landmarks [n, 68, 3] (crop pixels, y down) of all faces."""
+    """Alpha [n, 62] (raw) and landmarks [n, 68, 3] (crop pixels, y down) of all faces."""
     visible = held_out.detected_visible * float(protocol == DETECTED)
     faces = held_out.image, held_out.detected, visible
     alphas, points = zip(*_predict_in_batches(regressor, faces, model, spec, batch_size))

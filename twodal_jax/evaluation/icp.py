@@ -39,7 +39,7 @@ class RigidMotion:
     converged: bool = True
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        """points [N, 3] -> [N, 3], moved."""
+        """Points [N, 3] -> [N, 3], moved."""
         return points @ self.rotation.T + self.translation
 
 

@@ -205,7 +205,7 @@ def _pixel_origin(path: pathlib.Path, value: np.ndarray | int) -> int:
 def crop_alpha(
     predictions: Predictions, rows: np.ndarray, roi_box: np.ndarray, alpha_mean: np.ndarray, alpha_std: np.ndarray
 ) -> np.ndarray:
-    """alpha [b, 62], raw, in our frame of the crop, of `rows` [b] of predictions that hold one.
+    """Alpha [b, 62], raw, in our frame of the crop, of `rows` [b] of predictions that hold one.
 
     roi_box: [b, 4], the crops of these rows. alpha_mean, alpha_std: [62], of the morphable model.
     """

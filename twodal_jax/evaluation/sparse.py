@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twodal_jax.evaluation.benchmark import BATCH, landmarks_image
+from twodal_jax.evaluation.nme_evaluation import BATCH, landmarks_image
 from twodal_jax.evaluation.predictions import crop_alpha, listed, Predictions
 from twodal_jax.geometry import projection
 from twodal_jax.geometry.morphable_model import MorphableModel

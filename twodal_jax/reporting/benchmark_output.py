@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import rich.console
 
-from twodal_jax.evaluation import benchmark, metrics
+from twodal_jax.evaluation import metrics, nme_evaluation
 from twodal_jax.io.text import as_csv_cell, as_markdown_cell, escape_hidden, write_json, write_text
 from twodal_jax.reporting import nme_tables, paper_figures, published_results as published
 
@@ -137,14 +137,14 @@ def _write_csv(path: pathlib.Path, results: Results) -> None:
     os.replace(temporary, path)
 
 
-def about_measures(truth: benchmark.GroundTruth, truth_name: str = "original annotation") -> dict[str, str]:
+def about_measures(truth: nme_evaluation.GroundTruth, truth_name: str = "original annotation") -> dict[str, str]:
     """{measure: normaliser, ground truth}, as the tables say it."""
     shown = {}
-    for name in benchmark.TITLES:
-        given = "re-annotated landmarks" if name.endswith(benchmark.REANNOTATED) else truth_name
-        if name in (*benchmark.DENSE_MEASURES, benchmark.RECONSTRUCTION):
+    for name in nme_evaluation.TITLES:
+        given = "re-annotated landmarks" if name.endswith(nme_evaluation.REANNOTATED) else truth_name
+        if name in (*nme_evaluation.DENSE_MEASURES, nme_evaluation.RECONSTRUCTION):
             given = f"meshes of the annotated parameters, {truth.components} components"
-        shown[name] = f"normaliser: {benchmark.NORMALISERS[name]}; ground truth: {given}"
+        shown[name] = f"normaliser: {nme_evaluation.NORMALISERS[name]}; ground truth: {given}"
         if name in published.NOTES:
             shown[name] += f"; {published.NOTES[name]}"
     return shown

@@ -15,7 +15,7 @@ class Published:
     """One method's published row: by yaw bin and the mean of the bins.
 
     Attributes:
-      method: as the paper calls it. measure: key as in `benchmark.TITLES`, or "nme_lfpa".
+      method: as the paper calls it. measure: key as in `nme_evaluation.TITLES`, or "nme_lfpa".
       by_bin: 0-30, 30-60, 60-90 degrees. mean_of_bins: the table's "Mean". mean_of_images: the same of AFLW-LFPA,
         whose images have no bins here. table: where it stands.
     """

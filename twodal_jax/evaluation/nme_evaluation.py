@@ -69,7 +69,7 @@ class GroundTruth:
 
 @jax.jit
 def landmarks_image(model: MorphableModel, alpha: jax.Array, roi_box: jax.Array) -> jax.Array:
-    """alpha [B, 62] (raw, crop), roi_box [B, 4] -> the 68 landmarks [B, 68, 3], image pixels."""
+    """Alpha [B, 62] (raw, crop), roi_box [B, 4] -> the 68 landmarks [B, 68, 3], image pixels."""
     return projection.crop_to_image(projection.landmarks_crop(model, alpha), roi_box)
 
 

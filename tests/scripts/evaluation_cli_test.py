@@ -1,4 +1,4 @@
-"""scripts.benchmark_cli: an evaluation says what a network was shown."""
+"""scripts.evaluation_cli: an evaluation says what a network was shown."""
 
 import argparse
 import pathlib
@@ -9,12 +9,12 @@ import pytest
 
 from data_pipelines.test_sets import aflw2000, aflw_lfpa
 from data_pipelines.test_sets.crops import CroppedFaces
-from scripts import benchmark_cli as cli, evaluate_aflw2000, evaluate_florence, sparse_evaluation
+from scripts import evaluate_aflw2000, evaluate_florence, evaluation_cli as cli, sparse_evaluation
 
 
 def network(enabled=True):
     heatmap = types.SimpleNamespace(enabled=enabled, authors_mouth=False)
-    return types.SimpleNamespace(method=types.SimpleNamespace(heatmap=heatmap))
+    return types.SimpleNamespace(spec=types.SimpleNamespace(heatmap=heatmap))
 
 
 def said(visible, heatmap="detected", enabled=True, source="fan.csv"):
