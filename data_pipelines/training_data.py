@@ -1,6 +1,4 @@
-"""From a config to what the trainer is fed: finds, makes and opens the data sets of a run."""
-
-from __future__ import annotations
+"""Data sets of a training run: located, prepared if needed, and opened according to its config."""
 
 import functools
 import os
@@ -25,22 +23,22 @@ BUILTIN = "builtin"
 SYNTHETIC = "synthetic"
 KINDS = {"annotated": "annotated", "wild": "wild", "evaluation": "annotated"}
 TRAINED_ON = {"annotated": ("image", "alpha"), "wild": ("image", "landmarks", "visible")}
-# A part of a config's seed for each stream, so that equal sets are not walked in the same order.
+# Added to a config's seed, so that the two streams use different orders even for equal sets.
 ORDER_SEEDS = {"annotated": 0, "wild": 1}
 
 
 class MissingData(ValueError):
-    """Data the config names is not there; the message lists all of it with what to do."""
+    """Data of the config is missing; the message lists all of it, with what to do."""
 
 
 def needed_sets(config: ml_collections.ConfigDict) -> list[str]:
-    """The names of `config.data` a run reads: the wild set only where a loss looks at it."""
+    """Names of `config.data` that a run reads; the wild set only if a loss uses it."""
     wild = config.self_supervision or config.self_critic
     return ["annotated", *(["wild"] if wild else []), "evaluation"]
 
 
 def check_present(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Raises MissingData with one message for everything that is missing; reads nothing large."""
+    """Raises MissingData with one message about everything that is missing; reads no large file."""
     problems = []
     model = config.morphable_model
     if model != BUILTIN and not os.path.exists(model):
@@ -61,7 +59,7 @@ def check_present(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
         raise MissingData(
             f"The config {config.name!r} needs data that is not here:\n"
             + "\n".join(problems)
-            + "\nFolders are looked for in $TWODAL_DATA_DIR"
+            + "\nFolders are relative to $TWODAL_DATA_DIR"
             + (f" ({os.environ['TWODAL_DATA_DIR']})" if "TWODAL_DATA_DIR" in os.environ else " (not set: ./data)")
             + ".\nWithout any data: python -m twodal_jax.main --config=configs/demo.py --workdir=runs/demo"
         )
@@ -70,7 +68,7 @@ def check_present(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
 def _how_to_prepare(config, name: str, spec, folder: pathlib.Path) -> str:
     lines = [
         f"- {name} set: {folder} does not exist"
-        + (f", and neither does {spec.input}, which it is made from." if spec.make else ".")
+        + (f", nor does {spec.input}, from which it is made." if spec.make else ".")
     ]
     if spec.how_to_get:
         lines.append(f"    Get {spec.how_to_get}.")
@@ -88,13 +86,13 @@ def _how_to_prepare(config, name: str, spec, folder: pathlib.Path) -> str:
 
 
 def set_folder(config: ml_collections.ConfigDict, name: str, workdir: pathlib.Path) -> pathlib.Path:
-    """Where a set lies prepared: as the config says, else in the work directory."""
+    """Prepared folder of a set: that of the config, or by default one in the work directory."""
     folder = config.data[name].folder
     return pathlib.Path(folder) if folder else workdir / "data" / name
 
 
 def _make(config: ml_collections.ConfigDict, name: str, folder: pathlib.Path) -> None:
-    """Prepares a small set into `folder`, with a progress bar."""
+    """Prepares a set into `folder`, with a progress bar."""
     spec = config.data[name]
     if spec.source == SYNTHETIC:
         from data_pipelines.sources import synthetic
@@ -124,30 +122,30 @@ def _open(config: ml_collections.ConfigDict, name: str, workdir: pathlib.Path) -
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(f"data set {name}")
-    found = prepared_dataset.open_prepared(folder, kind=KINDS[name])
-    _check_made_of(config, name, found)
-    return found
+    opened = prepared_dataset.open_prepared(folder, kind=KINDS[name])
+    _check_origin(config, name, opened)
+    return opened
 
 
-def _check_made_of(config: ml_collections.ConfigDict, name: str, found: PreparedSet) -> None:
-    """Raises ConfigError if a set that an earlier run made in its folder is not the one this config asks for."""
-    spec, manifest = config.data[name], found.manifest
-    if spec.folder:  # somebody's choice
+def _check_origin(config: ml_collections.ConfigDict, name: str, opened: PreparedSet) -> None:
+    """Raises ConfigError if an earlier run made the set of its work directory for another config."""
+    spec, manifest = config.data[name], opened.manifest
+    if spec.folder:  # chosen by the user
         return
     there, here = manifest["source"], f"split {spec.split!r}"
     same = not (spec.make and spec.split) or there.endswith(f":{spec.split}")
     if spec.source == SYNTHETIC:
-        there, here = f"{found.count} faces of seed {manifest.get('seed')}", f"{spec.count} faces of seed {spec.seed}"
+        there, here = f"{opened.count} faces of seed {manifest.get('seed')}", f"{spec.count} faces of seed {spec.seed}"
         same = there == here
     if not same:
         raise builder.ConfigError(
-            f"{found.folder}: was made for another config ({there}); this one asks for {here}. Remove it, or give"
+            f"{opened.folder}: was made for another config ({there}); this one asks for {here}. Remove it, or give"
             " another --workdir."
         )
 
 
-def _held_out(found: PreparedSet, rows: np.ndarray) -> HeldOut:
-    faces = loader.read_rows(found, rows)
+def _held_out(opened: PreparedSet, rows: np.ndarray) -> HeldOut:
+    faces = loader.read_rows(opened, rows)
     fields = HeldOut.__dataclass_fields__
     return HeldOut(**{name: np.asarray(faces[name]) for name in fields if name in faces})
 
@@ -155,15 +153,15 @@ def _held_out(found: PreparedSet, rows: np.ndarray) -> HeldOut:
 def open_training_data(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, model: MorphableModel
 ) -> tuple[TrainingData, MorphableModel]:
-    """Opens (or first makes) a run's data sets.
+    """Opens a run's data sets, and prepares them first if needed.
 
     Returns:
-      The data, and the morphable model: with the annotated set's whitening if it brought none.
+      The data, and the morphable model, which gets the annotated set's whitening if it has none.
 
     Raises:
-      MissingData: see `check_present`. ConfigError: `config.yaw_oversampling_...` or `config.validation_faces` is not what it
-        should be.
-      PreparedError, SourceError: a set is broken, or lacks the jaw points that `config.jaw_weight` asks for.
+      MissingData: see `check_present`.
+      ConfigError: `config.yaw_oversampling_...` or `config.validation_faces` is invalid.
+      PreparedError: a set is broken, or lacks the jaw points that `config.jaw_weight` needs; also SourceError.
     """
     check_present(config, workdir)
     sets = {name: _open(config, name, workdir) for name in needed_sets(config)}
@@ -175,10 +173,10 @@ def open_training_data(
     if builder.uses_jaw(config):
         _check_jaw(sets["wild"])
 
-    limited = {name: found.first(config.data[name].limit) for name, found in sets.items()}
-    held_back = _validation_rows(config, limited["annotated"])
-    rows = {name: _rows(config, name, limited[name]) for name in sets if name in ORDER_SEEDS}
-    rows["annotated"] = _without(rows["annotated"], held_back, limited["annotated"])
+    limited = {name: opened.first(config.data[name].limit) for name, opened in sets.items()}
+    validation_rows = _validation_rows(config, limited["annotated"])
+    rows = {name: _epoch_rows(config, name, limited[name]) for name in sets if name in ORDER_SEEDS}
+    rows["annotated"] = _without(rows["annotated"], validation_rows, limited["annotated"])
 
     def stream(name: str, start_step: int):
         return loader.batches(
@@ -197,17 +195,17 @@ def open_training_data(
         annotated=functools.partial(stream, "annotated"),
         wild=functools.partial(stream, "wild") if "wild" in sets else None,
         held_out=_held_out(limited["evaluation"], np.arange(limited["evaluation"].count)),
-        validation=_held_out(limited["annotated"], held_back) if len(held_back) else None,
-        description=_describe_all(limited, len(held_back)),
+        validation=_held_out(limited["annotated"], validation_rows) if len(validation_rows) else None,
+        description=_describe(limited, len(validation_rows)),
     )
     return data, model
 
 
-def _rows(config: ml_collections.ConfigDict, name: str, found: PreparedSet) -> np.ndarray | None:
-    """The faces of one epoch of a set that is trained on; None: each of them once."""
+def _epoch_rows(config: ml_collections.ConfigDict, name: str, opened: PreparedSet) -> np.ndarray | None:
+    """Rows of one epoch of a training set; None: every face once."""
     try:
-        return oversampling.rows_by_yaw(found, config[f"yaw_oversampling_{name}"])
-    except oversampling.RepeatsError as error:
+        return oversampling.rows_by_yaw(opened, config[f"yaw_oversampling_{name}"])
+    except oversampling.OversamplingError as error:
         raise builder.ConfigError(f"config.yaw_oversampling_{name}: {error}") from None
 
 
@@ -218,21 +216,22 @@ def _validation_rows(config: ml_collections.ConfigDict, annotated: PreparedSet) 
         raise builder.ConfigError(f"config.validation_faces: {error}.") from None
 
 
-def _without(rows: np.ndarray | None, held_back: np.ndarray, annotated: PreparedSet) -> np.ndarray | None:
-    """The rows of an epoch (None: each face once) but those held back."""
-    if not len(held_back):
+def _without(rows: np.ndarray | None, excluded: np.ndarray, annotated: PreparedSet) -> np.ndarray | None:
+    """The rows of an epoch (None: every face once) without the excluded ones."""
+    if not len(excluded):
         return rows
     rows = np.arange(annotated.count) if rows is None else rows
-    rows = rows[~np.isin(rows, held_back)]
+    rows = rows[~np.isin(rows, excluded)]
     if not len(rows):
         raise builder.ConfigError(
-            f"config.yaw_oversampling_annotated and config.validation_faces leave no face of {annotated.folder} to train on."
+            "config.yaw_oversampling_annotated and config.validation_faces leave no face of"
+            f" {annotated.folder} to train on."
         )
     return rows
 
 
 def fields_trained_on(config) -> dict[str, tuple[str, ...]]:
-    """{"annotated", "wild": the fields of a set (`manifest.py`) that a step of this config takes}."""
+    """{"annotated" or "wild": fields of the set (`storage.manifest`) that a step of this config reads}."""
     jaw = tuple(JAW_FIELDS.values()) if builder.uses_jaw(config) else ()
     return TRAINED_ON | {"wild": TRAINED_ON["wild"] + jaw}
 
@@ -241,25 +240,23 @@ def _check_jaw(wild: PreparedSet) -> None:
     missing = [name for name in JAW_FIELDS.values() if name not in wild.fields]
     if missing:
         raise PreparedError(
-            f"{wild.folder}: has no {' and '.join(missing)}, which config.jaw_weight asks for. Its source marks"
-            " fewer than 21 points (no ears and chin), or it was prepared before they were kept: prepare it again,"
-            " or train without: --config.jaw_weight=0"
+            f"{wild.folder}: has no {' and '.join(missing)}, which config.jaw_weight needs. Its source has no 21"
+            " landmarks (with ears and chin): use another source, or train without: --config.jaw_weight=0"
         )
 
 
-def _describe_all(sets: dict[str, PreparedSet], held_back: int) -> dict[str, dict[str, Any]]:
-    """Of each set; of the annotated one the faces trained on, and those held back as a set of their own."""
-    described = {name: _describe(found) for name, found in sets.items()}
-    if held_back:
-        described["annotated"]["faces"] -= held_back
-        described["validation"] = {"source": described["annotated"]["source"], "faces": held_back}
-    return described
-
-
-def _describe(found: PreparedSet) -> dict[str, Any]:
-    return {
-        "source": found.manifest["source"],
-        "faces": found.count,
-        "skipped": found.manifest.get("skipped", {}),
-        "format": found.format,
+def _describe(sets: dict[str, PreparedSet], validation_faces: int) -> dict[str, dict[str, Any]]:
+    """Description of each set; the validation part counts as a set of its own, not as part of the annotated one."""
+    described = {
+        name: {
+            "source": opened.manifest["source"],
+            "faces": opened.count,
+            "skipped": opened.manifest.get("skipped", {}),
+            "format": opened.format,
+        }
+        for name, opened in sets.items()
     }
+    if validation_faces:
+        described["annotated"]["faces"] -= validation_faces
+        described["validation"] = {"source": described["annotated"]["source"], "faces": validation_faces}
+    return described

@@ -1,4 +1,4 @@
-"""Small true-format face files for tests: .mat + .jpg pairs of a tiny random face model."""
+"""Small face files in the real formats: .mat + .jpg pairs of a tiny random face model, and rows of prepared sets."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ SIZE = 450
 
 
 def tiny_model(num_vertices=120, seed=0):
-    """A random face-sized model, BFM units."""
+    """A random morphable model of a face's size, in BFM units."""
     random = np.random.default_rng(seed)
     mean = random.uniform(-80_000, 80_000, (3, num_vertices))
     basis = random.normal(0, 1, (50, 3, num_vertices))
@@ -19,14 +19,14 @@ def tiny_model(num_vertices=120, seed=0):
 
 
 def photo(size=SIZE, seed=0, channels=3):
-    """A smooth random picture, uint8 [size, size, channels]."""
+    """A smooth random image, uint8 [size, size, channels]."""
     random = np.random.default_rng(seed)
     small = random.integers(0, 256, (9, 9, channels)).astype(np.uint8)
     return cv2.resize(small, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def parameters(seed=0):
-    """Pose_Para, Shape_Para and Exp_Para as a .mat of 300W-LP has them."""
+    """Random Pose_Para, Shape_Para and Exp_Para as in a .mat of 300W-LP."""
     random = np.random.default_rng(seed)
     pose = [*random.uniform(-0.6, 0.6, 3), *random.uniform(200, 250, 2), -30.0, 1.1e-3]
     return {
@@ -37,7 +37,7 @@ def parameters(seed=0):
 
 
 def true_landmarks(model, values, height=SIZE):
-    """[3, 68] as a .mat file has them (pixels from 1, y down), straight from 300W-LP's formulas in NumPy."""
+    """Landmarks [3, 68] as in a .mat file (pixels from 1, y down), by 300W-LP's formulas in NumPy."""
     pitch, yaw, roll, tx, ty, tz, scale = np.ravel(values["Pose_Para"]).astype(np.float64)
     c, s = np.cos, np.sin
     rx = np.array([[1, 0, 0], [0, c(pitch), s(pitch)], [0, -s(pitch), c(pitch)]])
@@ -72,13 +72,31 @@ def write_pair(folder, name, model, seed=0, image=None, pt3d=True, **changes):
     return content
 
 
-def wild_rows(count, seed=0):
-    """Arrays of a prepared folder of kind "wild"."""
+def wild_rows(count, seed=0, margin=0):
+    """Random arrays of a prepared folder of kind "wild"."""
     random = np.random.default_rng(seed)
+    size = 120 + 2 * margin
     return {
-        "image": random.integers(0, 256, (count, 120, 120, 3)).astype(np.uint8),
+        "image": random.integers(0, 256, (count, size, size, 3)).astype(np.uint8),
         "landmarks": random.uniform(0, 120, (count, 18, 2)).astype(np.float32),
         "visible": np.ones((count, 18), np.float32),
         "yaw_deg": np.linspace(-90, 90, count, dtype=np.float32),
         "name": np.array([f"face{i}.jpg" for i in range(count)]),
     }
+
+
+def read_all(source):
+    """All faces and skips of a source."""
+    return list(source.faces(0, len(source)))
+
+
+def file_contents(folder):
+    """{file name: bytes} of a folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def run_prepare_data(source, folder, output, *flags):
+    """Exit status of `scripts.prepare_data`."""
+    from scripts import prepare_data
+
+    return prepare_data.main([source, f"--input={folder}", f"--output={output}", *flags])

@@ -1,25 +1,26 @@
-"""A small prepared data set in both formats."""
+"""A source over arrays, and batches of a prepared folder."""
 
 import numpy as np
-import pytest
 
 from data_pipelines.loading import loader
-from data_pipelines.preparation import prepare
 from data_pipelines.sources.base import Skip
-from data_pipelines.storage import prepared_dataset
 from tests.helpers_face_files import photo, wild_rows
 
 COUNT = 23
 
 
-class Rows:
-    """A source over arrays; every seventh face is unreadable."""
+def records():
+    """Rows of kind "wild" with smooth images."""
+    return wild_rows(COUNT) | {"image": np.stack([photo(120, seed) for seed in range(COUNT)])}
 
-    kind, margin, description = "wild", 0, "rows"
 
-    def __init__(self, count=COUNT):
-        self.rows = wild_rows(count)
-        self.rows["image"] = np.stack([photo(120, seed) for seed in range(count)])
+class ArraySource:
+    """A `FaceSource` over the rows of {field: [count, ...]}; `skipped(row)` tells which rows are unreadable."""
+
+    margin, description = 0, "rows"
+
+    def __init__(self, kind, rows, skipped=lambda row: False):
+        self.kind, self.rows, self.skipped = kind, rows, skipped
 
     def __len__(self):
         return len(self.rows["name"])
@@ -31,23 +32,11 @@ class Rows:
         for row in range(start, stop):
             face = {name: values[row] for name, values in self.rows.items()}
             face["name"] = str(face["name"])
-            yield Skip(face["name"], "seventh", "on purpose") if row % 7 == 6 else face
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("sets")
-    for format in ("arrays", "array_record"):
-        prepare.prepare(Rows(), root / format, format=format, shards=3, max_skipped=0.2)
-    return root
-
-
-@pytest.fixture(params=["arrays", "array_record"])
-def opened(folders, request):
-    return prepared_dataset.open_prepared(folders / request.param, kind="wild")
+            yield Skip(face["name"], "unreadable", "on purpose") if self.skipped(row) else face
 
 
 def take(opened, count, **options):
+    """The first `count` batches of 8 faces."""
     stream = loader.batches(opened, **({"batch_size": 8, "seed": 3} | options))
     result = [next(stream) for _ in range(count)]
     stream.close()

@@ -1,4 +1,4 @@
-"""From a prepared data set to batches: shuffling, oversampling, the validation split, tf.data.
+"""From a prepared data set to batches: shuffling, oversampling, the validation part, tf.data.
 
 May import `storage`.
 """

@@ -1,13 +1,10 @@
-"""Which face comes when: a stateless shuffle.
+"""Stateless shuffle: a function from global sample position to face index.
 
-Sample position p (= step * batch_size + i, counted from the start of training) belongs to epoch
-p // count; inside an epoch the faces come in an order given by a keyed Feistel network over the
-smallest power of two that holds `count`, restricted to [0, count) by cycle walking (Black and
-Rogaway, "Ciphers with arbitrary finite domains", 2002). Nothing is stored, so position 8,000,000
-costs what position 0 costs and a resumed run needs only its step.
+Position p (= step * batch_size + i, counted from the start of training) belongs to epoch p // count. Inside an epoch
+the order is a keyed Feistel network over the smallest power of two that holds `count`, restricted to [0, count) by
+cycle walking (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). There is no stored state: position
+8,000,000 costs as much as position 0, and a resumed run needs only its step.
 """
-
-from __future__ import annotations
 
 import numpy as np
 
@@ -17,16 +14,16 @@ _MASK = 2**64 - 1
 
 
 def sample_indices(seed: int, positions: np.ndarray, count: int) -> np.ndarray:
-    """The face at each global sample position.
+    """Face index at each global sample position.
 
     Args:
-      seed: any integer; another seed, another order.
+      seed: any integer; each seed gives another order.
       positions: int [...], global sample positions in [0, 2**62).
       count: number of faces, 1 to 2**62.
 
     Returns:
-      int64 [...] in [0, count). Over each epoch, positions e * count ... (e + 1) * count - 1, every
-      index comes exactly once.
+      int64 [...] in [0, count). Over the positions e * count ... (e + 1) * count - 1 of an epoch, every index occurs
+      exactly once.
 
     Raises:
       ValueError: `count` or a position is out of range.
@@ -40,7 +37,7 @@ def sample_indices(seed: int, positions: np.ndarray, count: int) -> np.ndarray:
         raise ValueError("`positions` must be in [0, 2**62)")
     flat = positions.astype(np.uint64).ravel()
     epoch, index = flat // np.uint64(count), flat % np.uint64(count)
-    # Python integers are reduced first: NumPy warns when a uint64 scalar wraps, arrays wrap silently.
+    # Python integers are reduced first: NumPy warns when a uint64 scalar wraps, but not when an array does.
     seed_key = _mix(np.array([(seed + _GOLDEN) & _MASK], np.uint64))
     keys = _mix(seed_key ^ (epoch + np.uint64(1)) * np.uint64(_GOLDEN))
     return _permute(index, keys, count).astype(np.int64).reshape(positions.shape)
@@ -50,7 +47,7 @@ def _permute(index: np.ndarray, keys: np.ndarray, count: int) -> np.ndarray:
     bits = max(1, (count - 1).bit_length())
     result = _feistel(index, keys, bits)
     outside = np.flatnonzero(result >= count)
-    while outside.size:  # a cycle through `index` itself, so it comes back below `count`
+    while outside.size:  # ends: the cycle contains `index` itself, which is below `count`
         walked = _feistel(result[outside], keys[outside], bits)
         result[outside] = walked
         outside = outside[walked >= count]
@@ -58,7 +55,7 @@ def _permute(index: np.ndarray, keys: np.ndarray, count: int) -> np.ndarray:
 
 
 def _feistel(value: np.ndarray, keys: np.ndarray, bits: int) -> np.ndarray:
-    """A keyed bijection of [0, 2**bits); halves may differ by one bit, so each round keeps sides."""
+    """Keyed bijection of [0, 2**bits). The halves may differ by one bit, so rounds update them in turn without swap."""
     low_bits = np.uint64(bits // 2)
     low_mask = (np.uint64(1) << low_bits) - np.uint64(1)
     high_mask = (np.uint64(1) << np.uint64(bits - bits // 2)) - np.uint64(1)
@@ -73,7 +70,7 @@ def _feistel(value: np.ndarray, keys: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _mix(value: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014), modulo 2**64."""
+    """Finaliser of splitmix64 (Steele, Lea and Flood 2014), modulo 2**64."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))

@@ -1,12 +1,9 @@
-"""Prepared folders -> batches, a pure function of (seed, step).
+"""Batches of a prepared folder, a pure function of (seed, step).
 
-Batch k holds the faces `sample_indices(seed, k * B + i, count)`, i = 0 ... B - 1, in this order (of all
-faces, or of the rows an epoch is said to hold); a host gets its contiguous part of it. There is no
-iterator state: to resume, start at the next step.
-Both formats give the same faces; "arrays" needs NumPy alone, "array_record" is parsed and decoded by tf.data.
+Batch k holds the faces `sample_indices(seed, k * B + i, count)`, i = 0 ... B - 1, in this order; a host gets its
+contiguous part. There is no iterator state: a resumed run starts at its next step. Both formats give the same faces.
+Format "arrays" needs NumPy alone; format "array_record" is parsed and decoded by tf.data.
 """
-
-from __future__ import annotations
 
 import collections
 import concurrent.futures
@@ -27,8 +24,8 @@ from data_pipelines.storage.prepared_dataset import PreparedError, PreparedSet
 
 POSITION = "position"
 IMAGE_RGB = "image_rgb"
-_ORDER_BLOCK = 64  # steps whose order is computed at once, in hardly more time than one step's
-AT_A_TIME = 4096
+_ORDER_BLOCK = 64  # steps whose order is computed together: hardly slower than the order of one step
+COLUMN_PART = 4096  # faces that `read_column` reads at a time
 Batch = dict[str, np.ndarray]
 Reader = Callable[[np.ndarray], Batch]
 
@@ -47,27 +44,29 @@ def batches(
     prefetch: int | None = None,
     as_decoded: bool = False,
 ) -> Iterator[Batch]:
-    """Endless batches of a prepared folder, made ahead in background threads.
+    """Endless batches of a prepared folder, read in advance by background threads.
 
     Args:
       prepared: an opened folder.
-      batch_size: B, the global batch size of all hosts together.
-      seed: of the order. start_step: the first batch's number.
-      process_index, process_count: this host and the number of hosts.
-      fields: which fields to read; by default all but the names (they are no arrays for a device).
-      rows: int [n], the faces of an epoch, one named twice comes twice; by default all of them once.
-      num_threads: threads that read and decode; by default `reading_threads`.
-      prefetch: batches made ahead; by default twice the threads and two.
-      as_decoded: leave a shard's images as the decoder makes them: `image_rgb` in place of `image`. Putting the
-        channels in order costs a host 2 to 3 % of what it can decode, and a device nothing.
+      batch_size: B, the global batch size, over all hosts.
+      seed: of the order.
+      start_step: number of the first batch.
+      process_index: this host.
+      process_count: the number of hosts.
+      fields: fields to read; default: all but the names, which a device cannot hold.
+      rows: int [n], the faces of an epoch, possibly with repeats; default: every face once.
+      num_threads: threads that read and decode; default: `reading_threads`.
+      prefetch: batches read in advance; default: twice the threads plus two.
+      as_decoded: whether images of shards stay RGB, as `image_rgb` instead of `image`. Reordering the channels costs
+        a host 2 to 3 % of its decoding rate, and costs a device nothing.
 
     Yields:
-      {field: [B / process_count, ...]} as in manifest.py (image uint8 BGR), and `position` uint32
-      [B / process_count, 2]: the global sample position k * B + i as (high, low) 32-bit words, from
-      which the device derives the face's augmentation key.
+      {field: [B / process_count, ...]} as in `storage.manifest` (image uint8 BGR), and `position` uint32
+      [B / process_count, 2]: the global sample position k * B + i as (high, low) 32-bit words. The device derives the
+      key of the face's augmentation from it.
 
     Raises:
-      ValueError: B does not divide among the hosts, or a field is unknown.
+      ValueError: B is not divisible by the number of hosts, or a field is unknown.
     """
     if process_count < 1 or batch_size < 1 or batch_size % process_count:
         raise ValueError(f"Batch size ({batch_size}) must be divisible by the number of processes ({process_count})")
@@ -78,7 +77,6 @@ def batches(
     chosen = _chosen_fields(prepared, fields)
     local = batch_size // process_count
     offsets = process_index * local + np.arange(local, dtype=np.int64)
-
     epoch = np.arange(prepared.count) if rows is None else rows
     threads = num_threads or reading_threads()
     ahead = prefetch or 2 * threads + 2
@@ -96,35 +94,30 @@ def batches(
 
     if prepared.format == "arrays":
         read = _array_reader(prepared, chosen)
-        stream = _ahead(lambda step: read(rows_of(step)), start_step, threads, ahead)
+        stream = _in_advance(lambda step: read(rows_of(step)), start_step, threads, ahead)
     else:
-        stored = _as_decoded if as_decoded else _as_stored
-        stream = _mapped(stored, _shard_stream(prepared, chosen, rows_of, local, start_step, threads, ahead))
+        stream = _shard_stream(prepared, chosen, rows_of, local, start_step, threads, ahead, as_decoded)
     return _with_positions(stream, positions, start_step)
 
 
 def reading_threads() -> int:
-    """How many threads read by default: one more than there are cores, at most 16."""
+    """Default number of reading threads: the number of cores plus one, at most 16."""
     return min(16, (os.cpu_count() or 1) + 1)
 
 
 def read_rows(prepared: PreparedSet, indices: np.ndarray, fields: Sequence[str] | None = None) -> Batch:
-    """The faces of given indices in this order, {field: [len(indices), ...]}; all fields, also
-    `name`, unless some are named. For evaluation, which goes through a set once.
+    """Faces of the given indices in this order, {field: [len(indices), ...]}; default: all fields, with `name`.
+
+    For evaluation, which reads a set once.
     """
     return _reader(prepared, tuple(fields or prepared.fields))(np.asarray(indices, np.int64))
 
 
 def read_column(prepared: PreparedSet, field: str) -> np.ndarray:
-    """One field of all faces, [count, ...]. Reads shards whole, in parts of AT_A_TIME faces."""
+    """One field of all faces, [count, ...]. Reads shards whole, in parts of COLUMN_PART faces."""
     read = _reader(prepared, (field,))
-    starts = range(0, prepared.count, AT_A_TIME)
-    return np.concatenate([read(np.arange(k, min(k + AT_A_TIME, prepared.count)))[field] for k in starts])
-
-
-def _reader(prepared: PreparedSet, fields: Sequence[str]) -> Reader:
-    chosen = _chosen_fields(prepared, fields)
-    return (_array_reader if prepared.format == "arrays" else _shard_reader)(prepared, chosen)
+    starts = range(0, prepared.count, COLUMN_PART)
+    return np.concatenate([read(np.arange(k, min(k + COLUMN_PART, prepared.count)))[field] for k in starts])
 
 
 def split_position(positions: np.ndarray) -> np.ndarray:
@@ -143,19 +136,22 @@ def _chosen_fields(prepared: PreparedSet, fields: Sequence[str] | None) -> dict[
     return {name: prepared.fields[name] for name in fields}
 
 
-def _array_reader(prepared: PreparedSet, chosen: dict[str, Any]) -> Reader:
-    return lambda rows: {name: prepared.arrays[name][rows] for name in chosen}
-
-
-def _shard_reader(prepared: PreparedSet, chosen: dict[str, Any]) -> Reader:
-    """One batch at a time, here and now."""
+def _reader(prepared: PreparedSet, fields: Sequence[str]) -> Reader:
+    """Reads rows in the calling thread."""
+    chosen = _chosen_fields(prepared, fields)
+    if prepared.format == "arrays":
+        return _array_reader(prepared, chosen)
     tf = array_record.tensorflow_on_cpu()
     serialized = _record_reader(prepared)
     parse = tf.function(
-        lambda batch: array_record.parse_batch(tf, batch, chosen, at_a_time=reading_threads()),
+        lambda batch: array_record.parse_batch(tf, batch, chosen, parallel=reading_threads()),
         input_signature=[tf.TensorSpec([None], tf.string)],
     )
-    return lambda rows: _as_stored(parse(tf.constant(serialized(rows))))
+    return lambda rows: _to_arrays(parse(tf.constant(serialized(rows))), as_decoded=False)
+
+
+def _array_reader(prepared: PreparedSet, chosen: dict[str, Any]) -> Reader:
+    return lambda rows: {name: prepared.arrays[name][rows] for name in chosen}
 
 
 def _shard_stream(
@@ -166,18 +162,20 @@ def _shard_stream(
     start_step: int,
     threads: int,
     ahead: int,
-) -> Generator[Any, None, None]:
-    """Parsed batches of rows_of(start_step), rows_of(start_step + 1), ..., `size` each, made ahead by tf.data."""
+    as_decoded: bool,
+) -> Iterator[Batch]:
+    """Batches of rows_of(start_step), rows_of(start_step + 1), ..., `size` faces each, parsed by tf.data."""
     tf = array_record.tensorflow_on_cpu()
     read = _record_reader(prepared)
-    return tf_stream.parsed(
+    stream = tf_stream.parsed(
         tf,
-        _ahead(lambda step: read(rows_of(step)), start_step, threads, threads),
-        lambda batch: array_record.parse_batch(tf, batch, chosen, at_a_time=1),
+        _in_advance(lambda step: read(rows_of(step)), start_step, threads, threads),
+        lambda batch: array_record.parse_batch(tf, batch, chosen, parallel=1),
         batch_size=size,
         num_threads=threads,
         ahead=ahead,
     )
+    return _mapped(functools.partial(_to_arrays, as_decoded=as_decoded), stream)
 
 
 def _mapped(function: Callable[[Any], Batch], stream: Generator[Any, None, None]) -> Iterator[Batch]:
@@ -186,7 +184,7 @@ def _mapped(function: Callable[[Any], Batch], stream: Generator[Any, None, None]
 
 
 def _record_reader(prepared: PreparedSet) -> Callable[[np.ndarray], list[bytes]]:
-    """Rows -> their serialized examples."""
+    """Function from rows to their serialized examples."""
 
     def broken(error: Exception) -> PreparedError:
         return PreparedError(
@@ -194,23 +192,23 @@ def _record_reader(prepared: PreparedSet) -> Callable[[np.ndarray], list[bytes]]
             f" python -m scripts.prepare_data verify --output={prepared.folder}"
         )
 
-    damage = (RuntimeError, ValueError, OSError)  # what ArrayRecord raises
+    record_errors = (RuntimeError, ValueError, OSError)  # what ArrayRecord raises
     try:
         source = array_record.open_shards(prepared.shards)
-    except damage as error:
+    except record_errors as error:
         raise broken(error) from None
-    # Not `prepared_dataset.count`, which is smaller in a set cut by `PreparedSet.first`.
+    # Not `prepared.count`, which is smaller after `PreparedSet.first`.
     listed = prepared.manifest["count"]
     if len(source) != listed:
         raise ValueError(
-            f"{prepared.folder}: its shards hold {len(source)} faces, the manifest says {listed}; prepare it again"
+            f"{prepared.folder}: its shards hold {len(source)} faces, the manifest lists {listed}; prepare it again"
         )
 
     def read(rows: np.ndarray) -> list[bytes]:
         try:
-            # One by one: `__getitems__` starts a thread for each shard at every call, 7 times slower.
+            # One by one: `__getitems__` starts a thread for each shard at every call and is 7 times slower.
             return [source[row] for row in rows.tolist()]
-        except damage as error:
+        except record_errors as error:
             raise broken(error) from None
 
     return read
@@ -224,8 +222,8 @@ def _with_positions(
             yield batch | {POSITION: split_position(positions(step))}
 
 
-def _ahead(make: Callable[[int], Batch], start_step: int, num_threads: int, prefetch: int) -> Iterator[Batch]:
-    """make(start_step), make(start_step + 1), ... in order, each begun `prefetch` steps early."""
+def _in_advance(make: Callable[[int], Any], start_step: int, num_threads: int, prefetch: int) -> Iterator[Any]:
+    """Yields make(start_step), make(start_step + 1), ... in order, each submitted `prefetch` steps early."""
     with _Pool(num_threads) as pool:
         steps = itertools.count(start_step)
         pending = collections.deque(pool.submit(make, next(steps)) for _ in range(max(1, prefetch)))
@@ -236,30 +234,26 @@ def _ahead(make: Callable[[int], Batch], start_step: int, num_threads: int, pref
 
 
 class _Pool(concurrent.futures.ThreadPoolExecutor):
-    """A thread pool that drops what has not begun when its user goes away."""
+    """Thread pool that cancels pending work on exit."""
 
     def __exit__(self, *exception):
         self.shutdown(wait=True, cancel_futures=True)
 
 
-def _as_stored(parsed: dict[str, Any]) -> Batch:
-    """TensorFlow's tensors -> what the folder holds: strings as str, images BGR."""
-    batch = _as_decoded(parsed)
-    if IMAGE_RGB in batch:
-        rgb = batch.pop(IMAGE_RGB)
-        batch["image"] = cv2.cvtColor(rgb.reshape(-1, rgb.shape[2], 3), cv2.COLOR_RGB2BGR).reshape(rgb.shape)
+def _to_arrays(parsed: dict[str, Any], *, as_decoded: bool) -> Batch:
+    """TensorFlow tensors -> arrays, strings as str.
+
+    Images become BGR `image`, or with `as_decoded` stay RGB `image_rgb` in TensorFlow's own memory.
+    """
+    batch = {}
+    for name, tensor in parsed.items():
+        if name == "image":
+            rgb = np.asarray(memoryview(tensor))  # `tensor.numpy()` copies
+            if as_decoded:
+                batch[IMAGE_RGB] = rgb
+            else:
+                batch[name] = cv2.cvtColor(rgb.reshape(-1, rgb.shape[2], 3), cv2.COLOR_RGB2BGR).reshape(rgb.shape)
+            continue
+        array = tensor.numpy()
+        batch[name] = np.array([value.decode("utf-8") for value in array]) if array.dtype == object else array
     return batch
-
-
-def _as_decoded(parsed: dict[str, Any]) -> Batch:
-    """TensorFlow's tensors -> arrays: strings as str; images RGB, as `image_rgb`, in TensorFlow's own memory."""
-    return dict(_decoded_field(name, tensor) for name, tensor in parsed.items())
-
-
-def _decoded_field(name: str, tensor: Any) -> tuple[str, np.ndarray]:
-    if name == "image":
-        return IMAGE_RGB, np.asarray(memoryview(tensor))  # `tensor.numpy()` copies
-    array = tensor.numpy()
-    if array.dtype == object:
-        array = np.array([value.decode("utf-8") for value in array])
-    return name, array

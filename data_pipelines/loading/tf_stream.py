@@ -1,11 +1,9 @@
-"""Serialized records through tf.data: Python reads them, TensorFlow's own threads parse and decode them.
+"""Serialized records through tf.data: Python reads them, TensorFlow's threads parse and decode them.
 
-A tf.data iterator must never wait for Python: dropped while it waits, it waits for ever, since whoever drops
-it holds the interpreter's lock. So it waits for a queue of TensorFlow's, which a thread of Python fills and
-which is closed before the iterator goes.
+A tf.data iterator must never wait for Python. If it is deleted while it waits, it waits forever, because the deleting
+thread holds the interpreter lock. So the iterator waits for a TensorFlow queue. A Python thread fills that queue, and
+the queue is closed before the iterator is deleted.
 """
-
-from __future__ import annotations
 
 import threading
 import weakref
@@ -22,17 +20,18 @@ def parsed(
     num_threads: int,
     ahead: int,
 ) -> Generator[dict[str, Any], None, None]:
-    """What `parse` makes of each batch of records, in order, made ahead.
+    """Yields `parse(batch)` for each batch of records, in order, computed in advance.
 
     Args:
-      tf: the module of `array_record.tensorflow_on_cpu`.
-      serialized: batches of `batch_size` records each; is closed with this stream.
-      parse: string tensor [batch_size] -> {field: tensor [batch_size, ...]}, for a graph.
-      num_threads: batches parsed at a time, by as many of TensorFlow's threads.
-      ahead: batches read, but not taken yet.
+      tf: the module that `array_record.tensorflow_on_cpu` returns.
+      serialized: batches of records; closed together with this stream.
+      parse: graph function, string tensor [batch_size] -> {field: tensor [batch_size, ...]}.
+      batch_size: records in a batch.
+      num_threads: batches parsed in parallel, each by one TensorFlow thread.
+      ahead: batches read but not yet yielded.
 
     Raises:
-      whatever `serialized` raises, after the batches before it; tf.errors.OpError if `parse` fails.
+      Exception: any error of `serialized`, after the batches before it; tf.errors.OpError if `parse` fails.
     """
     queue = tf.queue.FIFOQueue(ahead, [tf.string], shapes=[[batch_size]])
     free, ended, failure = threading.Semaphore(ahead), threading.Event(), []
@@ -42,12 +41,12 @@ def parsed(
         nonlocal sent
         try:
             for batch in serialized:
-                free.acquire()  # not the queue: what waits for that one can be neither stopped nor interrupted
+                free.acquire()  # bounds the queue: a thread inside `enqueue` can be neither stopped nor interrupted
                 if ended.is_set():
                     break
                 queue.enqueue(tf.constant(batch))
                 sent += 1
-        except BaseException as error:  # told to the other side, in its turn
+        except BaseException as error:  # raised again by the consumer, after the batches before it
             failure.append(error)
         queue.close()
 
@@ -60,15 +59,15 @@ def parsed(
         serialized.close()
 
     feeder.start()
-    finish = weakref.finalize(feeder, end)  # at the latest when the program ends
-    parse_failed = tf.errors.OpError  # looked up now: a program that ends empties its modules
+    finish = weakref.finalize(feeder, end)  # also runs at interpreter exit
+    parse_failed = tf.errors.OpError  # resolved now: at interpreter exit modules are emptied
     try:
         iterator = iter(_dataset(tf, queue, parse, num_threads, ahead))  # named, so that it outlives the queue
         for batch in iterator:
             taken += 1
             free.release()
             yield batch
-    except parse_failed:  # or the queue is empty and closed
+    except parse_failed:  # raised as well when the queue is empty and closed
         if taken < sent or not queue.is_closed():
             raise
     finally:
@@ -82,6 +81,6 @@ def _dataset(tf: Any, queue: Any, parse: Callable[[Any], dict[str, Any]], num_th
     options.autotune.enabled = False
     options.threading.private_threadpool_size = num_threads
     as_written = tf.autograph.experimental.do_not_convert
-    waiting = tf.data.Dataset.counter().map(as_written(lambda _: queue.dequeue()))
-    made = waiting.map(as_written(parse), num_parallel_calls=num_threads, deterministic=True)
-    return made.prefetch(ahead).with_options(options)
+    records = tf.data.Dataset.counter().map(as_written(lambda _: queue.dequeue()))
+    batches = records.map(as_written(parse), num_parallel_calls=num_threads, deterministic=True)
+    return batches.prefetch(ahead).with_options(options)

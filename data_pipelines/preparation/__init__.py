@@ -1,4 +1,4 @@
-"""From a source to a prepared data set: work units, Beam, resuming.
+"""From a source to a prepared data set: work units, Apache Beam, resuming.
 
 May import `sources` and `storage`.
 """

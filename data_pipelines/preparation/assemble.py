@@ -1,6 +1,4 @@
-"""Finished units -> one prepared folder: columns joined, shards linked, skips listed, everything hashed."""
-
-from __future__ import annotations
+"""Assembles finished units into one prepared folder: columns joined, shards linked, skips listed, files hashed."""
 
 import collections
 import csv
@@ -23,8 +21,13 @@ SKIPPED = "skipped.csv"
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a preparation did: folder, number of faces, and what was skipped, in order; `made` is false where the
-    folder was there already.
+    """Result of a preparation.
+
+    Attributes:
+      folder: the prepared folder.
+      count: number of faces.
+      skips: skipped faces, in order.
+      made: False where the folder existed already.
     """
 
     folder: pathlib.Path
@@ -34,12 +37,12 @@ class Summary:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Reason -> number of faces, most frequent first."""
+        """Numbers of skipped faces by reason, most frequent first."""
         return dict(collections.Counter(skip.reason for skip in self.skips).most_common())
 
 
 def assemble(output: pathlib.Path, staging: pathlib.Path, source: FaceSource, plan: dict[str, Any]) -> Summary:
-    """Finished units of a staging folder -> the prepared folder; the staging folder goes.
+    """Makes the prepared folder of a staging folder with all units finished, and deletes the staging folder.
 
     Raises SourceError if no unit has a face.
     """
@@ -72,20 +75,17 @@ def assemble(output: pathlib.Path, staging: pathlib.Path, source: FaceSource, pl
         extras["shards"] = [next(folder.glob("*.array_record")).name for folder in full]
         for folder, name in zip(full, extras["shards"]):
             _link_or_copy(folder / name, final / name)
-    fields = prepared_dataset.field_specs(source.kind, {k: v[0] for k, v in columns.items()})
-    _write_skipped(final / SKIPPED, skips)
-    prepared_dataset.write_manifest(
-        final,
-        prepared_dataset.build_manifest(
-            kind=source.kind,
-            format=plan["format"],
-            count=count,
-            fields=fields,
-            source=source.description,
-            skipped=summary.reasons,
-            **extras,
-        ),
+    manifest = prepared_dataset.build_manifest(
+        kind=source.kind,
+        format=plan["format"],
+        count=count,
+        fields=prepared_dataset.field_specs(source.kind, {name: parts[0] for name, parts in columns.items()}),
+        source=source.description,
+        skipped=summary.reasons,
+        **extras,
     )
+    _write_skipped(final / SKIPPED, skips)
+    prepared_dataset.write_manifest(final, manifest)
     prepared_dataset.move_into_place(final, output)
     shutil.rmtree(staging, ignore_errors=True)
     return summary
@@ -99,7 +99,7 @@ def _link_or_copy(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _whitening(columns: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
-    """Mean and standard deviation of alpha over the set, for models that bring no whitening."""
+    """Mean and standard deviation of alpha over the set, for morphable models that come without a whitening."""
     if "alpha" not in columns:
         return {}
     alpha = np.concatenate(columns["alpha"]).astype(np.float64)
@@ -115,7 +115,7 @@ def _write_skipped(path: pathlib.Path, skips: Iterable[Skip]) -> None:
 
 
 def read_skipped(path: pathlib.Path) -> tuple[Skip, ...]:
-    """The skips a prepared folder lists."""
+    """Skips listed in a prepared folder's skipped.csv."""
     if not path.is_file():
         return ()
     with open(path, newline="", encoding="utf-8") as file:

@@ -1,11 +1,9 @@
-"""Units of a preparation made by Apache Beam: on this machine's cores, or by any runner Beam knows.
+"""Makes a preparation's units with Apache Beam: on this machine's cores, or with any Beam runner.
 
-The pipeline's elements are unit numbers; a worker opens the source itself and writes its units where all
-processes see the staging folder (`work_units.py`). So an element weighs nothing, a killed run keeps what was
-finished, and what is written does not depend on the runner or on the number of workers.
+The elements of the pipeline are unit numbers. A worker opens the source itself and writes its units into the staging
+folder, which all processes must see (`work_units`). So elements are tiny, a killed run keeps its finished units, and
+the output does not depend on the runner or on the number of workers.
 """
-
-from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -29,10 +27,10 @@ from twodal_jax.face_models.load import AssetError
 from twodal_jax.io.text import write_text
 
 LOCAL = "local"
-WORKERS_LOG = "workers.log"  # what local workers print, beside their units
-COUNTERS = "faces"  # the namespace of Beam's counters: read, kept, and skipped by reason
+WORKERS_LOG = "workers.log"  # stderr of local workers, in the staging folder
+COUNTERS = "faces"  # namespace of Beam's counters: read, kept, and skipped by reason
 _POLL_SECONDS = 0.2
-_PATIENCE_SECONDS = 30.0  # for workers to end once they are told, or one of them was killed
+_EXIT_SECONDS = 30.0  # for workers to exit after a stop request or after one of them was killed
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -41,10 +39,10 @@ class BeamEngine:
     """A `prepare.Engine`.
 
     Attributes:
-      runner: LOCAL, processes on this machine; or a runner as Beam's own --runner names it.
-      workers: of LOCAL: the number of processes.
+      runner: LOCAL for processes on this machine, or the name of a runner as in Beam's --runner.
+      workers: number of processes of LOCAL.
       options: flags for Beam, such as ["--flink_master=host:8081"].
-      counters: of the last run, from Beam: {"read": ..., "kept": ..., "skipped: REASON": ...}.
+      counters: Beam's counters of the last run: {"read": ..., "kept": ..., "skipped: REASON": ...}.
     """
 
     runner: str = LOCAL
@@ -52,21 +50,21 @@ class BeamEngine:
     options: tuple[str, ...] = ()
     counters: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, job: Job, pending: list[int], watch: ProgressMonitor) -> None:
+    def __call__(self, job: Job, pending: list[int], monitor: ProgressMonitor) -> None:
         """Makes the pending units.
 
         Raises:
-          PreparedError: a worker could not go on (disk full, another listing there), or its files are not
-            seen here. ImportError: Beam is missing, with what to install.
+          PreparedError: a worker failed (disk full, changed listing), or its files are not visible here.
+          ImportError: Beam is not installed; the message names the package.
         """
         if not pending:
             return
         if self.runner == LOCAL and min(len(pending), self.workers) == 1 and not self.options:
-            return in_process(job, pending, watch)
-        run = functools.partial(self._run, job, pending, _beam())
-        with _environment_of_workers():
-            _wait(run, job, pending, watch)
-        missing = [unit for unit in pending if unit not in watch.done]
+            return in_process(job, pending, monitor)
+        run = functools.partial(self._run, job, pending, _import_beam())
+        with _worker_environment():
+            _run_and_watch(run, job, pending, monitor)
+        missing = [unit for unit in pending if unit not in monitor.done]
         if missing:
             raise PreparedError(
                 f"{len(missing)} of {len(pending)} units are not at {job.staging}: workers must"
@@ -76,28 +74,22 @@ class BeamEngine:
     def _run(self, job: Job, pending: list[int], beam: Any) -> None:
         flags = list(self.options)
         if self.runner == LOCAL:
-            flags += [
-                f"--direct_num_workers={min(self.workers, len(pending))}",
-                "--default_sdk_harness_log_level=ERROR",
-            ]
+            flags.append(f"--direct_num_workers={min(self.workers, len(pending))}")
+            flags.append("--default_sdk_harness_log_level=ERROR")
         options = beam.options.pipeline_options.PipelineOptions(flags)
         runner = _local_runner(options, job) if self.runner == LOCAL else self.runner
         pipeline = beam.Pipeline(runner=runner, options=options)
-        (
-            pipeline
-            | "units" >> beam.Create(pending)
-            | "spread" >> beam.Reshuffle()
-            | "make" >> beam.FlatMap(functools.partial(_work, job))
-        )
+        units = pipeline | "units" >> beam.Create(pending) | "spread" >> beam.Reshuffle()
+        _ = units | "make" >> beam.FlatMap(functools.partial(_work, job))
         result = pipeline.run()
         result.wait_until_finish()
-        with contextlib.suppress(NotImplementedError):  # some runners keep no counters
-            found = result.metrics().query(beam.metrics.MetricsFilter().with_namespace(COUNTERS))["counters"]
-            self.counters = {one.key.metric.name: one.result for one in found}
+        with contextlib.suppress(NotImplementedError):  # some runners have no counters
+            counters = result.metrics().query(beam.metrics.MetricsFilter().with_namespace(COUNTERS))["counters"]
+            self.counters = {counter.key.metric.name: counter.result for counter in counters}
 
 
-def _beam() -> Any:
-    logging.getLogger().addFilter(_no_apitools)
+def _import_beam() -> Any:
+    logging.getLogger().addFilter(_not_about_apitools)
     try:
         import apache_beam
         import apache_beam.metrics
@@ -108,41 +100,41 @@ def _beam() -> Any:
             f" --workers=1 ({error})"
         ) from None
     finally:
-        logging.getLogger().removeFilter(_no_apitools)
+        logging.getLogger().removeFilter(_not_about_apitools)
     return apache_beam
 
 
-def _no_apitools(record: logging.LogRecord) -> bool:
-    """Beam warns on import that the tools of a cloud nobody asked for are missing."""
+def _not_about_apitools(record: logging.LogRecord) -> bool:
+    """Drops Beam's import warning about missing cloud tools, which are not needed."""
     return "apitools" not in record.getMessage()
 
 
 def _local_runner(options: Any, job: Job) -> Any:
-    """The runner of local processes. Not DirectRunner, which first tries to fetch Prism from its site."""
+    """Runner of local processes. Not DirectRunner, which first tries to download Prism."""
     from apache_beam.portability.api import beam_provision_api_pb2
     from apache_beam.runners.portability.fn_api_runner import fn_runner
     from apache_beam.runners.portability.portable_runner import JobServiceHandle
     from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-    # As DirectRunner does it; without, the workers would not know the options.
+    # As in DirectRunner; without it the workers would not know the options.
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
     log, failed = (shlex.quote(os.path.join(job.staging, name)) for name in (WORKERS_LOG, work_units.FAILED))
-    # Beam waits for ever for a worker that was killed, so its shell says so where `_wait` looks.
+    # Beam waits forever for a killed worker, so the worker's shell writes the message that `_run_and_watch` reads.
     worker = SubprocessSDKEnvironment.from_command_string(
         f"{shlex.quote(sys.executable)} -m data_pipelines.preparation.beam_worker {os.getpid()} 2>>{log} || echo"
-        f' "a worker process ended with status $? (137: killed, mostly for want of memory; see $(tail -n 1 {log})).'
-        f' Finished parts are kept: the same command goes on, --workers=1 needs less memory" >{failed}'
+        f' "a worker process ended with status $? (137: killed, usually for lack of memory; see $(tail -n 1 {log})).'
+        f' Finished parts are kept: the same command continues, and --workers=1 needs less memory" >{failed}'
     )
     return fn_runner.FnApiRunner(worker, provision_info=fn_runner.ExtendedProvisionInfo(info))
 
 
 def _work(job: Job, unit: int) -> Iterator[None]:
-    """Beam's worker: makes a unit. Trouble that is no bug is left for the asking process to tell."""
+    """Beam's worker function: makes a unit. Expected errors are written to failed.txt for the parent to report."""
     import cv2
     from apache_beam.metrics import Metrics
 
-    cv2.setNumThreads(1)  # the cores are shared out by processes
+    cv2.setNumThreads(1)  # there is one process per core
     try:
         done = job.done(unit) or work_units.make_unit(job, work_units.source_of(job), unit)
     except work_units.Stopped:
@@ -151,7 +143,7 @@ def _work(job: Job, unit: int) -> Iterator[None]:
         text = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else str(error)
         with contextlib.suppress(OSError):
             write_text(pathlib.Path(job.staging, work_units.FAILED), text)
-            job.ask_to_stop()
+            job.request_stop()
         return
     start, stop = job.bounds(unit)
     Metrics.counter(COUNTERS, "read").inc(stop - start)
@@ -161,42 +153,41 @@ def _work(job: Job, unit: int) -> Iterator[None]:
     yield from ()
 
 
-def _wait(run, job: Job, pending: list[int], watch: ProgressMonitor) -> None:
-    """Runs the pipeline in a thread and looks at its files meanwhile; whatever ends the wait ends the workers."""
+def _run_and_watch(run, job: Job, pending: list[int], monitor: ProgressMonitor) -> None:
+    """Runs the pipeline in a thread and polls the staging folder; on any exit the workers are stopped."""
     errors: list[BaseException] = []
 
     def body():
-        # Workers inherit the mask: Ctrl-C is for this process, which tells them by `stop`.
+        # Workers inherit the mask: this process alone handles Ctrl-C, and stops them with `stop`.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             run()
         except BaseException as error:
             errors.append(error)
 
+    def poll():
+        for unit in pending:
+            if unit not in monitor.done and (done := job.done(unit)) is not None:
+                monitor.finished(unit, done)
+        monitor.seen(job.faces_seen())
+
     thread = threading.Thread(target=body, name="beam", daemon=True)
     thread.start()
     try:
         while thread.is_alive() and not _failure(job):
             thread.join(_POLL_SECONDS)
-            _look(job, pending, watch)
-        thread.join(_PATIENCE_SECONDS)
-        _look(job, pending, watch)
+            poll()
+        thread.join(_EXIT_SECONDS)
+        poll()
     except BaseException:
-        job.ask_to_stop()
-        thread.join(_PATIENCE_SECONDS)
+        job.request_stop()
+        thread.join(_EXIT_SECONDS)
         raise
     if text := _failure(job):
-        job.ask_to_stop()
+        job.request_stop()
         raise PreparedError(text)
     if errors:
         raise errors[0]
-
-
-def _look(job: Job, pending: list[int], watch: ProgressMonitor) -> None:
-    for unit in pending:
-        if unit not in watch.done and (done := job.done(unit)) is not None:
-            watch.finished(unit, done)
-    watch.seen(job.faces_seen())
 
 
 def _failure(job: Job) -> str:
@@ -207,18 +198,17 @@ def _failure(job: Job) -> str:
 
 
 @contextlib.contextmanager
-def _environment_of_workers() -> Iterator[None]:
-    """What worker processes inherit: this project on their path, one thread each, and no accelerator."""
-    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
-    wanted = {
-        "PYTHONPATH": path,
+def _worker_environment() -> Iterator[None]:
+    """Sets what worker processes inherit: this project on their path, one thread each, no accelerator."""
+    environment = {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")])),
         "JAX_PLATFORMS": "cpu",
         "OMP_NUM_THREADS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "TF_ENABLE_ONEDNN_OPTS": "0",
     }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
     level = logging.getLogger("apache_beam").level
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     try:

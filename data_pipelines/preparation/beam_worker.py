@@ -1,30 +1,28 @@
-"""A local worker process of Beam, `python -m data_pipelines.preparation.beam_worker ASKER`, that ends with its asker.
+"""A local Beam worker process, `python -m data_pipelines.preparation.beam_worker PARENT`, that ends with its parent.
 
-Beam's own program goes on waiting when the process that started it was killed.
+Beam's own worker keeps waiting when the process that started it was killed.
 """
-
-from __future__ import annotations
 
 import os
 import sys
 import threading
 import time
 
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 
 
 def main() -> None:
-    """Runs Beam's worker for as long as the process ASKER lives."""
-    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
+    """Runs Beam's worker for as long as the process PARENT lives."""
+    threading.Thread(target=_exit_with, args=(int(sys.argv[1]),), daemon=True).start()
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv[:1])
 
 
-def _end_with(asker: int) -> None:
-    while _is_alive(asker):
-        time.sleep(_LOOK_SECONDS)
-    os._exit(0)  # not 1, which would be told; units are renamed when whole, so nothing half-done stays
+def _exit_with(parent: int) -> None:
+    while _is_alive(parent):
+        time.sleep(_POLL_SECONDS)
+    os._exit(0)  # 1 would be reported as an error; units are renamed when complete, so no partial unit remains
 
 
 def _is_alive(process: int) -> bool:

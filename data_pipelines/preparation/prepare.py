@@ -1,11 +1,9 @@
-"""A source of faces -> a prepared folder, in units that survive a kill.
+"""Prepares a source of faces as a folder, in units, so that a killed run loses little.
 
-Work goes on in `.<output>.partial/` beside the output (`work_units.py` says what lies there): units found done are
-not made again, unless a face they had to skip can be read by now. Nothing that is written depends on time, on
-where a run was cut, or on who made which unit, so a continued run ends with the same bytes.
+The work is done in `.<output>.partial/` beside the output (`work_units` describes its content). Finished units are not
+made again, unless a face that they skipped can be read now. Nothing that is written depends on time, on where a run
+was interrupted, or on which process made which unit, so a continued run ends with the same bytes.
 """
-
-from __future__ import annotations
 
 import contextlib
 import functools
@@ -26,13 +24,13 @@ from twodal_jax.io.text import escape_hidden, write_text, WriteError
 from twodal_jax.runtime.run_lock import only_run
 
 MAX_SKIPPED = 0.05
-# What is missing by nature, and no sign of a broken copy: these do not count against `max_skipped`.
+# Reasons that do not indicate a damaged copy of a data set; they do not count against `max_skipped`.
 EXPECTED_SKIPS = ("no landmarks", "too few landmarks", "no detection")
 UNIT_FACES = {"arrays": 512, "array_record": 4096}
-_SMALL_UNIT, _FEW_UNITS = 256, 16  # small sets are cut finer, for several processes to share
+_SMALL_UNIT, _FEW_UNITS = 256, 16  # smaller units of small sets, so that several processes can share the work
 _SHOWN = 10
 Progress = Callable[[int, int], None]
-# Makes the listed units of a job, telling `ProgressMonitor` about them.
+# Makes the listed units of a job and reports to the `ProgressMonitor`.
 Engine = Callable[[Job, list[int], "ProgressMonitor"], None]
 
 
@@ -52,25 +50,23 @@ def prepare(
     engine: Engine | None = None,
     open_source: Callable[[], FaceSource] | None = None,
 ) -> Summary:
-    """Makes a prepared folder of a source, continuing an interrupted preparation of the same one.
+    """Makes a prepared folder of a source; continues an interrupted preparation of the same request.
 
     Args:
-      source: see `sources.registry.base.FaceSource`.
-      output: the folder to make. If it is there already, made by the same request, nothing is done.
+      source: see `sources.base.FaceSource`.
+      output: the folder to make. Nothing is done if it exists and was made by the same request.
       format: "array_record" or "arrays".
-      shards: number of units (and of shard files); by default one for 4096 faces (arrays: 512), of small sets
-        for fewer.
-      limit: only the first so many listed faces.
-      progress: called with (listed faces done, all of them) after each face, or a few times a second.
-      max_skipped: the fraction of the listed faces that may be unreadable; faces without landmarks
-        (`EXPECTED_SKIPS`) are skipped as well and do not count.
-      engine: who makes the units; by default this process, one after the other.
-      open_source: opens the source again in another process; by default the source itself is sent there.
+      shards: number of units, and of shard files; default: one for 4096 faces (arrays: 512), more for small sets.
+      limit: use only the first so many listed faces.
+      progress: called with (listed faces done, all listed faces) after each face, or a few times a second.
+      max_skipped: fraction of the listed faces that may be unreadable. Skips for EXPECTED_SKIPS do not count.
+      engine: makes the units; default: this process, one unit after the other.
+      open_source: opens the source again in another process; default: the source itself is pickled.
 
     Raises:
-      SourceError: no face of the source could be read (with the reasons).
-      TooManySkips: more than `max_skipped`; finished units are kept, and the same call continues.
-      PreparedError: the output is something else, or another request's.
+      SourceError: no face of the source could be read; the message lists the reasons.
+      TooManySkips: more than `max_skipped` were unreadable. Finished units are kept, and the same call continues.
+      PreparedError: the output is something else, or was made by another request.
     """
     output = pathlib.Path(output)
     total = min(len(source), limit if limit is not None else len(source))
@@ -89,19 +85,19 @@ def prepare(
         return finished
     staging = output.absolute().parent / f".{output.name}.partial"
     staging.mkdir(parents=True, exist_ok=True)
-    with _alone(staging):
+    with _only_preparation(staging):
         _clear(staging, plan)
-        job = Job(str(staging), json.dumps(plan, sort_keys=True), open_source or functools.partial(_itself, source))
-        watch = ProgressMonitor(job, source, max_skipped, progress)
+        job = Job(str(staging), json.dumps(plan, sort_keys=True), open_source or functools.partial(_same, source))
+        monitor = ProgressMonitor(job, source, max_skipped, progress)
         pending = [unit for unit in range(plan["units"]) if not _is_finished(job, source, unit)]
         for unit in sorted(set(range(plan["units"])) - set(pending)):
-            watch.finished(unit, job.done(unit))
-        (engine or in_process)(job, pending, watch)
+            monitor.finished(unit, job.done(unit))
+        (engine or in_process)(job, pending, monitor)
         return assemble(output, staging, source, plan)
 
 
-def _itself(source: FaceSource) -> FaceSource:
-    return source
+def _same(source: FaceSource) -> FaceSource:
+    return source  # a function of the module, so that a partial of it can be pickled
 
 
 def _number_of_units(total: int, format: str) -> int:
@@ -110,10 +106,13 @@ def _number_of_units(total: int, format: str) -> int:
 
 
 class ProgressMonitor:
-    """Counts what is done: shows progress, and stops where too much is skipped.
+    """Counts finished faces, shows the progress, and stops a preparation with too many skips.
 
     Args:
-      source: for messages. The others are `prepare`'s.
+      job: the job.
+      source: named in messages.
+      max_skipped: see `prepare`.
+      progress: see `prepare`.
     """
 
     def __init__(self, job: Job, source: FaceSource, max_skipped: float, progress: Progress | None):
@@ -123,14 +122,14 @@ class ProgressMonitor:
         self._shown = 0
 
     def seen(self, count: int) -> None:
-        """Faces of unfinished units that are through. Progress never goes back, though a count may lag behind."""
+        """Reports faces done in unfinished units. The progress shown never decreases, though a count may lag."""
         total = self.job.request["total"]
         self._shown = max(self._shown, min(self._faces + count, total))
         if self._progress:
             self._progress(self._shown, total)
 
     def finished(self, unit: int, done: dict[str, Any]) -> None:
-        """A unit is finished. Raises TooManySkips."""
+        """Reports a finished unit. Raises TooManySkips."""
         self.done[unit] = done
         start, stop = self.job.bounds(unit)
         self._faces += stop - start
@@ -139,32 +138,25 @@ class ProgressMonitor:
 
     def _check(self) -> None:
         total = self.job.request["total"]
-        broken = [
-            Skip(*skip[1:])
-            for unit in sorted(self.done)
-            for skip in self.done[unit]["skips"]
-            if skip[2] not in EXPECTED_SKIPS
-        ]
+        skips = [Skip(*skip[1:]) for unit in sorted(self.done) for skip in self.done[unit]["skips"]]
+        broken = [skip for skip in skips if skip.reason not in EXPECTED_SKIPS]
         nothing_kept = self._faces == total and not any(done["count"] for done in self.done.values())
         if len(broken) <= self._max_skipped * total or nothing_kept:
             return
         named = [escape_hidden(f"  {skip.name}: {skip.reason}: {skip.detail}") for skip in broken[:_SHOWN]]
-        raise TooManySkips(
-            "\n".join(
-                [
-                    f"{self.source.description}: {len(broken)} of {self._faces} faces looked at could not be read, more"
-                    f" than {self._max_skipped:.1%} of all {total} (--max_skipped={self._max_skipped:g}); the first:",
-                    *named,
-                    "Replace the broken files, or allow more: the same command then goes on, finished parts are kept.",
-                ]
-            )
-        )
+        lines = [
+            f"{self.source.description}: {len(broken)} of {self._faces} faces looked at could not be read, more"
+            f" than {self._max_skipped:.1%} of all {total} (--max_skipped={self._max_skipped:g}); the first:",
+            *named,
+            "Replace the broken files, or allow more: the same command then goes on, finished parts are kept.",
+        ]
+        raise TooManySkips("\n".join(lines))
 
 
-def in_process(job: Job, pending: list[int], watch: ProgressMonitor) -> None:
-    """Makes units one after the other, here (an `Engine`)."""
+def in_process(job: Job, pending: list[int], monitor: ProgressMonitor) -> None:
+    """Makes units one after the other in this process (an `Engine`)."""
     for unit in pending:
-        watch.finished(unit, make_unit(job, watch.source, unit, progress=watch.seen))
+        monitor.finished(unit, make_unit(job, monitor.source, unit, progress=monitor.seen))
 
 
 def _is_finished(job: Job, source: FaceSource, unit: int) -> bool:
@@ -180,15 +172,14 @@ def _already_prepared(output: pathlib.Path, plan: dict, any_units: bool) -> Summ
     if not (output / prepared_dataset.MANIFEST).is_file():
         return None
     manifest = prepared_dataset.open_prepared(output).manifest
-    found = manifest.get("plan")
-    kept = {"units": plan["units"]} if any_units else {}
-    if found and found | kept == plan:
+    previous = manifest.get("plan")
+    ignored = {"units": plan["units"]} if any_units else {}
+    if previous and previous | ignored == plan:
         return Summary(output, manifest["count"], read_skipped(output / SKIPPED), made=False)
-    if found and found | kept | {"fingerprint": plan["fingerprint"]} == plan:
+    if previous and previous | ignored | {"fingerprint": plan["fingerprint"]} == plan:
         raise PreparedError(
-            f"{output}: was prepared from this source when that listed something else (its tables,"
-            " landmarks, crops or model changed); remove it to prepare it again, or choose another"
-            " --output"
+            f"{output}: was prepared from this source when its listing was different (its tables, landmarks, crops or"
+            " model changed); remove the folder to prepare it again, or choose another --output"
         )
     raise PreparedError(
         f"{output}: holds another prepared set ({manifest['source']}, {manifest['count']} faces);"
@@ -197,8 +188,8 @@ def _already_prepared(output: pathlib.Path, plan: dict, any_units: bool) -> Summ
 
 
 @contextlib.contextmanager
-def _alone(staging: pathlib.Path) -> Iterator[None]:
-    """Keeps other preparations of the same output out, which would clear away what this one makes."""
+def _only_preparation(staging: pathlib.Path) -> Iterator[None]:
+    """Locks out other preparations of the same output, which would delete each other's units."""
     try:
         with only_run(staging, "another --output"):
             yield
@@ -207,15 +198,15 @@ def _alone(staging: pathlib.Path) -> Iterator[None]:
 
 
 def _clear(staging: pathlib.Path, plan: dict) -> None:
-    """Throws away what is left of another request, or of units that were not finished."""
+    """Deletes what remains of another request and of unfinished units."""
     plan_file = staging / "plan.json"
     text = json.dumps({**plan, "layout": unit_files.LAYOUT}, sort_keys=True)
     same = plan_file.is_file() and plan_file.read_text() == text
-    for leftover in staging.glob("working-*" if same else "[!.]*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=same)
+    for path in staging.glob("working-*" if same else "[!.]*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=same)
         else:
-            leftover.unlink()
+            path.unlink()
     for name in (unit_files.STOP, unit_files.FAILED):
         (staging / name).unlink(missing_ok=True)
     write_text(plan_file, text)

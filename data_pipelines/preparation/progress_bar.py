@@ -1,6 +1,4 @@
-"""A progress bar for preparing a data set."""
-
-from __future__ import annotations
+"""Progress bar for preparing a data set."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,14 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def preparing(
     description: str, console: Console | None = None, unit: str = "faces"
 ) -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar; yields `show(done, total)`, as `prepare.prepare` calls it."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
+    """Shows a bar; yields `show(done, total)`, the `progress` of `prepare.prepare`."""
+    text, rate = TextColumn("{task.description}"), TextColumn("{task.fields[rate]}")
+    columns = (text, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
     console = console or Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=None, rate="")

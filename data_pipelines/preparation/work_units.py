@@ -1,17 +1,15 @@
-"""A preparation cut into units that any number of processes make, in any order, and that survive a kill.
+"""Work units of a preparation: any number of processes make them, in any order; a killed run keeps the finished ones.
 
-A unit is a slice of a source's listing. Whoever makes it works in a folder of its own and renames that
-into place with a `done.json`, so a unit is whole or not there; the same unit made twice is the same bytes.
-All of it lies in one staging folder, which is how the processes (on any machines that see it) talk:
+A unit is a slice of a source's listing. A process writes it in a folder of its own and renames that folder when it is
+complete, so a unit is either complete or absent. Making a unit twice gives the same bytes. The processes, possibly on
+several machines, communicate through one staging folder:
 
-  plan.json        the request; leftovers of another one are thrown away
+  plan.json        the request; remains of another request are deleted
   unit-XXXXX/      a finished unit: columns as .npy, the shard, done.json
-  working-XXXXX-*/ an unfinished one; its file `seen` grows by a byte a face
-  stop             while it is there, whoever works ends after the next few faces
+  working-XXXXX-*/ an unfinished unit; its file `seen` has one byte per face
+  stop             while it exists, workers end after the next few faces
   failed.txt       why a unit could not be made at all (disk full, listing changed)
 """
-
-from __future__ import annotations
 
 import dataclasses
 import functools
@@ -31,12 +29,12 @@ from data_pipelines.storage.manifest import Face, PreparedError
 from twodal_jax.io.text import write_text
 
 STOP, FAILED = "stop", "failed.txt"
-LAYOUT = 2  # of the staging folder; leftovers of another one are thrown away
-_STOP_EVERY = 16  # faces between two looks at `stop`
+LAYOUT = 2  # version of the staging folder; remains of another version are deleted
+_STOP_EVERY = 16  # faces between two checks for `stop`
 
 
 class Stopped(Exception):
-    """The unit was left unfinished because `stop` is there."""
+    """The unit was left unfinished because `stop` exists."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +42,8 @@ class Job:
     """What a worker needs to make units; picklable.
 
     Attributes:
-      staging: the staging folder. plan: the JSON text of plan.json.
+      staging: the staging folder.
+      plan: the JSON text of plan.json.
       open_source: opens the source again, in another process.
     """
 
@@ -63,7 +62,7 @@ class Job:
         return int(edges[unit]), int(edges[unit + 1])
 
     def folder(self, unit: int) -> pathlib.Path:
-        """Where a unit lies when it is finished."""
+        """Folder of a finished unit."""
         return pathlib.Path(self.staging) / f"unit-{unit:05d}"
 
     def done(self, unit: int) -> dict[str, Any] | None:
@@ -73,16 +72,16 @@ class Job:
         except FileNotFoundError:
             return None
 
-    def stop_asked(self) -> bool:
-        """Whether `stop` is there."""
+    def stop_requested(self) -> bool:
+        """Whether `stop` exists."""
         return os.path.exists(os.path.join(self.staging, STOP))
 
-    def ask_to_stop(self) -> None:
-        """Makes `stop`."""
+    def request_stop(self) -> None:
+        """Creates `stop`."""
         pathlib.Path(self.staging, STOP).touch()
 
     def faces_seen(self) -> int:
-        """Faces of unfinished units that are through."""
+        """Number of faces processed so far in unfinished units."""
         total = 0
         for path in pathlib.Path(self.staging).glob("working-*/seen"):
             try:
@@ -94,11 +93,7 @@ class Job:
 
 @functools.lru_cache(maxsize=1)
 def source_of(job: Job) -> FaceSource:
-    """The job's source, opened once a process.
-
-    Raises:
-      PreparedError: it lists other faces than when the preparation began.
-    """
+    """The job's source, opened once per process. Raises PreparedError if its listing changed since the plan."""
     source = job.open_source()
     if source.fingerprint() != job.request["fingerprint"]:
         raise PreparedError(f"{source.description}: its listing changed while it was prepared; run it again")
@@ -106,34 +101,45 @@ def source_of(job: Job) -> FaceSource:
 
 
 def make_unit(job: Job, source: FaceSource, unit: int, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
-    """Makes a unit, returns its `done`; `progress` is called with the faces done. Raises Stopped."""
+    """Makes a unit and returns its `done`; `progress` is called with the number of faces done. Raises Stopped."""
     start, stop = job.bounds(unit)
     working = pathlib.Path(tempfile.mkdtemp(prefix=f"working-{unit:05d}-", dir=job.staging))
     working.chmod(0o755)
     try:
-        done = _fill(job, working, unit, _watched(job, source.faces(start, stop), working, progress))
+        done = _fill(job, working, unit, _counted(job, source.faces(start, stop), working, progress))
         (working / "seen").unlink()
         write_text(working / "done.json", json.dumps(done))
-        _into_place(working, job.folder(unit))
+        _move_into_place(working, job.folder(unit))
     except BaseException:
         shutil.rmtree(working, ignore_errors=True)
         raise
     return done
 
 
-def _into_place(working: pathlib.Path, folder: pathlib.Path) -> None:
+def can_be_read_now(job: Job, source: FaceSource, unit: int, done: dict[str, Any], permanent: Collection[str]) -> bool:
+    """Whether a face that a finished unit skipped can be read now, because its file was replaced.
+
+    Faces skipped for a reason in `permanent` are not read again.
+    """
+    start, _ = job.bounds(unit)
+    rows = [start + row for row, _, reason, _ in done["skips"] if reason not in permanent]
+    return any(not isinstance(face, Skip) for row in rows for face in source.faces(row, row + 1))
+
+
+def _move_into_place(working: pathlib.Path, folder: pathlib.Path) -> None:
     try:
         os.rename(working, folder)
     except OSError:
         if not (folder / "done.json").is_file():
             raise
-        shutil.rmtree(working)  # someone else was faster: the same bytes
+        shutil.rmtree(working)  # another process was faster and wrote the same bytes
 
 
-def _watched(job, faces, working, progress) -> Iterator[Face | Skip]:
+def _counted(job, faces, working, progress) -> Iterator[Face | Skip]:
+    """The faces, counted in `seen`; raises Stopped."""
     with open(working / "seen", "wb", buffering=0) as seen:
         for count, face in enumerate(faces, start=1):
-            if count % _STOP_EVERY == 1 and job.stop_asked():
+            if count % _STOP_EVERY == 1 and job.stop_requested():
                 raise Stopped
             yield face
             seen.write(b".")
@@ -143,16 +149,16 @@ def _watched(job, faces, working, progress) -> Iterator[Face | Skip]:
 
 def _fill(job: Job, working: pathlib.Path, unit: int, faces: Iterator[Face | Skip]) -> dict[str, Any]:
     skips: list[tuple[int, Skip]] = []
-    rows = _sieve(faces, skips)
+    rows = _without_skips(faces, skips)
     if job.request["format"] == "arrays":
         count = _write_columns(working, rows, with_images=True)
     else:
         shard = working / array_record.shard_name(unit, job.request["units"])
-        count = _write_columns(working, _through_shard(shard, rows), with_images=False)
+        count = _write_columns(working, _written_to_shard(shard, rows), with_images=False)
     return {"count": count, "skips": [[row, *dataclasses.astuple(skip)] for row, skip in skips]}
 
 
-def _sieve(faces: Iterator[Face | Skip], skips: list[tuple[int, Skip]]) -> Iterator[Face]:
+def _without_skips(faces: Iterator[Face | Skip], skips: list[tuple[int, Skip]]) -> Iterator[Face]:
     for row, face in enumerate(faces):
         if isinstance(face, Skip):
             skips.append((row, face))
@@ -160,8 +166,7 @@ def _sieve(faces: Iterator[Face | Skip], skips: list[tuple[int, Skip]]) -> Itera
             yield face
 
 
-def _through_shard(path: pathlib.Path, rows: Iterator[Face]) -> Iterator[Face]:
-    """Writes rows into a shard as they pass."""
+def _written_to_shard(path: pathlib.Path, rows: Iterator[Face]) -> Iterator[Face]:
     with array_record.shard_writer(path) as write:
         for row in rows:
             write(array_record.encode_face(row))
@@ -169,7 +174,7 @@ def _through_shard(path: pathlib.Path, rows: Iterator[Face]) -> Iterator[Face]:
 
 
 def _write_columns(working: pathlib.Path, rows: Iterator[Face], *, with_images: bool) -> int:
-    """Streams images to a file, and keeps the small fields of a unit in memory; returns the number of rows."""
+    """Streams images to a file and keeps the small fields of a unit in memory; returns the number of rows."""
     kept: list[Face] = []
     images = None
     try:
@@ -187,13 +192,3 @@ def _write_columns(working: pathlib.Path, rows: Iterator[Face], *, with_images: 
         column = np.stack([np.asarray(row[name]) for row in kept])
         np.save(working / f"{name}.npy", column, allow_pickle=False)
     return len(kept)
-
-
-def can_be_read_now(job: Job, source: FaceSource, unit: int, done: dict[str, Any], lasting: Collection[str]) -> bool:
-    """Whether a face that a finished unit skipped is readable by now, because its file was replaced.
-
-    lasting: reasons that are not looked at again.
-    """
-    start, _ = job.bounds(unit)
-    rows = [start + row for row, _, reason, _ in done["skips"] if reason not in lasting]
-    return any(not isinstance(face, Skip) for row in rows for face in source.faces(row, row + 1))

@@ -1,9 +1,7 @@
 """300W-LP's parameters -> alpha and true landmarks of a crop.
 
-The .mat files count pixels from 1; what leaves this module is in the frames of `projection`.
+The .mat files count pixels from 1; the results are in the frames of `geometry.projection`.
 """
-
-from __future__ import annotations
 
 import hashlib
 
@@ -17,43 +15,33 @@ from twodal_jax.geometry.morphable_model import MorphableModel, without_mesh
 PARAMETER_SIZES = {"Pose_Para": 7, "Shape_Para": 199, "Exp_Para": 29}
 
 
-def image_alpha(parameters: dict[str, np.ndarray], *, inside_out: bool = False) -> np.ndarray:
-    """`Pose_Para`, `Shape_Para`, `Exp_Para` -> raw alpha [62] float32 of the whole image, as the file
-    counts pixels (from 1), y up.
+def image_alpha(parameters: dict[str, np.ndarray], *, allow_negative_scale: bool = False) -> np.ndarray:
+    """Raw alpha [62] float32 of the whole image, in the file's pixels (from 1), y up.
 
-    `Pose_Para` = pitch, yaw, roll (radians), t_x, t_y, t_z (image pixels, y up), f; the first 40 and
-    10 of the 199 and 29 coefficients are kept. `inside_out` lets a negative f pass: AFLW2000-3D has one
-    such face, whose vertices still lie where the face is.
+    `Pose_Para` = pitch, yaw, roll (radians), t_x, t_y, t_z (image pixels, y up), f. The first 40 and 10 of the 199
+    shape and 29 expression coefficients are kept. `allow_negative_scale` accepts f < 0: AFLW2000-3D has one such face,
+    whose vertices are in the right place.
 
-    Raises:
-      SkipFace: a parameter is missing, too short, not finite, or f is not positive (or 0).
+    Raises SkipFace if a parameter is missing, of a wrong length or not finite, or if f is not positive.
     """
     values = {name: _vector(parameters, name) for name in PARAMETER_SIZES}
-    pose = values["Pose_Para"]
-    if pose[6] == 0 or (pose[6] < 0 and not inside_out):
+    pose, shape, expression = values.values()
+    if pose[6] == 0 or (pose[6] < 0 and not allow_negative_scale):
         raise SkipFace(
             "bad parameters", f"Pose_Para: scale {pose[6]:.3g} is not positive, the face would be inside out"
         )
-    angles, translation, scale = pose[:3], pose[3:6], pose[6]
-    return np.asarray(
-        _compose(
-            angles,
-            translation,
-            scale,
-            values["Shape_Para"][: coefficients.NUM_SHAPE],
-            values["Exp_Para"][: coefficients.NUM_EXPRESSION],
-        )
-    )
+    shape, expression = shape[: coefficients.NUM_SHAPE], expression[: coefficients.NUM_EXPRESSION]
+    return np.asarray(_compose(pose[:3], pose[3:6], pose[6], shape, expression))
 
 
 def crop_alpha(alpha_image: np.ndarray, roi_box: np.ndarray, image_height: int) -> np.ndarray:
-    """Alpha [62] of an image -> float32 [62] of its 120-pixel crop."""
+    """Alpha [62] of the image -> alpha float32 [62] of the 120-pixel crop `roi_box` [4]."""
     return np.asarray(_to_crop(alpha_image, roi_box, np.float32(image_height)))
 
 
 def landmarks_image(model: MorphableModel, alpha_image: np.ndarray, height: int) -> np.ndarray:
-    """The 68 landmarks [68, 3] float32 that alpha and the model make, image pixels, y down."""
-    # Any crop box works as a stepping stone; this one is the identity.
+    """The 68 landmarks [68, 3] float32 of an image's alpha, image pixels, y down."""
+    # Any crop box would do as an intermediate frame; this one is the identity.
     box = np.array([0.0, 0.0, projection.CROP_SIZE, projection.CROP_SIZE], np.float32)
     alpha = _to_crop(alpha_image, box, np.float32(height))
     return np.asarray(_landmarks(without_mesh(model), alpha))
@@ -70,7 +58,7 @@ def mat_points(points: np.ndarray) -> np.ndarray:
 
 
 def model_digest(model: MorphableModel) -> bytes:
-    """Changes when the landmarks that a model makes do."""
+    """Hash of what determines a model's landmarks."""
     parts = (np.asarray(model.landmark_mean), np.asarray(model.landmark_basis))
     return hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()[:8]
 

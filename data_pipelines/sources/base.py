@@ -1,6 +1,4 @@
-"""What every reader of faces shares: the protocol of a source, a skipped face, and the 18 points."""
-
-from __future__ import annotations
+"""What all readers of faces share: the protocol of a source, skipped faces, and the 18 landmarks."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -14,12 +12,12 @@ from twodal_jax.io.images import SkipFace
 
 
 class SourceError(ValueError):
-    """A whole source cannot be used: a folder, a table or a column of it is missing."""
+    """A source cannot be used at all: a folder, a table or a column is missing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Skip:
-    """A face that could not be used: its name, a reason (one of a few) and what exactly was wrong."""
+    """A face that could not be used: its name, one of a few reasons, and the detail."""
 
     name: str
     reason: str
@@ -27,12 +25,12 @@ class Skip:
 
 
 class FaceSource(Protocol):
-    """A listing of faces read one at a time.
+    """A listing of faces that are read one at a time.
 
     Attributes:
       kind: "annotated" or "wild".
       margin: pixels stored around the 120-pixel crop.
-      description: goes into the manifest's "source".
+      description: the manifest's "source".
     """
 
     kind: str
@@ -43,14 +41,14 @@ class FaceSource(Protocol):
         """Number of listed faces, readable or not."""
 
     def fingerprint(self) -> str:
-        """Changes when the listing does, so that a half-done preparation is not continued wrongly."""
+        """Hash of the listing: a preparation of another listing is not continued."""
 
     def faces(self, start: int, stop: int) -> Iterator[Face | Skip]:
-        """Reads listed faces start ... stop - 1, exactly one `Face` or `Skip` for each."""
+        """Listed faces start ... stop - 1, exactly one `Face` or `Skip` for each; fields as in `storage.manifest`."""
 
 
 def read_or_skip(name: str, read, *arguments) -> Face | Skip:
-    """read(*arguments), with SkipFace turned into a Skip of that name."""
+    """Calls read(*arguments) and turns SkipFace into a Skip of that name."""
     try:
         return read(*arguments)
     except SkipFace as skip:
@@ -60,12 +58,12 @@ def read_or_skip(name: str, read, *arguments) -> Face | Skip:
 def to_18_landmarks(
     landmarks: np.ndarray, visible: np.ndarray, *, authors_mouth: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """68, 21 or 18 points -> the 18 of the method, with visibility.
+    """Converts 68, 21 or 18 points to the method's 18 landmarks, with visibility.
 
     Args:
-      landmarks: [..., P, 2]; entries of invisible points are ignored, NaN allowed.
-      visible: [..., P], true where a point may be used; a mean of two points needs both.
-      authors_mouth: of 68 points, take the mouth's centre as the authors' code does.
+      landmarks: [..., P, 2]; invisible points are ignored and may be NaN.
+      visible: [..., P], whether a point may be used; the mean of two points needs both.
+      authors_mouth: compute the mouth centre of 68 points as the authors' code does.
 
     Returns:
       landmarks float32 [..., 18, 2], 0 where invisible; visible float32 [..., 18], 1 or 0.
@@ -86,9 +84,10 @@ def to_18_landmarks(
 
 
 def with_jaw(landmarks: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 18 landmarks, and after them the jaw points (`heatmap.JAW_NAMES`) of 21 points; arguments as in `to_18_landmarks`.
+    """The 18 landmarks, followed by the jaw points (`heatmap.JAW_NAMES`) if there are 21 points.
 
-    68 points give 18: a detector's jaw is the outline of the picture, not the same points of the face.
+    Arguments as in `to_18_landmarks`. 68 points give 18: the jaw of a 68-point detector is the outline in the image,
+    not fixed points of the face.
 
     Returns:
       landmarks float32 [..., P, 2], 0 where invisible; visible float32 [..., P], 1 or 0. P is 21 or 18.
@@ -104,13 +103,13 @@ def with_jaw(landmarks: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _usable(landmarks: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Landmarks as float32, 0 where they may not be used, and bool: whether they may; a NaN may not."""
+    """Landmarks as float32, 0 where unusable; and bool, whether each is usable: visible and finite."""
     visible = np.asarray(visible, bool) & np.isfinite(landmarks).all(axis=-1)
     return np.where(visible[..., None], landmarks, 0.0).astype(np.float32), visible
 
 
 def landmark_fields(landmarks: np.ndarray, visible: np.ndarray) -> Face:
-    """The fields of kind "wild" (manifest.py) of one face's [P, 2] landmarks and [P] visibility, P = 18 or 21."""
+    """Landmark fields of kind "wild" (`storage.manifest`): landmarks [P, 2], visible [P]; P = 18 or 21."""
     count = heatmap.NUM_LANDMARKS
     seen = np.asarray(visible, np.float32)
     points = np.where(seen[:, None] > 0, landmarks, 0.0).astype(np.float32)
@@ -119,15 +118,13 @@ def landmark_fields(landmarks: np.ndarray, visible: np.ndarray) -> Face:
 
 
 def roi_box_from_18(landmarks: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Crop box of a face known by its 18 landmarks only: landmarks [18, 2], visible [18] -> [4].
+    """Crop box [4] of a face with only its 18 landmarks [18, 2], image pixels, and visible [18].
 
-    The 18 points leave out the jaw, so the box of all 68 (`projection.roi_box_from_landmarks`) is
-    guessed: side 1.93 max(w, h), centre 0.17 max(w, h) below theirs. Measured: on AFLW2000-3D with
-    |yaw| < 30 the 68-point crop is 1.86 (5-95 %: 1.75-2.05) and 0.18 (0.10-0.23), and AFLW's ready
-    crops with all points visible are 1.93 and 0.17.
+    The 18 landmarks exclude the jaw, so the box of all 68 (`projection.roi_box_from_landmarks`) is estimated: side
+    1.93 max(w, h), centre 0.17 max(w, h) below theirs. Measured: on AFLW2000-3D with |yaw| < 30 the 68-point crop has
+    1.86 (5-95 %: 1.75-2.05) and 0.18 (0.10-0.23); AFLW's ready crops with all points visible have 1.93 and 0.17.
 
-    Raises:
-      SkipFace: fewer than three visible points, or all at one place.
+    Raises SkipFace if fewer than three points are visible, or all are at one place.
     """
     points = landmarks[np.asarray(visible, bool)]
     if len(points) < 3:

@@ -1,10 +1,8 @@
-"""Faces of a table with the landmarks of a detector: those of a file, or found while they are prepared.
+"""Faces of a table with a detector's landmarks, read from a file or detected during preparation.
 
-A picture may show more faces than the table's, so a find counts for a row when its crop box and the row's share
-`SAME_FACE` of their union.
+An image may show more faces than the table lists. A detection belongs to a row if the intersection over union of its
+crop box and the row's is at least `MIN_OVERLAP`.
 """
-
-from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
@@ -22,21 +20,21 @@ from twodal_jax.detection.types import FaceBox
 from twodal_jax.geometry import projection
 from twodal_jax.io.images import crop_face
 
-SAME_FACE = 0.3
+MIN_OVERLAP = 0.3
 NO_DETECTION = "no detection"
 DETECTORS = ("face-alignment",)
 
 
-def best_match(roi_box: np.ndarray, found: np.ndarray) -> int | None:
-    """Which of the found crop boxes [K, 4] is the face of `roi_box` [4]; of a NaN box, the first."""
-    if not len(found):
+def best_match(roi_box: np.ndarray, detected: np.ndarray) -> int | None:
+    """Index of the detected crop box [K, 4] that shows the face of `roi_box` [4], or None; 0 for a NaN box."""
+    if not len(detected):
         return None
     if not np.isfinite(roi_box).all():
         return 0
-    places = boxes.squares(np.concatenate([roi_box[None], found]))
-    shared, _ = boxes.overlap(places[0], places[1:])
-    best = int(np.argmax(shared))
-    return best if shared[best] >= SAME_FACE else None
+    squares = boxes.squares(np.concatenate([roi_box[None], detected]))
+    overlaps, _ = boxes.overlap(squares[0], squares[1:])
+    best = int(np.argmax(overlaps))
+    return best if overlaps[best] >= MIN_OVERLAP else None
 
 
 def landmarks_of_file(
@@ -45,31 +43,32 @@ def landmarks_of_file(
     """A detections file's 68 points for each row.
 
     Args:
-      path: see `detections.py`. keys: of each row, the names it may have in the file. roi_boxes: [N, 4], or NaN.
+      path: the file (`sources.detections`).
+      keys: for each row, the names it may have in the file.
+      roi_boxes: [N, 4] image pixels, or NaN.
 
     Returns:
       float32 [N, 68, 2], image pixels, NaN without a detection; and {row: problem} of these rows.
     """
     names, landmarks = read_detections(path)
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        if np.isfinite(landmarks[place]).all():
-            places.setdefault(stem(name), []).append(place)
+    indices_of: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        if np.isfinite(landmarks[index]).all():
+            indices_of.setdefault(stem(name), []).append(index)
     result = np.full((len(keys), NUM_POINTS, 2), np.nan, np.float32)
     problems = {}
-    for row, names_of_row in enumerate(keys):
-        listed = next((places[stem(name)] for name in names_of_row if stem(name) in places), [])
-        found = _boxes_of(landmarks[listed])
-        best = best_match(roi_boxes[row], found)
+    for row, row_names in enumerate(keys):
+        listed = next((indices_of[stem(name)] for name in row_names if stem(name) in indices_of), [])
+        best = best_match(roi_boxes[row], _roi_boxes(landmarks[listed]))
         if best is None:
-            problems[row] = (NO_DETECTION, f"{names_of_row[0]}: {len(listed)} detections in {path}, none is this face")
+            problems[row] = (NO_DETECTION, f"{row_names[0]}: {len(listed)} detections in {path}, none is this face")
         else:
             result[row] = landmarks[listed[best]]
     return result, problems
 
 
-def _boxes_of(landmarks: np.ndarray) -> np.ndarray:
-    """[K, 68, 2] -> crop boxes [K, 4], as `projection.roi_box_from_landmarks`; in NumPy, row by row."""
+def _roi_boxes(landmarks: np.ndarray) -> np.ndarray:
+    """`projection.roi_box_from_landmarks` in NumPy: [K, 68, 2] -> crop boxes [K, 4]."""
     if not len(landmarks):
         return np.zeros((0, 4))
     low, high = landmarks.min(axis=1), landmarks.max(axis=1)
@@ -78,29 +77,30 @@ def _boxes_of(landmarks: np.ndarray) -> np.ndarray:
 
 
 def detect_face(detector: Any, image: np.ndarray, roi_box: np.ndarray) -> tuple[FaceBox | None, int]:
-    """Finds the face of a crop box in an image.
+    """Detects the face of a crop box in an image.
 
     Args:
-      detector: a `reconstruction.detectors.FaceDetector` that gives landmarks. image: BGR uint8 [H, W, 3].
+      detector: a `detection.detectors.FaceDetector` that gives landmarks.
+      image: BGR uint8 [H, W, 3].
       roi_box: [4], see `best_match`.
 
     Returns:
-      The face with its landmarks, or None; and how many faces were found in all.
+      The face with its landmarks, or None; and the number of faces detected.
     """
-    found = [face for face in detector.detect(image) if face.landmarks is not None]
-    best = best_match(roi_box, np.array([face.roi_box for face in found]).reshape(-1, 4))
-    return None if best is None else found[best], len(found)
+    faces = [face for face in detector.detect(image) if face.landmarks is not None]
+    best = best_match(roi_box, np.array([face.roi_box for face in faces]).reshape(-1, 4))
+    return None if best is None else faces[best], len(faces)
 
 
 class DetectedFaces(LandmarkFaces):
-    """A table of faces whose landmarks a detector finds in the images, one row at a time.
+    """A table of faces whose landmarks are detected in the images, one row at a time.
 
-    Crops are upright like all of training's, also of faces that the detector calls turned.
+    Crops are upright like all training crops, even if the detector reports a rotated face.
 
     Args:
-      make_detector: makes the `reconstruction.detectors.FaceDetector`, on first use in each process; it must give
-        landmarks.
-      The others are those of `LandmarkFaces`; the table's landmarks are not looked at.
+      make_detector: makes the `detection.detectors.FaceDetector` on first use in each process; it must give landmarks.
+      detector: its name.
+      **table: arguments of `LandmarkFaces`; the table's landmarks are ignored.
     """
 
     def __init__(self, make_detector: Callable[[], Any], detector: str, **table: Any):
@@ -112,6 +112,7 @@ class DetectedFaces(LandmarkFaces):
         return self._make_detector()
 
     def fingerprint(self) -> str:
+        """Hash of the table and the detector's name."""
         return f"{super().fingerprint()}-{self._detector_name}"
 
     def _read(self, row: int, roi_box: np.ndarray | Skip | None, landmarks: np.ndarray) -> Face:
@@ -121,7 +122,7 @@ class DetectedFaces(LandmarkFaces):
         face, count = detect_face(self._detector, image, self.roi_boxes[row])
         if face is None:
             raise SkipFace(
-                NO_DETECTION, f"{self.path(row)}: {self._detector_name} finds {count} faces, none is this one"
+                NO_DETECTION, f"{self.path(row)}: {self._detector_name} detected {count} faces, none is this one"
             )
         points = np.asarray(projection.image_to_crop(np.float32(face.landmarks), face.roi_box))
         return {

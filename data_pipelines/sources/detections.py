@@ -1,11 +1,8 @@
-"""Files of detected 68-point landmarks, and faces that have nothing else.
+"""Files of detected 68-point landmarks.
 
-A detections file is a CSV, with or without a header line, of `file, x0, y0, ..., x67, y67`, or an
-.npz with `name` [N] and `landmarks` [N, 68, 2]. An image no face was found in has no line, or
-empty / NaN / negative coordinates.
+A detections file is a CSV of `file, x0, y0, ..., x67, y67`, with or without a header line, or an .npz with `name` [N]
+and `landmarks` [N, 68, 2]. An image without a detection has no line, or empty, NaN or -1 coordinates.
 """
-
-from __future__ import annotations
 
 import array
 import os
@@ -19,10 +16,11 @@ from twodal_jax.io.text import csv_lines
 from twodal_jax.io.untrusted import BrokenFileError
 
 NUM_POINTS = 68
+_CSV_FORM = "file, x0, y0, ..., x67, y67"
 
 
 def stem(name: str) -> str:
-    """The key faces are matched by: the name without its last suffix, forward slashes."""
+    """Key that faces are matched by: the name without its last suffix, with forward slashes."""
     path = pathlib.PurePosixPath(name.strip().replace("\\", "/"))
     known = path.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".mat")
     return str(path.with_suffix("")) if known else str(path)
@@ -32,11 +30,11 @@ def read_detections(path: os.PathLike | str) -> tuple[list[str], np.ndarray]:
     """Reads a detections file.
 
     Returns:
-      names as written in the file, and landmarks float32 [N, 68, 2] in the file's pixels, NaN where
-      there is none.
+      names as written in the file, and landmarks float32 [N, 68, 2] in the file's pixels; NaN where there is no
+      detection or the line is broken.
 
     Raises:
-      SourceError: the file is missing, unreadable or has other columns; a broken line is NaN.
+      SourceError: the file is missing, unreadable or has other columns.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -47,8 +45,18 @@ def read_detections(path: os.PathLike | str) -> tuple[list[str], np.ndarray]:
     return names, np.where(missing, np.nan, landmarks).astype(np.float32)
 
 
+def landmarks_by_name(path: os.PathLike | str | None, names: list[str]) -> np.ndarray:
+    """Landmarks [len(names), 68, 2] of faces by `stem`, NaN without a detection; all NaN if `path` is None."""
+    result = np.full((len(names), NUM_POINTS, 2), np.nan, np.float32)
+    if path is not None:
+        by_stem = detections_by_stem(path)
+        for row, name in enumerate(names):
+            result[row] = by_stem.get(name, np.nan)
+    return result
+
+
 def detections_by_stem(path: os.PathLike | str) -> dict[str, np.ndarray]:
-    """{name without suffix: landmarks [68, 2]} of `read_detections`."""
+    """{name without suffix: landmarks [68, 2]} of a detections file; see `read_detections`."""
     names, landmarks = read_detections(path)
     return {stem(name): points for name, points in zip(names, landmarks)}
 
@@ -69,39 +77,32 @@ def _read_npz(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
 
 
 def _read_csv(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
-    wanted, columns = 1 + 2 * NUM_POINTS, None
+    width, columns = 1 + 2 * NUM_POINTS, None
     names, numbers = [], array.array("f")  # four bytes a number: such a file may have half a million lines
-    whole, empty = 0, True
+    complete, empty = 0, True
     for _, row, broken in csv_lines(path):
         first, empty = empty, False
         if first and _is_header(row):
             continue
         row = [""] if broken else row
         columns = columns or len(row)
-        whole += len(row) == wanted
+        complete += len(row) == width
         names.append(row[0].strip())
-        numbers.extend(_numbers(row[1:]) if len(row) == wanted else [np.nan] * (wanted - 1))
+        numbers.extend(map(_number, row[1:]) if len(row) == width else [np.nan] * (width - 1))
     if empty:
-        raise SourceError(f"{path}: is empty; expected lines of file, x0, y0, ..., x67, y67")
-    if names and not whole:
-        raise SourceError(f"{path}: lines have {columns} columns, expected {wanted}: file, x0, y0, ..., x67, y67")
+        raise SourceError(f"{path}: is empty; expected lines of {_CSV_FORM}")
+    if names and not complete:
+        raise SourceError(f"{path}: lines have {columns} columns, expected {width}: {_CSV_FORM}")
     return names, np.array(numbers, np.float32).reshape(-1, NUM_POINTS, 2)
 
 
 def _is_header(row: list[str]) -> bool:
     cells = [cell for cell in row[1:] if cell.strip()]
-    return (
-        bool(cells)
-        and all(np.isnan(value) for value in _numbers(cells))
-        and not any(cell.strip().lower() == "nan" for cell in cells)
-    )
+    return bool(cells) and all(np.isnan(_number(cell)) and cell.strip().lower() != "nan" for cell in cells)
 
 
-def _numbers(cells: list[str]) -> list[float]:
-    values = []
-    for cell in cells:
-        try:
-            values.append(float(cell))
-        except ValueError:
-            values.append(np.nan)
-    return values
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return np.nan

@@ -1,6 +1,4 @@
-"""Faces known by an image and landmarks: what all in-the-wild readers end in."""
-
-from __future__ import annotations
+"""Source of faces given by an image and landmarks, shared by all in-the-wild readers."""
 
 import hashlib
 import os
@@ -16,26 +14,26 @@ from twodal_jax.geometry import projection
 from twodal_jax.geometry.heatmap import NUM_LANDMARKS
 from twodal_jax.io.images import crop_face, read_image
 
-_PEEK = 20
+_IMAGES_CHECKED = 20  # to find out whether a set's images are ready crops
 
 
 class LandmarkFaces:
-    """A table of faces as a source of kind "wild" (`sources.registry.base.FaceSource`).
+    """A table of faces as a source of kind "wild" (`sources.base.FaceSource`).
+
+    A row takes 236 or 272 bytes of numbers, plus its name, and its path where one is given.
 
     Args:
-      description: for the manifest.
+      description: the manifest's "source".
       names: N names.
-      paths: N image files; None: each lies below `root` by its name.
-      landmarks: [N, P, 2] in the image's pixels, y down; P is 18, or 21 (`sources.registry.base.with_jaw`).
+      paths: N image files; None: each is `root` / name.
+      landmarks: [N, P, 2] image pixels, y down; P is 18, or 21 (`sources.base.with_jaw`).
       visible: [N, P], 1 or 0.
       yaw_deg: [N], NaN where unknown.
-      roi_boxes: [N, 4] image pixels; NaN rows are guessed from the landmarks (`roi_box_from_18`).
-      ready: whether the images are 120 x 120 crops already; None looks at the first ones.
-      margin: pixels stored around the 120-pixel crop; 0 for ready crops whatever is asked.
-      problems: {row: (reason, detail)} of lines that cannot be used; their paths may be None.
-      root: the folder all images must lie in, symbolic links followed; None does not look.
-
-    A row takes 236 or 272 bytes of numbers, and its name, and its path where one is given.
+      roi_boxes: [N, 4] image pixels; NaN rows are estimated from the landmarks (`roi_box_from_18`).
+      ready: whether the images are 120 x 120 crops already; None: decided by the first ones.
+      margin: pixels stored around the 120-pixel crop; always 0 for ready crops.
+      problems: {row: (reason, detail)} of unusable rows; their paths may be None.
+      root: the folder that must hold all images, with symbolic links resolved; None: unchecked.
     """
 
     kind = "wild"
@@ -57,30 +55,28 @@ class LandmarkFaces:
     ):
         self.description = description
         self.names = list(names)
-        # A Path takes five times the memory.
+        # As strings: a Path takes five times the memory.
         self._paths = None if paths is None else [None if path is None else str(path) for path in paths]
-        self.landmarks, self.visible, self.yaw_deg = (
-            np.asarray(array, np.float32) for array in (landmarks, visible, yaw_deg)
-        )
-        self.roi_boxes = (
-            np.full((len(self.names), 4), np.nan, np.float32)
-            if roi_boxes is None
-            else np.asarray(roi_boxes, np.float32)
+        if roi_boxes is None:
+            roi_boxes = np.full((len(self.names), 4), np.nan)
+        self.landmarks, self.visible, self.yaw_deg, self.roi_boxes = (
+            np.asarray(array, np.float32) for array in (landmarks, visible, yaw_deg, roi_boxes)
         )
         self.problems, self.root = problems or {}, root
         if not self.names:
             raise SourceError(f"{description}: lists no faces")
-        self.ready = self._looks_ready() if ready is None else ready
+        self.ready = self._has_ready_crops() if ready is None else ready
         self.margin = 0 if self.ready else margin
 
     def __len__(self) -> int:
         return len(self.names)
 
     def path(self, row: int) -> str | None:
-        """The image file of a row; None, or of no meaning, where the row is one of `problems`."""
+        """Image file of a row; undefined or None where the row is one of `problems`."""
         return os.path.join(self.root, self.names[row]) if self._paths is None else self._paths[row]
 
     def fingerprint(self) -> str:
+        """Hash of names, arrays and problems; see `sources.base.FaceSource`."""
         digest = hashlib.sha256()
         for row, name in enumerate(self.names):
             digest.update(("\n" * (row > 0) + name).encode())
@@ -90,14 +86,14 @@ class LandmarkFaces:
         return digest.hexdigest()[:16] + ("-ready" if self.ready else "")
 
     def faces(self, start: int, stop: int) -> Iterator[Face | Skip]:
-        """Reads listed faces start ... stop - 1; fields as in manifest.py."""
+        """Listed faces start ... stop - 1; see `sources.base.FaceSource`."""
         stop = min(stop, len(self))
         landmarks = self.landmarks[start:stop]
         if self.ready:
             boxes = [None] * len(landmarks)
         else:
             boxes = [read_or_skip("", self._roi_box, row) for row in range(start, stop)]
-            # All at once: for one face, starting the computation takes longer than reading the image.
+            # All rows together: for one face, starting the computation takes longer than reading the image.
             known = np.float32([np.zeros(4) if isinstance(box, Skip) else box for box in boxes])
             with np.errstate(divide="ignore", invalid="ignore"):
                 landmarks = np.asarray(projection.image_to_crop(landmarks, known.reshape(-1, 4)))
@@ -135,9 +131,9 @@ class LandmarkFaces:
             return box
         return roi_box_from_18(self.landmarks[row, :NUM_LANDMARKS], self.visible[row, :NUM_LANDMARKS])
 
-    def _looks_ready(self) -> bool:
+    def _has_ready_crops(self) -> bool:
         sizes = set()
-        for row in range(min(_PEEK, len(self))):
+        for row in range(min(_IMAGES_CHECKED, len(self))):
             try:
                 if row not in self.problems:
                     sizes.add(self._image(row).shape[:2])

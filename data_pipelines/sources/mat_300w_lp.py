@@ -1,14 +1,12 @@
 """300W-LP and AFLW2000-3D: folders of `.jpg` + `.mat` -> annotated faces.
 
-The folder is searched with all its subfolders (300W-LP: AFW HELEN IBUG LFPW and each with _Flip;
-`landmarks` and `Code` are no faces). Beside the images may lie
+The folder is searched recursively (300W-LP: AFW HELEN IBUG LFPW and each with _Flip), except its `landmarks` and
+`Code`, which hold no faces. Optional files:
 
-  annotations.npz     name, roi_box [N, 4] and split: the crops to use, and `split` to choose by
-  fan_landmarks.csv   68 points a detector found in those 120-pixel crops (`detected`)
+  annotations.npz     name, roi_box [N, 4] and split: the crops to use, and the splits to choose from
+  fan_landmarks.csv   68 points that a detector found in those 120-pixel crops (`detected`)
   landmarks/<set>/<image>_pts.mat   pts_3d [68, 2], 300W-LP's own landmarks
 """
-
-from __future__ import annotations
 
 import functools
 import hashlib
@@ -33,20 +31,29 @@ from twodal_jax.io.untrusted import BrokenFileError
 ANNOTATIONS, DETECTIONS = "annotations.npz", "fan_landmarks.csv"
 _NO_FACES = {"landmarks", "Code"}
 _SUFFIXES = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))
+_TEXT, _NUMBER = "US", "fiu"  # NumPy's dtype kinds
+# Columns of annotations.npz: shape of an entry (None: any side) and dtype kinds.
+_COLUMNS: dict[str, tuple[tuple[int | None, ...], str]] = {
+    "split": ((), _TEXT),
+    "roi_box": ((4,), _NUMBER),
+    "yaw_deg": ((), _NUMBER),
+    "pts68": ((3, 68), _NUMBER),
+    "pts68_reannotated": ((None, 68), _NUMBER),
+}
 
 
 class MatFaces:
-    """A folder of 300W-LP's format as a source of annotated faces (`sources.registry.base.FaceSource`).
+    """A folder of 300W-LP's format as a source of annotated faces (`sources.base.FaceSource`).
 
     Args:
-      folder: the folder; images lie in it, in `images` or in any subfolder.
-      split: only images of this split of annotations.npz.
-      model: rebuilds the landmarks of files without `pt3d_68` (all of 300W-LP's).
+      folder: the folder; its images are in it, in `images`, or in any subfolder.
+      split: use only images of this split of annotations.npz.
+      model: rebuilds the landmarks of files without `pt3d_68` (all files of 300W-LP).
       margin: pixels stored around the 120-pixel crop.
-      detected: a detections file in 120-crop pixels; by default fan_landmarks.csv where it exists.
-      detect: one of `detected_faces.DETECTORS`, which finds the landmarks in the images meanwhile, in place of a file.
-        A face it does not find has none, and is kept.
-      make_detector: of `detect`; called on first use in each process.
+      detected: a detections file in pixels of the 120-pixel crops; default: fan_landmarks.csv where it exists.
+      detect: one of `detected_faces.DETECTORS`, used on the images instead of a file. A face without a detection is
+        kept, without detected landmarks.
+      make_detector: makes the detector of `detect` on first use in each process.
     """
 
     kind = "annotated"
@@ -69,16 +76,13 @@ class MatFaces:
                 " files (300W-LP or AFLW2000-3D, unpacked)"
             )
         self.root = image_root(self.folder)
-        self.annotations = _read_annotations(self.folder / ANNOTATIONS)
+        self.annotations = read_annotations(self.folder / ANNOTATIONS, required=("roi_box", "split"))
         self.stems = list_stems(self.root)
         if split is not None:
             self.stems = self._of_split(split)
         if not self.stems:
-            raise SourceError(
-                f"{self.root}: no .mat files"
-                + (f" of split {split!r}" if split else "")
-                + "; expected name.jpg and name.mat side by side"
-            )
+            of_split = f" of split {split!r}" if split else ""
+            raise SourceError(f"{self.root}: no .mat files{of_split}; expected name.jpg and name.mat side by side")
         default = self.folder / DETECTIONS
         detected = detected or (default if default.is_file() and self.annotations and not detect else None)
         self.detections = detections.detections_by_stem(detected) if detected else {}
@@ -89,10 +93,11 @@ class MatFaces:
         return len(self.stems)
 
     def fingerprint(self) -> str:
+        """Hash of names, crops, model and detections; see `sources.base.FaceSource`."""
         digest = hashlib.sha256(os.fsencode("\n".join(self.stems)))
         for name in self.stems:
             if name in self.annotations:
-                digest.update(np.asarray(self.annotations[name][0], np.float32).tobytes())
+                digest.update(np.asarray(self.annotations[name]["roi_box"], np.float32).tobytes())
         if self.model is not None:
             digest.update(alpha_from_mat.model_digest(self.model))
         for name in sorted(self.detections):
@@ -101,23 +106,21 @@ class MatFaces:
         return digest.hexdigest()[:16]
 
     def faces(self, start: int, stop: int) -> Iterator[Face | Skip]:
-        """Reads listed faces start ... stop - 1; fields as in manifest.py."""
+        """Listed faces start ... stop - 1; see `sources.base.FaceSource`."""
         for name in self.stems[start:stop]:
             yield read_or_skip(name, self._read, name)
 
     def _of_split(self, split: str) -> list[str]:
+        path = self.folder / ANNOTATIONS
         if not self.annotations:
-            raise SourceError(
-                f"{self.folder / ANNOTATIONS}: missing, but split {split!r} is asked"
-                " for; leave --split away to take all images"
-            )
-        known = sorted({entry[1] for entry in self.annotations.values()})
+            raise SourceError(f"{path}: missing, but needed for split {split!r}; omit --split to use all images")
+        known = sorted({str(row["split"]) for row in self.annotations.values()})
         if split not in known:
-            raise SourceError(f"{self.folder / ANNOTATIONS}: no split {split!r}; it has {', '.join(known)}")
-        return [name for name in self.stems if self.annotations.get(name, (0, ""))[1] == split]
+            raise SourceError(f"{path}: no split {split!r}; it has {', '.join(known)}")
+        return [name for name in self.stems if name in self.annotations and self.annotations[name]["split"] == split]
 
     def _read(self, name: str) -> Face:
-        if not _is_text(name):
+        if not _is_utf_8(name):
             raise SkipFace("file name not UTF-8", f"{escape_hidden(name)}: rename it, and the .mat with it")
         path = self.root / f"{name}.mat"
         image_path = find_image(path)
@@ -125,8 +128,8 @@ class MatFaces:
             raise SkipFace("image not found", f"{path}: no .jpg of this name beside it")
         if not path.is_file():
             raise SkipFace("no .mat file", f"{image_path}: no .mat of this name beside it")
-        for found in (path, image_path):
-            check_inside(found, self.folder)
+        check_inside(path, self.folder)
+        check_inside(image_path, self.folder)
         mat = read_mat(path)
         try:
             alpha_image = alpha_from_mat.image_alpha(mat)
@@ -134,7 +137,10 @@ class MatFaces:
             raise SkipFace(skip.reason, f"{path}: {skip.detail}") from None
         image = read_image(image_path)
         landmarks = self._landmarks(name, path, mat, alpha_image, image.shape[0])
-        roi_box = self._roi_box(name, landmarks)
+        if name in self.annotations:
+            roi_box = np.asarray(self.annotations[name]["roi_box"], np.float32)
+        else:
+            roi_box = np.asarray(projection.roi_box_from_landmarks(np.float32(landmarks)), np.float32)
         detected, detected_visible = self._detected(name, image, roi_box)
         return {
             "name": name,
@@ -148,6 +154,7 @@ class MatFaces:
         }
 
     def _landmarks(self, name, path, mat, alpha_image, height) -> np.ndarray:
+        """True landmarks [68, 3], image pixels, y down."""
         if "pt3d_68" in mat:
             return alpha_from_mat.mat_points(_checked_points(path, "pt3d_68", mat["pt3d_68"], (3, 68)).T)
         if self.model is None:
@@ -164,18 +171,13 @@ class MatFaces:
             landmarks = np.concatenate([points, landmarks[:, 2:]], axis=1)
         return landmarks
 
-    def _roi_box(self, name: str, landmarks: np.ndarray) -> np.ndarray:
-        if name in self.annotations:
-            return np.asarray(self.annotations[name][0], np.float32)
-        return np.asarray(projection.roi_box_from_landmarks(np.float32(landmarks)), np.float32)
-
     def _detected(self, name: str, image: np.ndarray, roi_box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[18, 2] detected landmarks, crop pixels, and [18] whether each is there."""
+        """Detected landmarks [18, 2], crop pixels, and visibility [18]."""
         if self._detector_name:
-            found, _ = detected_faces.detect_face(self._detector, image, roi_box)
-            if found is not None:
-                points = np.asarray(projection.image_to_crop(np.float32(found.landmarks), roi_box))
-                return np.where(found.visible[:, None] > 0, points, 0.0), np.float32(found.visible)
+            face, _ = detected_faces.detect_face(self._detector, image, roi_box)
+            if face is not None:
+                points = np.asarray(projection.image_to_crop(np.float32(face.landmarks), roi_box))
+                return np.where(face.visible[:, None] > 0, points, 0.0), np.float32(face.visible)
         points = self.detections.get(name, np.full((68, 2), np.nan, np.float32))
         return to_18_landmarks(points, np.isfinite(points).all(axis=-1))
 
@@ -185,15 +187,43 @@ class MatFaces:
 
 
 def read_mat(path: os.PathLike | str) -> dict[str, np.ndarray]:
-    """Reads a MATLAB file (5 to 7.2). Raises SkipFace naming it when it cannot be read."""
+    """Reads a MATLAB file, version 5 to 7.2. Raises SkipFace that names it if it cannot be read."""
     try:
         return mat_file.read(path)
     except BrokenFileError as error:
         raise SkipFace("unreadable .mat", str(error)) from None
 
 
-def _is_text(name: str) -> bool:
-    """Whether a file's name can be written down; one of other bytes than UTF-8 has lone surrogates."""
+def read_annotations(path: pathlib.Path, required: tuple[str, ...] = ()) -> dict[str, dict[str, np.ndarray]]:
+    """Reads annotations.npz: {image name: {column: entry}}; empty without the file.
+
+    Reads the `required` columns alone, or by default those that exist of split, roi_box [4], yaw_deg, pts68 [3, 68]
+    and pts68_reannotated [2 or 3, 68]. Raises SourceError that names what is missing or misshapen.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = npy.read_npz(path)
+        names = [str(name) for name in np.atleast_1d(content["name"])]
+        columns = {key: np.atleast_1d(content[key]) for key in required or [key for key in _COLUMNS if key in content]}
+    except (BrokenFileError, KeyError) as error:
+        needs = ", ".join(["name", *required]) if required else f"name and any of {', '.join(_COLUMNS)}"
+        remedy = ", or remove the file to crop by the landmarks" if required else ""
+        raise SourceError(f"{path}: not readable ({error}); it needs {needs}{remedy}") from None
+    for key, column in columns.items():
+        shape, kinds = (len(names), *_COLUMNS[key][0]), _COLUMNS[key][1]
+        fits = len(column.shape) == len(shape) and all(w in (None, s) for w, s in zip(shape, column.shape))
+        if not fits or column.dtype.kind not in kinds:
+            sides = ["2 or 3" if side is None else side for side in shape]
+            raise SourceError(
+                f"{path}: {key} is {column.dtype} {list(column.shape)}, expected"
+                f" {'numbers' if kinds == _NUMBER else 'texts'} {sides}"
+            )
+    return {name: {key: column[i] for key, column in columns.items()} for i, name in enumerate(names)}
+
+
+def _is_utf_8(name: str) -> bool:
+    """Whether a file's name is valid UTF-8; Python represents other bytes by lone surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -212,12 +242,12 @@ def _checked_points(path: pathlib.Path, key: str, value, shape: tuple) -> np.nda
 
 
 def image_root(folder: pathlib.Path) -> pathlib.Path:
-    """Where a data set's images lie: in `images`, or in the folder itself."""
+    """Folder of a data set's images: `images`, or the folder itself."""
     return folder / "images" if (folder / "images").is_dir() else folder
 
 
 def find_image(path: pathlib.Path) -> pathlib.Path | None:
-    """The image that lies beside name.mat."""
+    """The image beside name.mat, None if there is none."""
     candidates = (path.with_suffix(suffix) for suffix in _SUFFIXES)
     return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
 
@@ -233,20 +263,3 @@ def list_stems(root: pathlib.Path) -> list[str]:
             if file.lower().endswith((".mat", *IMAGE_SUFFIXES)):
                 stems.add((relative / pathlib.Path(file).stem).as_posix())
     return sorted(stems)
-
-
-def _read_annotations(path: pathlib.Path) -> dict[str, tuple[np.ndarray, str]]:
-    """{name: (roi_box [4], split)}; empty without the file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = npy.read_npz(path)
-        columns = [np.atleast_1d(content[key]) for key in ("name", "roi_box", "split")]
-    except (BrokenFileError, KeyError) as error:
-        raise SourceError(
-            f"{path}: not readable ({error}); it needs name, roi_box [N, 4] and split,"
-            " or remove it to crop by the landmarks"
-        ) from None
-    if columns[1].shape != (len(columns[0]), 4) or len(columns[2]) != len(columns[0]):
-        raise SourceError(f"{path}: roi_box is {list(columns[1].shape)}, expected [{len(columns[0])}, 4]")
-    return {str(name): (box, str(split)) for name, box, split in zip(*columns)}

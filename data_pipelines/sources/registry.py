@@ -1,6 +1,4 @@
-"""Names of sources -> readers, for `scripts.prepare_data` and the trainer."""
-
-from __future__ import annotations
+"""Source names -> readers, for `scripts.prepare_data` and the trainer."""
 
 import os
 import pathlib
@@ -30,21 +28,23 @@ def open_source(
     detect: str | None = None,
     pixel_origin: float = 0.0,
 ) -> FaceSource:
-    """Opens a source of SOURCES.
+    """Opens a source.
 
     Args:
-      name: one of SOURCES. folder: what it reads.
+      name: one of SOURCES.
+      folder: its input.
       split: mat: a split of annotations.npz; tfds_300w_lp: a tfds split.
-      morphable_model: for `face_models.load.load_morphable_model`; rebuilds landmarks 300W-LP lacks.
+      morphable_model: for `face_models.load.load_morphable_model`; rebuilds the landmarks that 300W-LP lacks.
       margin: pixels stored around the 120-pixel crop.
-      landmarks: the landmark file of wild_csv or detections, or 68-point detections: for mat in pixels of the
-        120-pixel crops, for umdfaces of the whole images.
-      ready: wild_csv, detections: whether images are 120 x 120 crops; None looks at the first ones.
-      pixel_origin: wild_csv: what the table calls the centre of the first pixel (`wild_csv.wild_csv_faces`).
-      detect: mat, umdfaces: a detector of `detected_faces.DETECTORS` that finds the landmarks.
+      landmarks: wild_csv, detections: the landmark file; mat: 68-point detections in pixels of the 120-pixel crops;
+        umdfaces: 68-point detections in pixels of the whole images.
+      ready: wild_csv, detections: whether images are 120 x 120 crops; None: decided by the first ones.
+      detect: mat, umdfaces: a detector of `detected_faces.DETECTORS` that gives the landmarks.
+      pixel_origin: wild_csv: the table's coordinate of the centre of the first pixel (`wild_csv.wild_csv_faces`).
 
     Raises:
-      SourceError, assets.AssetError: something is missing; the message names it.
+      SourceError: something is missing, or options do not fit the source.
+      face_models.load.AssetError: the morphable model cannot be read.
     """
     if margin < 0:
         raise SourceError(f"margin must not be negative, got {margin}")
@@ -53,7 +53,7 @@ def open_source(
     if detect and (name not in ("mat", "umdfaces") or landmarks):
         raise SourceError("--detect goes with the sources mat and umdfaces, without --landmarks")
     if name in ("mat", "tfds_300w_lp"):
-        # Looked at first: reading a model takes longer than noticing that the folder is missing.
+        # Checked first: reading a model takes longer than finding out that the folder is missing.
         if not pathlib.Path(folder).is_dir():
             raise SourceError(f"{folder}: no such folder; give the {SOURCES[name]}")
         model = load_morphable_model(morphable_model) if morphable_model else None
@@ -65,17 +65,16 @@ def open_source(
 
         return TfdsFaces(folder, model=model, split=split or "train", margin=margin)
     if split is not None:
-        raise SourceError(f"source {name} has no splits; leave --split away")
+        raise SourceError(f"source {name} has no splits; omit --split")
     if name == "umdfaces":
         from data_pipelines.sources.umdfaces import umdfaces
 
         return umdfaces(folder, margin=margin, detections=landmarks, detect=detect)
-    if name in ("wild_csv", "detections"):
-        from data_pipelines.sources import wild_csv
+    from data_pipelines.sources import wild_csv
 
-        if name == "wild_csv":
-            return wild_csv.wild_csv_faces(
-                folder, csv_path=landmarks, ready=ready, margin=margin, pixel_origin=pixel_origin
-            )
-        return wild_csv.detection_faces(folder, detections_path=landmarks, ready=ready, margin=margin)
+    options = {"ready": ready, "margin": margin}
+    if name == "wild_csv":
+        return wild_csv.wild_csv_faces(folder, csv_path=landmarks, pixel_origin=pixel_origin, **options)
+    if name == "detections":
+        return wild_csv.detection_faces(folder, detections_path=landmarks, **options)
     raise SourceError(f"unknown source {name!r}; one of {', '.join(SOURCES)}")

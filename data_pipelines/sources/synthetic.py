@@ -1,11 +1,8 @@
-"""Synthetic faces: the built-in morphable model, drawn with known coefficients.
+"""Synthetic faces: the built-in morphable model, rendered with known coefficients.
 
-Frames as everywhere: crop pixels, y down; alpha raw in the frame of the 120-pixel crop, y up.
-A face is a pure function of (seed, kind, index): the same numbers give the same bytes, whatever the
-number of workers.
+Points are in crop pixels, y down; alpha is raw in the frame of the 120-pixel crop, y up. A face is a pure function of
+(seed, kind, index): its bytes do not depend on the number of workers.
 """
-
-from __future__ import annotations
 
 import concurrent.futures
 import os
@@ -25,25 +22,25 @@ from twodal_jax.geometry import heatmap
 from twodal_jax.rendering import rasterizer, shading
 
 CROP_SIZE = 120
-# A detector's error for one landmark of a frontal face, as a share of the landmarks' box (about 85
-# crop pixels); in profile it grows by `_PROFILE_NOISE`. Set so that the mean error is 2.7, 3.1 and
-# 4.3 per cent of the box in the three yaw bins, as a common detector has on real faces.
+# A detector's error for one landmark of a frontal face, relative to the landmarks' box (about 85 crop pixels); in
+# profile it grows by `_PROFILE_NOISE`. Chosen so that the mean error is 2.7, 3.1 and 4.3 per cent of the box in the
+# three yaw bins, as a common detector has on real faces.
 _DETECTOR_NOISE = 0.0152
 _PROFILE_NOISE = 0.9
 _WILD_OUTLIERS = 0.015
-# Landmarks this far behind the drawn surface (pixels) are hidden.
+# Landmarks this far behind the rendered surface (pixels) are hidden.
 _HIDDEN_DEPTH = 3.0
 _BGR = [2, 1, 0]
 
 
 class SyntheticFace(NamedTuple):
-    """One drawn face.
+    """One rendered face.
 
     Attributes:
       image: uint8 [S, S, 3] BGR, S = 120 + 2 margin.
       alpha: float32 [62], raw coefficients, frame of the 120-pixel crop.
-      landmarks68: float32 [68, 3], crop pixels, y down (z larger is nearer).
-      visible68: bool [68], False where the head itself hides a landmark.
+      landmarks68: float32 [68, 3], crop pixels, y down; larger z is nearer.
+      visible68: bool [68], False where the head itself occludes a landmark.
       yaw_deg: yaw in degrees, -90 to 90.
     """
 
@@ -55,7 +52,7 @@ class SyntheticFace(NamedTuple):
 
 
 def project(points_model: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """`projection.vertices_crop` for one alpha in NumPy: [N, 3] model -> [N, 3] crop, y down."""
+    """`projection.vertices_crop` for one alpha in NumPy: [N, 3] model frame -> [N, 3] crop pixels, y down."""
     pose = alpha[:12].reshape(3, 4)
     points = points_model @ pose[:, :3].T + pose[:, 3]
     points[:, 1] = CROP_SIZE + 1 - points[:, 1]
@@ -64,7 +61,7 @@ def project(points_model: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def _sample_light(rng: np.random.Generator) -> shading.Light:
     direction = (rng.normal(0, 0.36), rng.normal(0.42, 0.24), rng.uniform(0.6, 1.2))
-    tint = 1 + rng.normal(0, 0.06) * np.array([-1.0, 0.0, 1.0])  # cold to warm, BGR
+    tint = 1 + rng.normal(0, 0.06) * np.array([-1.0, 0.0, 1.0])  # cold to warm, in BGR
     strength, ambient = rng.uniform(0.5, 1.0), rng.uniform(0.35, 0.65)
     glow = ambient * (1 + rng.normal(0, 0.05, 3))
     return shading.Light(
@@ -80,7 +77,7 @@ def _draw(
     margin: int,
     occluders: bool,
 ) -> np.ndarray:
-    """Colour, light, surroundings and camera: -> uint8 [S, S, 3]."""
+    """Renders vertices [N, 3] with random colours, light, background and camera -> uint8 [S, S, 3]."""
     size = CROP_SIZE + 2 * margin
     look, light = faces.sample_look(rng), _sample_light(rng)
     colours, gloss = faces.vertex_colours(face, look)
@@ -90,16 +87,9 @@ def _draw(
     chin = shape[face.model.landmark_indices[8], :2]
     if rng.random() < 0.3:
         ground = scenery.long_hair(rng, ground, shape[-1, :2], chin, look.hair[_BGR])
+    shadows = rng.random() < 0.7
     image, _ = shading.render(
-        shape,
-        face.model.triangles,
-        colours[:, _BGR],
-        size,
-        size,
-        light,
-        ground,
-        gloss=gloss,
-        shadows=rng.random() < 0.7,
+        shape, face.model.triangles, colours[:, _BGR], size, size, light, ground, gloss=gloss, shadows=shadows
     )
     if occluders and rng.random() < 0.35:
         points = shape[face.model.landmark_indices, :2]
@@ -109,13 +99,13 @@ def _draw(
 
 
 def draw_plain(alpha: np.ndarray, size: int = CROP_SIZE) -> np.ndarray:
-    """The average colouring in plain light on grey: alpha [62] -> uint8 [size, size, 3] BGR.
+    """Renders alpha [62] with average colours and plain light on grey -> uint8 [size, size, 3] BGR.
 
-    For pictures in documents and reports: the 120-pixel crop is drawn at any `size`.
+    For images in documents and reports: the 120-pixel crop is scaled to `size`.
     """
     face, look = faces.build_face_model(), faces.AVERAGE_LOOK
     shape = project(_vertices(face, alpha) + faces.hair_offset(face, look), alpha)
-    # Pixel centres lie at integers: the crop's outer edge is half a pixel beyond them.
+    # Pixel centres are at integers, so the crop's edge is half a pixel beyond the outermost.
     scale = size / CROP_SIZE
     shape = shape * scale
     shape[:, :2] += (scale - 1) / 2
@@ -128,7 +118,7 @@ def draw_plain(alpha: np.ndarray, size: int = CROP_SIZE) -> np.ndarray:
 
 
 def _vertices(face: faces.FaceModel, alpha: np.ndarray) -> np.ndarray:
-    """[N, 3], model frame: `morphable_model.vertices_model` in NumPy."""
+    """`morphable_model.vertices_model` in NumPy: alpha [62] -> [N, 3], model frame."""
     shift = alpha[12:] @ face.model.basis.reshape(len(face.model.basis), -1)
     return (face.model.mean + shift.reshape(face.model.mean.shape)).T
 
@@ -141,13 +131,14 @@ def render_face(
     margin: int = 0,
     occluders: bool = True,
 ) -> SyntheticFace:
-    """Draw a random identity, expression, pose, colouring, light and surroundings.
+    """Renders a face with random identity, expression, pose, colours, light and background.
 
     Args:
-      rng: everything is drawn from it. max_yaw: degrees, yaw is uniform up to it on both sides.
-      jitter: of the crop box, see `sampling.sample_pose`; 0 is the exact box of the landmarks.
-      margin: pixels drawn around the 120-pixel crop on each side.
-      occluders: whether a third of the faces get something in front of them.
+      rng: source of all randomness.
+      max_yaw: yaw is uniform in [-max_yaw, max_yaw], degrees.
+      jitter: of the crop box, see `sampling.sample_pose`; 0 gives the exact box of the landmarks.
+      margin: pixels rendered around the 120-pixel crop on each side.
+      occluders: whether a third of the faces are partly occluded.
     """
     face = faces.build_face_model()
     model = face.model
@@ -157,7 +148,7 @@ def render_face(
     vertices = _vertices(face, alpha)
     crop = project(vertices, alpha)
     landmarks = crop[model.landmark_indices]
-    # The crop's border hides nothing, so the surface is drawn on a canvas that holds all of it.
+    # The crop's border occludes nothing, so visibility is computed on a canvas that holds the whole surface.
     low = np.floor(crop[:, :2].min(axis=0))
     width, height = (np.ceil(crop[:, :2].max(axis=0)) - low + 1).astype(int)
     canvas = crop - np.array([*low, 0], np.float32)
@@ -170,9 +161,9 @@ def render_face(
 
 
 def landmarks_18(face: SyntheticFace) -> tuple[np.ndarray, np.ndarray]:
-    """True 18 landmarks [18, 2], crop pixels, and whether they can be seen, bool [18].
+    """True 18 landmarks [18, 2], crop pixels, and their visibility, bool [18].
 
-    A centre counts as seen with either of the two points it is the mean of, as annotators mark it.
+    The mean of two points is visible if either is, as annotators mark it.
     """
     first, second = heatmap.LANDMARK_PAIRS_68[:, 0], heatmap.LANDMARK_PAIRS_68[:, 1]
     points = face.landmarks68[:, :2]
@@ -180,10 +171,10 @@ def landmarks_18(face: SyntheticFace) -> tuple[np.ndarray, np.ndarray]:
 
 
 def detect(rng: np.random.Generator, face: SyntheticFace) -> np.ndarray:
-    """The 18 landmarks as a detector would find them: float32 [18, 2], crop pixels.
+    """Simulates a detector's 18 landmarks: float32 [18, 2], crop pixels.
 
-    A common shift plus an error of its own for every landmark, both with Student's heavier tail,
-    and larger the further the face is turned away.
+    The error is a common shift plus an independent error of each landmark, both Student-distributed (heavy tails), and
+    it grows with |yaw|.
     """
     points, _ = landmarks_18(face)
     return _with_noise(rng, face, points)
@@ -198,7 +189,7 @@ def _with_noise(rng: np.random.Generator, face: SyntheticFace, points: np.ndarra
 
 
 def annotated_row(rng: np.random.Generator, face: SyntheticFace, name: str) -> dict[str, np.ndarray]:
-    """The fields of kind "annotated" (see `data_pipelines.storage.manifest`)."""
+    """The fields of kind "annotated" (`storage.manifest`)."""
     return {
         "image": face.image,
         "alpha": face.alpha,
@@ -212,7 +203,7 @@ def annotated_row(rng: np.random.Generator, face: SyntheticFace, name: str) -> d
 
 
 def wild_row(rng: np.random.Generator, face: SyntheticFace, name: str) -> dict[str, np.ndarray]:
-    """The fields of kind "wild": landmarks only, hidden ones missing, a few plainly wrong."""
+    """The fields of kind "wild": landmarks only, without the hidden ones; a few are outliers."""
     points = detect(rng, face)
     _, visible = landmarks_18(face)
     wrong = rng.random(18) < _WILD_OUTLIERS
@@ -228,7 +219,7 @@ _ROWS = {"annotated": (1, annotated_row), "wild": (2, wild_row)}
 def make_row(
     kind: str, seed: int, index: int, margin: int = 0, max_yaw: float = sampling.MAX_YAW
 ) -> dict[str, np.ndarray]:
-    """Face `index` of the set (kind, seed), as a dict of the kind's fields."""
+    """Fields of the face `index` of the set (kind, seed)."""
     if kind not in _ROWS:
         raise ValueError(f"kind: expected one of {sorted(_ROWS)}, got {kind!r}")
     code, to_row = _ROWS[kind]
@@ -238,7 +229,7 @@ def make_row(
 
 
 def _stack(rows: Iterable[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
-    """Rows as they come into arrays [count, ...], so that every face is held once."""
+    """Stacks rows one by one into arrays [count, ...], so that every face is in memory once."""
     arrays: dict[str, np.ndarray] = {}
     for i, row in enumerate(rows):
         for field, value in row.items():
@@ -260,32 +251,33 @@ def generate(
     workers: int | None = None,
     progress: bool = True,
 ) -> pathlib.Path:
-    """Draw a set of faces and write it as a prepared folder of format "arrays".
+    """Renders a set of faces and writes it as a prepared folder of format "arrays"; returns its path.
 
     Args:
-      output_dir: folder to make. kind: "annotated" or "wild". count: faces, at least 1.
-      seed: two sets with different seeds or kinds share no face.
-      margin, max_yaw: see `render_face`. workers: threads (default: the cores there are).
+      output_dir: folder to make.
+      kind: "annotated" or "wild".
+      count: number of faces, at least 1.
+      seed: sets with different seeds or kinds share no face.
+      margin: see `render_face`.
+      max_yaw: see `render_face`.
+      workers: threads; default: the number of cores.
       progress: whether to show a progress bar.
 
-    Returns:
-      The folder's path.
-
     Raises:
-      ValueError: for an unknown kind or a count below 1; PreparedError from `write_arrays`.
+      ValueError: unknown kind or a count below 1; PreparedError as in `prepared_dataset.write_arrays`.
     """
     if count < 1 or kind not in _ROWS:
         raise ValueError(f"expected count >= 1 and kind in {sorted(_ROWS)}, got {count}, {kind!r}")
     source = f"built-in face model, seed {seed}"
-    prepared_dataset.check_replaceable(pathlib.Path(output_dir), kind, source)  # before the work
+    prepared_dataset.check_replaceable(pathlib.Path(output_dir), kind, source)  # before rendering, which takes time
     face = faces.build_face_model()
     pool = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count())
     try:
         rows = pool.map(lambda i: make_row(kind, seed, i, margin, max_yaw), range(count))
-        rows = track(rows, f"Drawing {count} {kind} faces", total=count, disable=not progress)
+        rows = track(rows, f"Rendering {count} {kind} faces", total=count, disable=not progress)
         arrays = _stack(rows, count)
     finally:
-        # After Ctrl-C the faces still waiting are not drawn.
+        # After Ctrl-C, pending faces are not rendered.
         pool.shutdown(cancel_futures=True)
     return prepared_dataset.write_arrays(
         output_dir,

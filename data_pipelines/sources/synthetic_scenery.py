@@ -1,9 +1,7 @@
-"""What surrounds a synthetic face: background clutter, things in front of it, the camera.
+"""Surroundings of a synthetic face: background, occluders and camera.
 
-Images are float32 [S, S, 3], BGR from 0 to 1; everything is drawn from the generator handed in.
+Images are float32 [S, S, 3], BGR from 0 to 1. All randomness comes from the generator `rng`.
 """
-
-from __future__ import annotations
 
 import cv2
 import numpy as np
@@ -50,7 +48,7 @@ def _shapes(rng: np.random.Generator, image: np.ndarray, count: int) -> np.ndarr
 
 
 def background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A random wall, street or tapestry: float32 [size, size, 3] from 0 to 1."""
+    """Random background of gradients, stripes, noise and shapes: float32 [size, size, 3] from 0 to 1."""
     kind = rng.integers(4)
     if kind == 0:
         image = _gradient(rng, size)
@@ -70,11 +68,7 @@ def background(rng: np.random.Generator, size: int) -> np.ndarray:
 def long_hair(
     rng: np.random.Generator, image: np.ndarray, crown: np.ndarray, chin: np.ndarray, colour: np.ndarray
 ) -> np.ndarray:
-    """Hair that falls behind the head, drawn into the background.
-
-    Args:
-      crown, chin: [2], pixels of the image. colour: BGR from 0 to 1.
-    """
+    """Draws hair behind the head into the background; crown and chin [2] in pixels, colour BGR from 0 to 1."""
     axis = chin - crown
     length = float(np.hypot(*axis))
     turn = float(np.degrees(np.arctan2(axis[1], axis[0])))
@@ -114,13 +108,9 @@ def _glasses(mask: np.ndarray, eyes: np.ndarray) -> None:
 
 
 def occlude(rng: np.random.Generator, image: np.ndarray, eyes: np.ndarray, skin: np.ndarray) -> np.ndarray:
-    """Put a hand, a bar, dark glasses or a patch in front of the face.
+    """Occludes the face by a hand, a bar, dark glasses or a patch; returns a new image.
 
-    Args:
-      image: the picture. eyes: [2, 2], centres of the eyes, pixels. skin: BGR from 0 to 1.
-
-    Returns:
-      A new picture.
+    The centres of the eyes [2, 2] are in pixels; skin is the colour of the hand, BGR from 0 to 1.
     """
     size = len(image)
     mask = np.zeros((size, size), np.float32)
@@ -131,24 +121,14 @@ def occlude(rng: np.random.Generator, image: np.ndarray, eyes: np.ndarray, skin:
         colour = np.clip(skin * rng.uniform(0.8, 1.15), 0, 1)
     elif kind == "bar":
         ends = (rng.uniform(-0.2, 1.2, (2, 2)) * size).astype(int)
-        cv2.line(
-            mask,
-            tuple(ends[0].tolist()),
-            tuple(ends[1].tolist()),
-            1.0,
-            int(rng.uniform(0.04, 0.15) * size),
-            cv2.LINE_AA,
-        )
+        start, end = map(tuple, ends.tolist())
+        cv2.line(mask, start, end, 1.0, int(rng.uniform(0.04, 0.15) * size), cv2.LINE_AA)
     elif kind == "glasses":
         _glasses(mask, eyes)
         colour, opacity = _colour(rng) * 0.25, rng.uniform(0.7, 1.0)
     else:
         centre, half = rng.uniform(0, 1, 2) * size, rng.uniform(0.06, 0.2, 2) * size
-        box = (
-            (float(centre[0]), float(centre[1])),
-            (float(2 * half[0]), float(2 * half[1])),
-            float(rng.uniform(0, 90)),
-        )
+        box = tuple(centre.tolist()), tuple((2 * half).tolist()), float(rng.uniform(0, 90))
         cv2.fillPoly(mask, [cv2.boxPoints(box).astype(np.int32)], 1.0, cv2.LINE_AA)
     texture = colour * (0.85 + 0.3 * _noise(rng, size, int(rng.integers(4, 30)), 1))
     mask = (mask * opacity)[..., None]
@@ -156,7 +136,7 @@ def occlude(rng: np.random.Generator, image: np.ndarray, eyes: np.ndarray, skin:
 
 
 def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Exposure, contrast, blur, grain and JPEG of an ordinary camera: -> uint8 [S, S, 3]."""
+    """Simulates a camera's exposure, contrast, blur, noise and JPEG -> uint8 [S, S, 3]."""
     image = np.clip(image, 0, 1) ** np.float32(rng.uniform(0.75, 1.2))
     contrast, brightness = np.float32(rng.uniform(0.8, 1.2)), np.float32(rng.normal(0, 0.04))
     image = (image - 0.5) * contrast + 0.5 + brightness

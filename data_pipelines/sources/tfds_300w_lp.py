@@ -1,12 +1,9 @@
 """TensorFlow Datasets' `the300w_lp` as a source of annotated faces.
 
-It serves where a user has it already: image, pose, shape and expression parameters are all there.
-It lacks the flipped half of 300W-LP (61,225 of 122,450 images), `pt3d_68` and the depth of the
-landmarks: `landmarks_3d` holds x and y in units of 450 pixels, so z is rebuilt from the parameters
-with a morphable model. The raw folders (`mat_300w_lp`) are the first choice.
+Prefer the raw folders (`mat_300w_lp`). This copy has images and the parameters of pose, shape and expression, but
+lacks the flipped half of 300W-LP (61,225 of 122,450 images), `pt3d_68` and the depth of the landmarks. `landmarks_3d`
+holds x and y in units of 450 pixels; z is rebuilt from the parameters with a morphable model.
 """
-
-from __future__ import annotations
 
 import os
 from collections.abc import Iterator
@@ -29,12 +26,14 @@ _NEEDED = ("image", "landmarks_3d", *_PARAMETERS.values())
 
 
 class TfdsFaces:
-    """A prepared `the300w_lp` of tensorflow_datasets (`sources.registry.base.FaceSource`); nothing is downloaded.
+    """A prepared `the300w_lp` of tensorflow_datasets (`sources.base.FaceSource`); nothing is downloaded.
 
     Args:
       data_dir: tensorflow_datasets' data folder, the one that holds `the300w_lp`.
-      model: gives the landmarks their z.
-      split: name of a split; slices such as "train[:1000]" are not taken.
+      model: rebuilds the landmarks' z.
+      split: name of a split; slices such as "train[:1000]" are not supported.
+      margin: pixels stored around the 120-pixel crop.
+      builder: the opened tfds builder; default: opened from `data_dir`.
     """
 
     kind = "annotated"
@@ -67,10 +66,11 @@ class TfdsFaces:
         return self.builder.info.splits[self.split].num_examples
 
     def fingerprint(self) -> str:
+        """Number of examples and hash of the model; see `sources.base.FaceSource`."""
         return f"{len(self)}:{alpha_from_mat.model_digest(self.model).hex()}"
 
     def faces(self, start: int, stop: int) -> Iterator[Face | Skip]:
-        """Reads faces start ... stop - 1 in the order of the files; fields as in manifest.py."""
+        """Faces start ... stop - 1 in the order of the files; see `sources.base.FaceSource`."""
         import tensorflow_datasets as tfds
 
         stop = min(stop, len(self))
@@ -118,13 +118,13 @@ def _open_builder(data_dir: os.PathLike | str):
     try:
         builder = tfds.builder(BUILDER, data_dir=os.fspath(data_dir))
         prepared = bool(builder.info.splits)
-    except Exception as error:  # tfds raises its own types for an unknown or unreadable data set
+    except Exception as error:  # tfds raises many types for an unknown or unreadable data set
         raise SourceError(
             f"{data_dir}: tensorflow_datasets cannot open {BUILDER} there ({type(error).__name__}: {error})"
         ) from None
     if not prepared:
         raise SourceError(
-            f"{data_dir}: {BUILDER} is not prepared there; tensorflow_datasets does"
-            f" it: tfds.builder({BUILDER!r}, data_dir=...).download_and_prepare()"
+            f"{data_dir}: {BUILDER} is not prepared there; prepare it with tensorflow_datasets:"
+            f" tfds.builder({BUILDER!r}, data_dir=...).download_and_prepare()"
         )
     return builder

@@ -1,11 +1,9 @@
 """UMDFaces: batches of images with a CSV each -> wild faces.
 
-`umdfaces_batch{1,2,3}/umdfaces_batch{n}_ultraface.csv` has one header line and is read by column
-name: FILE (relative to the batch folder), FACE_X, FACE_Y, FACE_WIDTH, FACE_HEIGHT, YAW, and
-P1X, P1Y, VIS1 ... P21X, P21Y, VIS21 in AFLW's order of 21 points, whole-image pixels.
+`umdfaces_batch{1,2,3}/umdfaces_batch{n}_ultraface.csv` has one header line and is read by column name: FILE (relative
+to the batch folder), FACE_X, FACE_Y, FACE_WIDTH, FACE_HEIGHT, YAW, and P1X, P1Y, VIS1 ... P21X, P21Y, VIS21 in AFLW's
+order of 21 points. Coordinates are pixels of the whole image.
 """
-
-from __future__ import annotations
 
 import functools
 import os
@@ -37,46 +35,50 @@ def umdfaces(
     detect: str | None = None,
     make_detector: Callable[[], Any] = detected_faces.face_alignment_detector,
 ) -> LandmarkFaces:
-    """A folder with UMDFaces batches, or one batch folder -> source of wild faces.
+    """Source of wild faces: a folder of UMDFaces batches, or one batch folder.
 
-    By default the landmarks are the table's own 21, and the crop is placed by the face box
-    (`projection.roi_box_from_detection`), or by the landmarks where the box is empty. `yaw_deg` is YAW as it
-    stands in the file.
+    By default the landmarks are the table's 21. The crop is placed by the face box
+    (`projection.roi_box_from_detection`), or by the landmarks where the box is empty. `yaw_deg` is the file's YAW.
 
     Args:
-      detections: a file of 68-point detections in whole-image pixels (`detections.py`), by the names of the
-        table; its points are used instead, and place the crop. Several lines of one image are told apart by the
-        face box.
-      detect: one of `detected_faces.DETECTORS`: finds the 68 points while the faces are prepared.
-      make_detector: of `detect`.
+      folder: the folder.
+      margin: pixels stored around the 120-pixel crop.
+      detections: a file of 68-point detections in whole-image pixels (`sources.detections`), with the table's names.
+        Its points replace the table's and place the crop. The face box chooses among several lines of one image.
+      detect: one of `detected_faces.DETECTORS`, which detects the 68 points during preparation.
+      make_detector: makes the detector of `detect`.
 
     Raises:
-      SourceError: no folder, no CSV, or missing columns (named, with those found).
+      SourceError: the folder, the CSV or columns are missing.
     """
     folder = checked_folder(folder)
     names, keys, problems = [], [], {}
-    box, landmarks, seen = Rows(len(BOX_COLUMNS)), Rows(NUM_POINTS, 2), Rows(NUM_POINTS)
+    columns = Rows(len(BOX_COLUMNS)), Rows(NUM_POINTS, 2), Rows(NUM_POINTS)
     for path in _find_tables(folder):
         for files, numbers, broken in column_slices(path, "FILE", [*BOX_COLUMNS, *POINT_COLUMNS]):
-            inside, refused = safe_paths.listed(files, functools.partial(_name, path.parent, folder))
-            some = [name or file for name, file in zip(inside, files)]
-            problems |= {len(names) + row: problem for row, problem in (refused | broken_lines(broken)).items()}
-            names += some
-            keys += zip(some, files) if detections else []
-            for rows, found in zip((box, landmarks, seen), _fields(numbers)):
-                rows.extend(found)
-    box, landmarks, seen = (rows.array() for rows in (box, landmarks, seen))
+            paths, unsafe = safe_paths.listed(files, functools.partial(_name, path.parent, folder))
+            new_names = [name or file for name, file in zip(paths, files)]
+            problems |= {len(names) + row: problem for row, problem in (unsafe | broken_lines(broken)).items()}
+            names += new_names
+            keys += zip(new_names, files) if detections else []
+            for rows, values in zip(columns, _fields(numbers)):
+                rows.extend(values)
+    box, landmarks, visible = (rows.array() for rows in columns)
     roi_boxes, description = _roi_boxes(box), f"umdfaces:{folder.name}"
     if detections:
         points, missing = detected_faces.landmarks_of_file(detections, keys, roi_boxes)
-        problems, visible = missing | problems, np.isfinite(points).all(axis=-1)
-        roi_boxes, description = roi_boxes_of_68(points, visible), f"{description}:{pathlib.Path(detections).name}"
-        landmarks, seen = to_18_landmarks(points, visible)
-    table = dict(
+        problems, detected = missing | problems, np.isfinite(points).all(axis=-1)
+        roi_boxes, description = roi_boxes_of_68(points, detected), f"{description}:{pathlib.Path(detections).name}"
+        landmarks, visible = to_18_landmarks(points, detected)
+    make = LandmarkFaces
+    if detect:
+        make, description = functools.partial(DetectedFaces, make_detector, detect), f"{description}:{detect}"
+    return make(
+        description=description,
         names=names,
         paths=None,
         landmarks=landmarks,
-        visible=seen,
+        visible=visible,
         yaw_deg=box[:, 4],
         roi_boxes=roi_boxes,
         ready=False,
@@ -84,9 +86,6 @@ def umdfaces(
         problems=problems,
         root=folder,
     )
-    if detect:
-        return DetectedFaces(make_detector, detect, description=f"{description}:{detect}", **table)
-    return LandmarkFaces(description=description, **table)
 
 
 def _fields(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -97,22 +96,22 @@ def _fields(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _find_tables(folder: pathlib.Path) -> list[pathlib.Path]:
-    found = sorted(folder.glob("*ultraface.csv")) or sorted(folder.glob("*/*ultraface.csv"))
-    if not found:
+    tables = sorted(folder.glob("*ultraface.csv")) or sorted(folder.glob("*/*ultraface.csv"))
+    if not tables:
         raise SourceError(
             f"{folder}: no umdfaces_batch*_ultraface.csv in it or one folder below;"
             " give the folder that holds umdfaces_batch1, umdfaces_batch2, ..."
         )
-    return found
+    return tables
 
 
 def _name(batch: pathlib.Path, root: pathlib.Path, file: str) -> str:
-    """A file of a batch as seen from the root. Raises SkipFace where it would lead out of the batch."""
+    """Path of a batch's file relative to the root. Raises SkipFace if it leads out of the batch."""
     return safe_paths.joined(batch, file).relative_to(root).as_posix()
 
 
 def _roi_boxes(box: np.ndarray) -> np.ndarray:
-    """FACE_X, FACE_Y, FACE_WIDTH, FACE_HEIGHT [N, >= 4] -> crop boxes [N, 4], NaN without a box."""
+    """FACE_X, FACE_Y, FACE_WIDTH, FACE_HEIGHT [N, >= 4] -> crop boxes [N, 4], NaN where the box is empty."""
     with np.errstate(invalid="ignore"):
         good = np.isfinite(box[:, :4]).all(axis=1) & (box[:, 2:4] > 0).all(axis=1)
     corners = np.concatenate([box[:, :2], box[:, :2] + box[:, 2:4]], axis=1)

@@ -1,22 +1,20 @@
-"""In-the-wild faces: a folder of images with a landmark CSV.
+"""In-the-wild faces: a folder of images with a landmark CSV, or with a file of detections.
 
-The CSV's header names `file`, optionally `yaw_deg`, and x0, y0, ... of 21 (AFLW), 68 (iBUG) or 18
-points with optional visible0 ... (1 or 0). A point is invisible if its flag is 0 or a coordinate is
-empty, NaN or -1. Images lie beside the CSV or in `images`; they are 120 x 120 crops, or whole
-images, which are then cropped around the landmarks.
+The CSV's header names `file`, optionally `yaw_deg`, and x0, y0, ... of 21 (AFLW), 68 (iBUG) or 18 points with optional
+visible0 ... (1 or 0). A point is invisible if its flag is 0 or a coordinate is empty, NaN or -1. The images are beside
+the CSV or in `images`. They are 120 x 120 crops, or whole images that are cropped around the landmarks.
 """
-
-from __future__ import annotations
 
 import functools
 import os
 import pathlib
 import re
+from typing import NamedTuple
 
 import numpy as np
 
 from data_pipelines.sources import safe_paths
-from data_pipelines.sources.base import SourceError, to_18_landmarks, with_jaw
+from data_pipelines.sources.base import SourceError, with_jaw
 from data_pipelines.sources.csv_table import broken_lines, read_columns, read_header
 from data_pipelines.sources.detections import read_detections
 from data_pipelines.sources.landmark_faces import LandmarkFaces
@@ -27,6 +25,44 @@ YAW_COLUMNS = ("yaw_deg", "yaw")
 POINT_COUNTS = (18, 21, 68)
 
 
+class LandmarkTable(NamedTuple):
+    """Content of a landmark CSV.
+
+    Attributes:
+      names: N image names.
+      landmarks: [N, P, 2] float32 as in the file; invalid points are NaN or -1.
+      visible: [N, P] bool.
+      yaw_deg: [N], NaN where unknown.
+      problems: {row: problem} of broken lines.
+    """
+
+    names: list[str]
+    landmarks: np.ndarray
+    visible: np.ndarray
+    yaw_deg: np.ndarray
+    problems: dict[int, str]
+
+
+def read_landmark_table(path: pathlib.Path, count: int | None = None) -> LandmarkTable:
+    """Reads a landmark CSV of `count` points; None: 18, 21 or 68 according to the header.
+
+    Raises SourceError if the file or columns are missing; the message names them and those that exist.
+    """
+    header = read_header(path)
+    file_column = next((name for name in FILE_COLUMNS if name in header), FILE_COLUMNS[0])
+    yaw_column = [name for name in YAW_COLUMNS if name in header][:1]
+    count = count or _point_count(header)
+    xy = [f"{axis}{k}" for k in range(count) for axis in "xy"]
+    flags = [f"visible{k}" for k in range(count)] if "visible0" in header else []
+    names, numbers, problems = read_columns(path, file_column, [*xy, *flags, *yaw_column])
+    landmarks = numbers[:, : 2 * count].reshape(-1, count, 2)
+    visible = valid_points(landmarks)
+    if flags:
+        visible &= numbers[:, 2 * count : 3 * count] > 0.5
+    yaw = numbers[:, -1] if yaw_column else np.full(len(names), np.nan)
+    return LandmarkTable(names, landmarks, visible, yaw, problems)
+
+
 def wild_csv_faces(
     folder: os.PathLike | str,
     *,
@@ -35,46 +71,26 @@ def wild_csv_faces(
     margin: int = 20,
     pixel_origin: float = 0.0,
 ) -> LandmarkFaces:
-    """A folder of images and a landmark CSV -> source of wild faces.
+    """Source of wild faces: a folder of images and a landmark CSV.
 
     Args:
-      folder: the folder. csv_path: the table; by default the only .csv in the folder.
-      ready: whether the images are 120 x 120 crops; None looks at the first ones.
-      pixel_origin: what the table calls the centre of an image's first pixel: 1 where it counts from 1 as MATLAB does.
-        It is subtracted, so that landmarks are in `projection`'s frames.
+      folder: the folder.
+      csv_path: the table; default: the only .csv in the folder.
+      ready: whether the images are 120 x 120 crops; None: decided by the first ones.
+      margin: pixels stored around the 120-pixel crop.
+      pixel_origin: the table's coordinate of the centre of an image's first pixel: 1 where it counts from 1 like
+        MATLAB. It is subtracted, so that landmarks are in the frames of `geometry.projection`.
 
     Raises:
-      SourceError: no folder, no (or several) CSV, missing columns (named, with those found).
+      SourceError: the folder is missing, there is not exactly one CSV, or columns are missing.
     """
     folder = checked_folder(folder)
-    path = pathlib.Path(csv_path) if csv_path else _only_csv(folder)
-    header = read_header(path)
-    file_column = next((name for name in FILE_COLUMNS if name in header), FILE_COLUMNS[0])
-    yaw_column = [name for name in YAW_COLUMNS if name in header][:1]
-    count = _point_count(header)
-    xy = [f"{axis}{k}" for k in range(count) for axis in "xy"]
-    flags = [f"visible{k}" for k in range(count)] if "visible0" in header else []
-    names, numbers, problems = read_columns(path, file_column, [*xy, *flags, *yaw_column])
-    landmarks = numbers[:, : 2 * count].reshape(-1, count, 2)
-    visible = valid_points(landmarks)
-    landmarks = np.where(visible[..., None], landmarks - pixel_origin, landmarks)
-    if flags:
-        visible &= numbers[:, 2 * count : 3 * count] > 0.5
-    points, seen = with_jaw(landmarks, visible)
-    yaw = numbers[:, -1] if yaw_column else np.full(len(names), np.nan)
-    paths, refused = safe_paths.listed(names, functools.partial(image_path, folder))
-    return LandmarkFaces(
-        description=f"wild_csv:{folder.name}/{path.name}",
-        names=names,
-        paths=paths,
-        landmarks=points,
-        visible=seen,
-        yaw_deg=yaw,
-        roi_boxes=roi_boxes_of_68(landmarks, visible),
-        ready=ready,
-        margin=margin,
-        problems=refused | broken_lines(problems),
-        root=folder,
+    path = pathlib.Path(csv_path) if csv_path else _only_table(folder)
+    table = read_landmark_table(path)
+    valid = valid_points(table.landmarks)
+    landmarks = np.where(valid[..., None], table.landmarks - pixel_origin, table.landmarks)
+    return _image_folder(
+        folder, f"wild_csv:{folder.name}/{path.name}", table._replace(landmarks=landmarks), ready=ready, margin=margin
     )
 
 
@@ -85,47 +101,54 @@ def detection_faces(
     ready: bool | None = None,
     margin: int = 20,
 ) -> LandmarkFaces:
-    """A folder of images and a file of 68-point detections (`detections.py`) -> wild faces.
+    """Source of wild faces: a folder of images and a file of 68-point detections (`sources.detections`).
 
     Without `detections_path` it is the folder's only .csv or .npz file.
     """
     folder = checked_folder(folder)
-    path = pathlib.Path(detections_path) if detections_path else _only_csv(folder, (".csv", ".npz"))
+    path = pathlib.Path(detections_path) if detections_path else _only_table(folder, (".csv", ".npz"))
     names, landmarks = read_detections(path)
     visible = np.isfinite(landmarks).all(axis=-1)
-    points, seen = to_18_landmarks(landmarks, visible)
-    paths, refused = safe_paths.listed(names, functools.partial(image_path, folder))
+    table = LandmarkTable(names, landmarks, visible, np.full(len(names), np.nan), {})
+    return _image_folder(folder, f"detections:{folder.name}/{path.name}", table, ready=ready, margin=margin)
+
+
+def _image_folder(
+    folder: pathlib.Path, description: str, table: LandmarkTable, *, ready: bool | None, margin: int
+) -> LandmarkFaces:
+    points, seen = with_jaw(table.landmarks, table.visible)
+    paths, unsafe = safe_paths.listed(table.names, functools.partial(image_path, folder))
     return LandmarkFaces(
-        description=f"detections:{folder.name}/{path.name}",
-        names=names,
+        description=description,
+        names=table.names,
         paths=paths,
         landmarks=points,
         visible=seen,
-        yaw_deg=np.full(len(names), np.nan),
-        roi_boxes=roi_boxes_of_68(landmarks, visible),
+        yaw_deg=table.yaw_deg,
+        roi_boxes=roi_boxes_of_68(table.landmarks, table.visible),
         ready=ready,
         margin=margin,
-        problems=refused,
+        problems=unsafe | broken_lines(table.problems),
         root=folder,
     )
 
 
 def valid_points(landmarks: np.ndarray) -> np.ndarray:
-    """Landmarks [..., 2] -> bool [...]: both coordinates are finite and not the marker -1."""
+    """Whether both coordinates are finite and not -1, the mark of a missing point: [..., 2] -> bool [...]."""
     return np.isfinite(landmarks).all(axis=-1) & ~(landmarks == -1).any(axis=-1)
 
 
 def roi_boxes_of_68(landmarks: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """[N, 68, 2] -> crop boxes [N, 4] of the rows with all points; NaN for the rest, or for 21."""
+    """Crop boxes [N, 4] of landmarks [N, 68, 2]; NaN for rows with invisible points, and for other point counts."""
     boxes = np.full((len(landmarks), 4), np.nan, np.float32)
-    whole = visible.all(axis=1)
-    if landmarks.shape[1] == 68 and whole.any():
-        boxes[whole] = np.asarray(projection.roi_box_from_landmarks(np.float32(landmarks[whole])))
+    complete = visible.all(axis=1)
+    if landmarks.shape[1] == 68 and complete.any():
+        boxes[complete] = np.asarray(projection.roi_box_from_landmarks(np.float32(landmarks[complete])))
     return boxes
 
 
 def checked_folder(folder: os.PathLike | str) -> pathlib.Path:
-    """The folder's path. Raises SourceError if there is none."""
+    """Path of an existing folder. Raises SourceError if it does not exist."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder; give the one that holds the images")
@@ -133,9 +156,9 @@ def checked_folder(folder: os.PathLike | str) -> pathlib.Path:
 
 
 def image_path(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """Where an image of a table lies: in `images`, in the folder, or with .jpg added.
+    """Path of a table's image: in `images`, in the folder, or either with .jpg added.
 
-    Raises SkipFace where the name would lead out of the folder.
+    Raises SkipFace if the name leads out of the folder.
     """
     name = safe_paths.joined(folder, name).relative_to(folder).as_posix()
     candidates = [folder / "images" / name, folder / name, folder / "images" / f"{name}.jpg", folder / f"{name}.jpg"]
@@ -143,15 +166,15 @@ def image_path(folder: pathlib.Path, name: str) -> pathlib.Path:
     return next((path for path in candidates if os.path.isfile(path)), candidates[1])
 
 
-def _only_csv(folder: pathlib.Path, suffixes: tuple[str, ...] = (".csv",)) -> pathlib.Path:
-    found = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
+def _only_table(folder: pathlib.Path, suffixes: tuple[str, ...] = (".csv",)) -> pathlib.Path:
+    paths = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
+    if len(paths) != 1:
+        names = ", ".join(path.name for path in paths) or "none"
         raise SourceError(
-            f"{folder}: expected one {' or '.join(suffixes)} with the landmarks, found"
-            f" {names}; name it with --landmarks"
+            f"{folder}: expected one {' or '.join(suffixes)} with the landmarks, found {names};"
+            " name it with --landmarks"
         )
-    return found[0]
+    return paths[0]
 
 
 def _point_count(header: list[str]) -> int:

@@ -1,11 +1,9 @@
 """Faces <-> ArrayRecord shards of serialized tf.train.Example.
 
-Numbers are stored as float lists, the name as UTF-8 bytes, the image as an encoded JPEG (BGR on
-both sides of this module; RGB inside the file, as everywhere). TensorFlow is imported for reading alone, on
-use, and keeps to the CPU: the accelerator belongs to JAX.
+Numbers are stored as float lists, the name as UTF-8 bytes, the image as a JPEG. Images are BGR on both sides of this
+module; the JPEG is RGB, as usual. TensorFlow is imported on use and only for reading. It uses the CPU alone, because
+the accelerator belongs to JAX.
 """
-
-from __future__ import annotations
 
 import contextlib
 import os
@@ -20,14 +18,14 @@ from data_pipelines.storage.manifest import Face
 from data_pipelines.storage.tf_example import example_bytes
 
 JPEG_QUALITY = 95
-# One record a chunk: any record is read without its neighbours. A JPEG does not get smaller by compression.
+# One record a chunk, so that a record is read without its neighbours. Compression does not shrink a JPEG.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 def tensorflow_on_cpu() -> Any:
-    """The tensorflow module, with accelerators hidden from it and its start-up chatter off."""
+    """Imports TensorFlow with accelerators hidden and start-up logs off. Raises ImportError, with what to install."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing here uses it; it logs two lines
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # unused here, and it logs two lines
     try:
         import tensorflow as tf
     except ImportError:
@@ -35,20 +33,19 @@ def tensorflow_on_cpu() -> Any:
             "format array_record needs TensorFlow: pip install tensorflow-cpu array-record, or"
             " prepare the data with --format=arrays, which needs NumPy alone"
         ) from None
-    try:
+    # RuntimeError: the caller has started TensorFlow already, with its own devices.
+    with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
-    except RuntimeError:  # TensorFlow was started before by the caller, with its own devices
-        pass
     return tf
 
 
 def shard_name(shard: int, shards: int) -> str:
-    """`data-00000-of-00008.array_record`."""
+    """File name of a shard: `data-00000-of-00008.array_record`."""
     return f"data-{shard:05d}-of-{shards:05d}.array_record"
 
 
 def encode_face(face: Face) -> bytes:
-    """One row -> a serialized tf.train.Example."""
+    """Serialized tf.train.Example of one row."""
     features: dict[str, bytes | np.ndarray] = {}
     for name, value in face.items():
         if name == "image":
@@ -79,22 +76,23 @@ def shard_writer(path: os.PathLike | str) -> Iterator[Callable[[bytes], Any]]:
 
 
 def open_shards(paths: Sequence[pathlib.Path]) -> Any:
-    """The shards as one random-access source of records (`__len__`, `__getitems__`)."""
+    """Random-access source of the records of all shards (`__len__`, `__getitem__`)."""
     from array_record.python import array_record_data_source
 
     return array_record_data_source.ArrayRecordDataSource([os.fspath(path) for path in paths])
 
 
-def parse_batch(tf: Any, serialized: Any, fields: Mapping[str, Mapping[str, Any]], *, at_a_time: int) -> dict[str, Any]:
-    """Serialized examples -> arrays. For a `tf.function`.
+def parse_batch(tf: Any, serialized: Any, fields: Mapping[str, Mapping[str, Any]], *, parallel: int) -> dict[str, Any]:
+    """Parses serialized examples; for use inside a `tf.function`.
 
     Args:
-      tf: the module of `tensorflow_on_cpu`. serialized: string tensor [b].
-      fields: the manifest's, or a part of it: only those are parsed.
-      at_a_time: faces decoded side by side. One where batches are: that is 1.5 % faster.
+      tf: the module that `tensorflow_on_cpu` returns.
+      serialized: string tensor [b].
+      fields: "fields" of the manifest, or those of them to parse.
+      parallel: faces decoded in parallel. 1 is 1.5 % faster where batches are parsed in parallel.
 
     Returns:
-      {field: tensor [b, ...]}, images RGB uint8.
+      {field: tensor [b, ...]}, images uint8 RGB.
     """
     spec = {
         name: tf.io.FixedLenFeature([], tf.string)
@@ -106,11 +104,11 @@ def parse_batch(tf: Any, serialized: Any, fields: Mapping[str, Mapping[str, Any]
         return tf.io.parse_example(serialized, spec)
     side = fields["image"]["shape"][0]
 
-    def one(record):
+    def parse_one(record):
         face = tf.io.parse_single_example(record, spec)
-        # Reads PNG as well; `decode_image` looks at the format first and is slower.
+        # Decodes PNG as well; `decode_image` detects the format first and is slower.
         face["image"] = tf.ensure_shape(tf.io.decode_jpeg(face["image"], channels=3), [side, side, 3])
         return face
 
-    kinds = {name: tf.uint8 if name == "image" else spec[name].dtype for name in fields}
-    return tf.map_fn(one, serialized, fn_output_signature=kinds, parallel_iterations=at_a_time)
+    dtypes = {name: tf.uint8 if name == "image" else spec[name].dtype for name in fields}
+    return tf.map_fn(parse_one, serialized, fn_output_signature=dtypes, parallel_iterations=parallel)

@@ -1,6 +1,4 @@
-"""SHA-256 of the files of a prepared folder: written into its manifest, checked on demand."""
-
-from __future__ import annotations
+"""SHA-256 of the files of a prepared folder: stored in its manifest, verified on demand."""
 
 import hashlib
 import json
@@ -11,16 +9,17 @@ from typing import Any
 
 FILES, DIGEST = "files", "sha256"
 _CHUNK = 1 << 20
+_CHANGED = "its content changed (SHA-256 differs)"
 
 
 def describe_files(folder: os.PathLike | str) -> dict[str, dict[str, Any]]:
-    """Every file of a folder but hidden ones: {name: {"bytes": size, "sha256": hex}}."""
+    """{name: {"bytes": size, "sha256": hex}} of every file of a folder but hidden ones."""
     paths = sorted(path for path in pathlib.Path(folder).iterdir() if not path.name.startswith("."))
     return {path.name: {"bytes": path.stat().st_size, DIGEST: file_digest(path)} for path in paths}
 
 
 def file_digest(path: os.PathLike | str, progress: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a file, hex; `progress` is called with the bytes of each piece."""
+    """SHA-256 of a file, hex. `progress` is called with the bytes of each piece read."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(_CHUNK):
@@ -31,31 +30,31 @@ def file_digest(path: os.PathLike | str, progress: Callable[[int], None] | None 
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of all the manifest says, itself left out."""
+    """SHA-256 of a manifest without its own digest, hex."""
     rest = {key: value for key, value in manifest.items() if key != DIGEST}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def wrong_sizes(folder: pathlib.Path, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """{file: what is wrong} of files that are missing or of another size than the manifest says; fast."""
+    """{file: problem} of files that are missing or whose size differs from the manifest; reads no content."""
     problems = {}
-    for name, wanted in manifest.get(FILES, {}).items():
+    for name, listed in manifest[FILES].items():
         path = folder / name
         if not path.is_file():
             problems[name] = "missing"
-        elif path.stat().st_size != wanted["bytes"]:
-            problems[name] = f"{path.stat().st_size} bytes, the manifest says {wanted['bytes']}"
+        elif path.stat().st_size != listed["bytes"]:
+            problems[name] = f"{path.stat().st_size} bytes, the manifest lists {listed['bytes']}"
     return problems
 
 
 def wrong_content(
     folder: pathlib.Path, manifest: Mapping[str, Any], progress: Callable[[int], None] | None = None
 ) -> dict[str, str]:
-    """{file: what is wrong} of every file that is not what was prepared, the manifest itself included."""
+    """{file: problem} of every file that differs from what was prepared, the manifest included."""
     problems = wrong_sizes(folder, manifest)
-    for name, wanted in manifest.get(FILES, {}).items():
-        if name not in problems and file_digest(folder / name, progress) != wanted[DIGEST]:
-            problems[name] = "its content changed (SHA-256 differs)"
-    if DIGEST in manifest and manifest_digest(manifest) != manifest[DIGEST]:
-        problems["manifest.json"] = "its content changed (SHA-256 differs)"
+    for name, listed in manifest[FILES].items():
+        if name not in problems and file_digest(folder / name, progress) != listed[DIGEST]:
+            problems[name] = _CHANGED
+    if manifest_digest(manifest) != manifest[DIGEST]:
+        problems["manifest.json"] = _CHANGED
     return problems

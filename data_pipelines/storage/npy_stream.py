@@ -1,9 +1,7 @@
-"""`.npy` files written and read in pieces: memory stays flat whatever their size.
+"""`.npy` files written and read in pieces, so that memory use does not depend on their size.
 
-A memory map would do, but the pages it touches count as the process's memory until the system wants them.
+A memory map would not do: the pages it touches count as memory of the process until the system reclaims them.
 """
-
-from __future__ import annotations
 
 import os
 import pathlib
@@ -16,10 +14,12 @@ _CHUNK_BYTES = 1 << 23
 
 
 class NpyAppender:
-    """A `.npy` that grows row by row; `close` writes the number of rows into its header.
+    """A `.npy` file that grows row by row; `close` writes the number of rows into its header.
 
     Args:
-      path: the file. shape: of one row. dtype: of the rows.
+      path: the file.
+      shape: shape of one row.
+      dtype: dtype of the rows.
     """
 
     def __init__(self, path: os.PathLike | str, shape: tuple[int, ...], dtype: Any):
@@ -28,16 +28,16 @@ class NpyAppender:
         self._start = self._write_header(0)
 
     def append(self, row: np.ndarray) -> None:
-        """Adds one row. Raises ValueError if its shape or dtype is another one."""
+        """Appends a row. Raises ValueError if its shape or dtype differs from the file's."""
         if row.shape != self._shape or row.dtype != self._dtype:
             raise ValueError(f"a row is {row.dtype} {list(row.shape)}, expected {self._dtype} {list(self._shape)}")
         self._file.write(np.ascontiguousarray(row).data)
         self._count += 1
 
     def close(self) -> None:
-        """Completes the file."""
+        """Completes the header and closes the file."""
         self._file.seek(0)
-        if self._write_header(self._count) != self._start:  # NumPy leaves room for the first axis to grow
+        if self._write_header(self._count) != self._start:  # NumPy reserves room for the first axis to grow
             raise ValueError("the header of the .npy changed its length")
         self._file.close()
 
@@ -53,7 +53,7 @@ def _write_header(file: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 
 def write(path: os.PathLike | str, shape: tuple, dtype: Any, parts: Iterable[np.ndarray]) -> None:
-    """Arrays `parts`, concatenated along axis 0, -> one `.npy` of a known shape, a few megabytes at a time."""
+    """Writes arrays, concatenated along axis 0, as one `.npy` of known shape, a few megabytes at a time."""
     dtype = np.dtype(dtype)
     with open(path, "wb") as file:
         _write_header(file, tuple(shape), dtype)
@@ -64,19 +64,12 @@ def write(path: os.PathLike | str, shape: tuple, dtype: Any, parts: Iterable[np.
 
 
 def read_in_pieces(path: pathlib.Path) -> Iterator[np.ndarray]:
-    """The rows of a `.npy` that this program wrote, a few megabytes at a time."""
+    """Rows of a `.npy` written by this program, a few megabytes at a time."""
     with open(path, "rb") as file:
-        shape, dtype = header(file)
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         row = int(np.prod(shape[1:], dtype=np.int64))
         step = max(1, _CHUNK_BYTES // max(1, row * dtype.itemsize))
         for start in range(0, shape[0], step):
             count = min(step, shape[0] - start)
             yield np.fromfile(file, dtype, count * row).reshape(count, *shape[1:])
-
-
-def header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of an open `.npy`, which is left at its first row."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    return shape, dtype

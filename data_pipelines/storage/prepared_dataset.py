@@ -1,10 +1,8 @@
-"""The prepared data set: a folder of ready crops that training reads with random access.
+"""Prepared data set: a folder of crops that training reads with random access.
 
-Format "arrays" is one memory-mapped `<field>.npy` a field and needs NumPy alone; format "array_record"
-is shards `data-XXXXX-of-YYYYY.array_record`. The fields are described in `manifest.py`.
+Format "arrays" has one memory-mapped `<field>.npy` per field and needs NumPy alone. Format "array_record" has shards
+`data-XXXXX-of-YYYYY.array_record`. `storage.manifest` describes the fields.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import os
@@ -27,26 +25,13 @@ from data_pipelines.storage.manifest import (
     write_manifest,
 )
 
-__all__ = [
-    "CROP_SIZE",
-    "MANIFEST",
-    "PreparedError",
-    "PreparedSet",
-    "build_manifest",
-    "field_specs",
-    "open_prepared",
-    "verify",
-    "write_arrays",
-    "write_manifest",
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class PreparedSet:
     """An opened prepared folder.
 
     Attributes:
-      folder: where it lies.
+      folder: its path.
       manifest: the parsed manifest.json.
       kind: "annotated" or "wild".
       format: "arrays" or "array_record".
@@ -72,7 +57,7 @@ class PreparedSet:
         """Pixels stored around the 120-pixel crop on each side."""
         return (self.image_size - CROP_SIZE) // 2
 
-    def first(self, limit: int) -> PreparedSet:
+    def first(self, limit: int) -> "PreparedSet":
         """The set cut to its first `limit` faces; 0 means all."""
         return dataclasses.replace(self, count=min(limit or self.count, self.count))
 
@@ -86,16 +71,16 @@ def write_arrays(
     skipped: Mapping[str, int] | None = None,
     **extras: Any,
 ) -> pathlib.Path:
-    """Writes a prepared folder of format "arrays" in one go, atomically.
+    """Writes a prepared folder of format "arrays" atomically.
 
     Args:
-      folder: the folder to make; an older prepared folder of the same kind and source there is replaced.
+      folder: the folder to make; a prepared folder of the same kind and source there is replaced.
       kind: "annotated" or "wild".
-      arrays: field -> [count, ...]; every field of the kind (see the module), more are allowed.
-        Memory-mapped arrays are copied in slices, so memory stays flat.
-      source: what the faces were made from, for the reader of the manifest.
-      skipped: reason -> count of what could not be used.
-      **extras: added to the manifest (alpha_mean, alpha_std, a seed ...).
+      arrays: field -> [count, ...], every field of the kind (`storage.manifest`) and possibly more. Memory-mapped
+        arrays are copied in slices, so that memory use stays constant.
+      source: description of the faces' origin, for the manifest.
+      skipped: reason -> number of faces that could not be used.
+      **extras: added to the manifest, such as alpha_mean, alpha_std or a seed.
 
     Returns:
       The folder's path.
@@ -128,9 +113,9 @@ def write_arrays(
 
 
 def check_replaceable(folder: pathlib.Path, kind: str | None = None, source: str | None = None) -> None:
-    """Raises PreparedError if `folder` exists and is neither empty nor a prepared folder and nothing else.
+    """Raises PreparedError unless `folder` is missing, empty, or a prepared folder without other files.
 
-    With `kind` and `source`: nor one made from something else, which may be the work of a day.
+    With `kind` and `source`, a set of another kind or source is refused too: making it may have taken a day.
     """
     if folder.exists() and not folder.is_dir():
         raise PreparedError(f"{folder}: is a file; give the name of a folder to make")
@@ -140,27 +125,27 @@ def check_replaceable(folder: pathlib.Path, kind: str | None = None, source: str
     if not (folder / MANIFEST).is_file():
         raise PreparedError(f"{folder}: exists and holds other files; choose another folder")
     try:
-        found = manifests.read_manifest(folder)
+        manifest = manifests.read_manifest(folder)
     except PreparedError:
         raise PreparedError(
-            f"{folder / MANIFEST}: not that of a prepared data set, so what lies there is not touched;"
+            f"{folder / MANIFEST}: not the manifest of a prepared data set, so the folder is not replaced;"
             " choose another folder, or remove this one"
         ) from None
-    others = [name for name in names if name != MANIFEST and name not in found.get(checksums.FILES, names)]
+    others = [name for name in names if name != MANIFEST and name not in manifest[checksums.FILES]]
     if others:
         raise PreparedError(
-            f"{folder}: holds files that are none of its prepared data set's"
-            f" ({', '.join(others[:5])}); choose another folder"
+            f"{folder}: holds files that do not belong to its prepared data set ({', '.join(others[:5])});"
+            " choose another folder"
         )
-    if source is not None and (found["kind"], found.get("source")) != (kind, source):
+    if source is not None and (manifest["kind"], manifest["source"]) != (kind, source):
         raise PreparedError(
-            f"{folder}: holds another prepared set ({found['kind']} faces, {found.get('source')},"
-            f" {found['count']} faces); remove it or choose another folder"
+            f"{folder}: holds another prepared set ({manifest['kind']} faces, {manifest['source']},"
+            f" {manifest['count']} faces); remove it or choose another folder"
         )
 
 
 def move_into_place(staging: pathlib.Path, folder: pathlib.Path) -> None:
-    """Renames a finished staging folder to its final name, replacing an older prepared folder."""
+    """Renames a finished staging folder to its final name, replacing a prepared folder there."""
     if not folder.exists():
         os.rename(staging, folder)
         return
@@ -172,15 +157,15 @@ def move_into_place(staging: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def open_prepared(folder: os.PathLike | str, *, kind: str | None = None) -> PreparedSet:
-    """Opens a prepared folder and checks that it is whole.
+    """Opens a prepared folder and checks that it is complete.
 
     Args:
       folder: a folder written by `scripts.prepare_data` or `write_arrays`.
-      kind: if given, the kind the caller needs.
+      kind: the kind the caller needs; default: any.
 
     Raises:
-      PreparedError: no such folder, no or broken manifest, another kind, a file missing or of
-        another shape than the manifest says. The message names the folder and the command.
+      PreparedError: the folder or its manifest is missing or broken, the kind differs, or a file is missing or does
+        not fit the manifest. The message names the folder and the command that prepares it.
     """
     folder = pathlib.Path(folder)
     manifest = manifests.read_manifest(folder)
@@ -190,43 +175,30 @@ def open_prepared(folder: os.PathLike | str, *, kind: str | None = None) -> Prep
             f" another folder or prepare one: {PREPARE_COMMAND.format(folder='NEW_FOLDER')}"
         )
     manifests.check_fields(manifest["kind"], manifest["fields"], where=str(folder / MANIFEST))
+    again = f"prepare it again: {PREPARE_COMMAND.format(folder=folder)}"
     arrays, shards = {}, ()
     if manifest["format"] == "arrays":
-        arrays = {name: _open_field(folder, manifest, name) for name in manifest["fields"]}
+        arrays = {name: _open_field(folder, manifest, name, again) for name in manifest["fields"]}
     else:
-        shards = _find_shards(folder, manifest)
+        shards = tuple(folder / str(name) for name in manifest.get("shards", ()))
+        missing = [path.name for path in shards if not path.is_file()]
+        if missing or not shards:
+            listed = ", ".join(missing) or "none is listed in the manifest"
+            raise PreparedError(f"{folder}: shards missing: {listed}; {again}")
     if problems := checksums.wrong_sizes(folder, manifest):
-        raise PreparedError(f"{_told(folder, problems)}; prepare it again: {PREPARE_COMMAND.format(folder=folder)}")
-    return PreparedSet(
-        folder=folder,
-        manifest=manifest,
-        kind=manifest["kind"],
-        format=manifest["format"],
-        count=manifest["count"],
-        image_size=manifest["image_size"],
-        fields=manifest["fields"],
-        arrays=arrays,
-        shards=shards,
-    )
+        raise PreparedError(f"{_listed(folder, problems)}; {again}")
+    same = {name: manifest[name] for name in ("kind", "format", "count", "image_size", "fields")}
+    return PreparedSet(folder=folder, manifest=manifest, arrays=arrays, shards=shards, **same)
 
 
 def verify(folder: os.PathLike | str, progress: Callable[[int, int], None] | None = None) -> PreparedSet:
-    """Opens a prepared folder and compares every byte of it with its manifest's hashes.
+    """Opens a prepared folder and compares every byte with the hashes of its manifest.
 
-    Args:
-      progress: called with (bytes looked at, all of them).
-
-    Raises:
-      PreparedError: as `open_prepared`; files changed (named); or it was prepared before there were hashes.
+    `progress` is called with (bytes read, total bytes). Raises PreparedError as `open_prepared`, or with the names of
+    all files that changed.
     """
     opened = open_prepared(folder)
-    files = opened.manifest.get(checksums.FILES, {})
-    if not files:
-        raise PreparedError(
-            f"{folder}: its manifest has no hashes, an older version of this program wrote it; to"
-            f" have them: {PREPARE_COMMAND.format(folder='NEW_FOLDER')}"
-        )
-    total, seen = sum(entry["bytes"] for entry in files.values()), 0
+    total, seen = sum(entry["bytes"] for entry in opened.manifest[checksums.FILES].values()), 0
 
     def show(count: int) -> None:
         nonlocal seen
@@ -236,18 +208,17 @@ def verify(folder: os.PathLike | str, progress: Callable[[int, int], None] | Non
 
     if problems := checksums.wrong_content(opened.folder, opened.manifest, show):
         raise PreparedError(
-            f"{_told(opened.folder, problems)}; prepare it again: {PREPARE_COMMAND.format(folder=folder)}"
+            f"{_listed(opened.folder, problems)}; prepare it again: {PREPARE_COMMAND.format(folder=folder)}"
         )
     return opened
 
 
-def _told(folder: pathlib.Path, problems: Mapping[str, str]) -> str:
+def _listed(folder: pathlib.Path, problems: Mapping[str, str]) -> str:
     return "; ".join(f"{folder / name}: {text}" for name, text in problems.items())
 
 
-def _open_field(folder: pathlib.Path, manifest: Mapping[str, Any], name: str) -> np.ndarray:
+def _open_field(folder: pathlib.Path, manifest: Mapping[str, Any], name: str, again: str) -> np.ndarray:
     path = folder / f"{name}.npy"
-    again = f"prepare the folder again: {PREPARE_COMMAND.format(folder=folder)}"
     if not path.is_file():
         raise PreparedError(f"{path}: missing; {again}")
     try:
@@ -255,21 +226,10 @@ def _open_field(folder: pathlib.Path, manifest: Mapping[str, Any], name: str) ->
     except (ValueError, OSError, EOFError) as error:
         raise PreparedError(f"{path}: not a readable .npy file ({error}); {again}") from None
     spec = manifest["fields"][name]
-    wanted = (manifest["count"], *spec["shape"])
-    if array.shape != wanted or manifests.dtype_name(array) != spec["dtype"]:
+    expected = (manifest["count"], *spec["shape"])
+    if array.shape != expected or manifests.dtype_name(array) != spec["dtype"]:
         raise PreparedError(
-            f"{path}: {manifests.dtype_name(array)} {list(array.shape)}, the manifest says"
-            f" {spec['dtype']} {list(wanted)}; {again}"
+            f"{path}: {manifests.dtype_name(array)} {list(array.shape)}, the manifest lists"
+            f" {spec['dtype']} {list(expected)}; {again}"
         )
     return array
-
-
-def _find_shards(folder: pathlib.Path, manifest: Mapping[str, Any]) -> tuple[pathlib.Path, ...]:
-    shards = tuple(folder / str(name) for name in manifest.get("shards", ()))
-    missing = [path.name for path in shards if not path.is_file()]
-    if missing or not shards:
-        raise PreparedError(
-            f"{folder}: shards missing: {', '.join(missing) or 'none is listed in the manifest'};"
-            f" prepare it again: {PREPARE_COMMAND.format(folder=folder)}"
-        )
-    return shards

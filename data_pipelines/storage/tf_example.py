@@ -1,11 +1,9 @@
-"""tf.train.Example as bytes, without TensorFlow: importing it takes each worker seconds and half a gigabyte.
+"""Serialization of tf.train.Example without TensorFlow, whose import takes each worker seconds and half a gigabyte.
 
 The message is Example{1: Features{1: map<string, Feature>}}, Feature{1: BytesList | 2: FloatList}, each list
-{1: values}, in protobuf's wire format (https://protobuf.dev/programming-guides/encoding/), the map in order of its
-keys: equal faces are equal bytes.
+{1: values}, in protobuf's wire format (https://protobuf.dev/programming-guides/encoding/). The map is sorted by key,
+so that equal faces give equal bytes.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 
@@ -15,7 +13,7 @@ _LENGTH_DELIMITED = 2
 
 
 def example_bytes(features: Mapping[str, bytes | np.ndarray]) -> bytes:
-    """{name: bytes, or float32 array of any shape} -> a serialized tf.train.Example."""
+    """Serialized tf.train.Example of {name: bytes, or float32 array of any shape}."""
     entries = b"".join(
         _field(1, _field(1, name.encode("utf-8")) + _field(2, _feature(features[name])))
         for name in sorted(features, key=str.encode)

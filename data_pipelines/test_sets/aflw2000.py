@@ -1,10 +1,8 @@
-"""AFLW2000-3D as a benchmark: whole-image ground truth, and the faces a network is shown.
+"""AFLW2000-3D as a test set: ground truth in whole images, and the inputs of a network.
 
-The folder holds name.jpg and name.mat (flat, or in `images`), optionally annotations.npz (name,
-roi_box, split, pts68, pts68_reannotated, yaw_deg) and fan_landmarks.csv; formats as in `mat_300w_lp`.
+The folder holds name.jpg and name.mat (flat, or in `images`), optionally annotations.npz (name, roi_box, split, pts68,
+pts68_reannotated, yaw_deg) and fan_landmarks.csv; formats as in `sources.mat_300w_lp`.
 """
-
-from __future__ import annotations
 
 import functools
 import os
@@ -16,25 +14,21 @@ import PIL.Image
 
 from data_pipelines.sources import alpha_from_mat
 from data_pipelines.sources.base import SkipFace, SourceError
-from data_pipelines.sources.mat_300w_lp import ANNOTATIONS, DETECTIONS, find_image, image_root, list_stems, read_mat
+from data_pipelines.sources.mat_300w_lp import (
+    ANNOTATIONS,
+    DETECTIONS,
+    find_image,
+    image_root,
+    list_stems,
+    read_annotations,
+    read_mat,
+)
 from data_pipelines.sources.safe_paths import check_inside
 from data_pipelines.test_sets.crops import CroppedFaces, cut_faces
 from twodal_jax.evaluation.nme_evaluation import GroundTruth
 from twodal_jax.evaluation.predictions import listed
 from twodal_jax.geometry import projection
-from twodal_jax.io import npy
 from twodal_jax.io.images import crop_face, read_image
-from twodal_jax.io.untrusted import BrokenFileError
-
-_TEXT, _NUMBER = "US", "fiu"  # NumPy's kinds
-# Of annotations.npz: the shape of an entry (None: any side), and its kind.
-_COLUMNS: dict[str, tuple[tuple[int | None, ...], str]] = {
-    "split": ((), _TEXT),
-    "roi_box": ((4,), _NUMBER),
-    "yaw_deg": ((), _NUMBER),
-    "pts68": ((3, 68), _NUMBER),
-    "pts68_reannotated": ((None, 68), _NUMBER),
-}
 
 
 def read_ground_truth(
@@ -43,12 +37,12 @@ def read_ground_truth(
     split: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[GroundTruth, list[str]]:
-    """Reads what predictions are measured against.
+    """Reads the ground truth that predictions are compared with.
 
-    An image without a usable .mat still counts for its landmarks where annotations.npz has them.
+    An image without a usable .mat still counts for its landmarks if annotations.npz has them.
 
     Returns:
-      The truth, and messages about images that are left out or lack a part.
+      The ground truth, and messages about images that are left out or incomplete.
 
     Raises:
       SourceError: the folder or the split does not exist, or no image has ground truth.
@@ -56,7 +50,7 @@ def read_ground_truth(
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder; give the one of AFLW2000-3D's .jpg and .mat files")
-    annotations = _read_annotations(folder / ANNOTATIONS)
+    annotations = read_annotations(folder / ANNOTATIONS)
     names = list_stems(image_root(folder))
     if split is not None:
         names = [name for name in names if annotations.get(name, {}).get("split") == split]
@@ -73,7 +67,7 @@ def read_ground_truth(
         if row is not None:
             rows.append({"key": name} | row)
         progress(done + 1, len(names))
-    problems = [f"{folder.name}: {listed(found)}: {reason}" for reason, found in gaps.items()]
+    problems = [f"{folder.name}: {listed(images)}: {reason}" for reason, images in gaps.items()]
     if not rows:
         raise SourceError(f"{folder}: no image with ground truth.\n" + "\n".join(problems))
     columns = {key: np.stack([row[key] for row in rows]) for key in rows[0] if key != "key"}
@@ -82,38 +76,16 @@ def read_ground_truth(
     return GroundTruth(name=folder.name, keys=[row["key"] for row in rows], **columns), problems
 
 
-def _read_annotations(path: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
-    """{name: row of the known columns}; empty without the file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = npy.read_npz(path)
-        names = [str(name) for name in np.atleast_1d(content["name"])]
-        columns = {key: np.atleast_1d(content[key]) for key in _COLUMNS if key in content}
-    except (BrokenFileError, KeyError) as error:
-        raise SourceError(f"{path}: not readable ({error}); it needs name and any of {', '.join(_COLUMNS)}") from None
-    for key, column in columns.items():
-        shape, kinds = (len(names), *_COLUMNS[key][0]), _COLUMNS[key][1]
-        fits = len(column.shape) == len(shape) and all(w in (None, s) for w, s in zip(shape, column.shape))
-        if not fits or column.dtype.kind not in kinds:
-            sides = ["2 or 3" if side is None else side for side in shape]
-            raise SourceError(
-                f"{path}: {key} is {column.dtype} {list(column.shape)}, expected"
-                f" {'numbers' if kinds == _NUMBER else 'texts'} {sides}"
-            )
-    return {name: {key: column[i] for key, column in columns.items()} for i, name in enumerate(names)}
-
-
 def _read_one(path: pathlib.Path, annotated: dict) -> tuple[dict | None, list[str]]:
-    """(row of the truth or None, what it lacks) of one image."""
+    """(row of the ground truth or None, what is missing) of one image."""
     reasons, mat, alpha = [], {}, None
     try:
         if not path.is_file():
             raise SkipFace("no .mat file")
         mat = read_mat(path)
-        alpha = alpha_from_mat.image_alpha(mat, inside_out=True)
+        alpha = alpha_from_mat.image_alpha(mat, allow_negative_scale=True)
     except SkipFace as skip:
-        reasons.append(f"{skip.reason}{f' ({skip.detail})' if skip.detail else ''}: nothing dense measured")
+        reasons.append(f"{skip.reason}{f' ({skip.detail})' if skip.detail else ''}: no dense errors")
     landmarks = mat.get("pt3d_68", annotated.get("pts68"))
     if landmarks is None or landmarks.shape != (3, 68) or not np.isfinite(landmarks).all():
         return None, [*reasons[:1], "left out: no true 68 landmarks (pt3d_68 of the .mat)"][-1:]
@@ -122,27 +94,23 @@ def _read_one(path: pathlib.Path, annotated: dict) -> tuple[dict | None, list[st
     if box is None:
         box = projection.roi_box_from_landmarks(landmarks)
     box = np.asarray(box, np.float32)
-    pose = np.ravel(mat["Pose_Para"]) if alpha is not None else None
-    yaw = annotated.get("yaw_deg", np.nan if pose is None else np.degrees(pose[1]))
+    yaw = annotated.get("yaw_deg", np.nan if alpha is None else np.degrees(np.ravel(mat["Pose_Para"])[1]))
     height = _image_height(path)
     if height is None and alpha is not None:
-        reasons.append("no readable image: nothing dense measured")
+        reasons.append("no readable image: no dense errors")
         alpha = None
-    crop = np.full(62, np.nan, np.float32)
-    if alpha is not None:
-        crop = alpha_from_mat.crop_alpha(alpha, box, height)
-    again = annotated.get("pts68_reannotated", np.full((2, 68), np.nan))
+    reannotated = annotated.get("pts68_reannotated", np.full((2, 68), np.nan))
     return {
         "landmarks68": landmarks,
-        "reannotated": alpha_from_mat.mat_points(np.asarray(again, np.float32)[:2].T),
+        "reannotated": alpha_from_mat.mat_points(np.asarray(reannotated, np.float32)[:2].T),
         "yaw_deg": np.float64(yaw),
         "roi_box": box,
-        "alpha": crop,
+        "alpha": np.full(62, np.nan, np.float32) if alpha is None else alpha_from_mat.crop_alpha(alpha, box, height),
     }, reasons
 
 
 def _image_height(mat_path: pathlib.Path) -> int | None:
-    """From the file's header alone."""
+    """Height in pixels, from the image file's header alone; None if there is no readable image."""
     path = find_image(mat_path)
     if path is None:
         return None
@@ -154,7 +122,7 @@ def _image_height(mat_path: pathlib.Path) -> int | None:
 
 
 def read_crop(folder: os.PathLike | str, name: str, roi_box: np.ndarray) -> np.ndarray | None:
-    """The crop [120, 120, 3] uint8 BGR of an image, None where it cannot be read."""
+    """Crop [120, 120, 3] uint8 BGR of an image, None if it cannot be read."""
     try:
         path = _image_path(pathlib.Path(folder), name)
         return crop_face(read_image(path), roi_box, margin=0)
@@ -179,18 +147,12 @@ def read_faces(
     empty: bool = False,
     authors_mouth: bool = False,
 ) -> tuple[CroppedFaces, list[str]]:
-    """The crops of all images of the truth, with detected landmarks; see `crops.cut_faces`.
+    """Crops of all images of the ground truth, with detected landmarks; see `crops.cut_faces`.
 
-    detected: default: fan_landmarks.csv where the folder has one. empty: no landmarks at all.
+    `detected` defaults to the folder's fan_landmarks.csv if it exists; `empty` gives no landmarks at all.
     """
     folder = pathlib.Path(folder)
     default = folder / DETECTIONS
     path = None if empty else detected or (default if default.is_file() else None)
-    return cut_faces(
-        truth.keys,
-        truth.roi_box,
-        functools.partial(_image_path, folder),
-        str(folder),
-        path,
-        authors_mouth=authors_mouth,
-    )
+    image_of = functools.partial(_image_path, folder)
+    return cut_faces(truth.keys, truth.roi_box, image_of, str(folder), path, authors_mouth=authors_mouth)

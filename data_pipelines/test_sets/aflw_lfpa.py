@@ -1,18 +1,16 @@
-"""Readers of AFLW (21 points) and AFLW-LFPA (34 points) as benchmarks."""
-
-from __future__ import annotations
+"""AFLW (21 points) and AFLW-LFPA (34 points) as test sets."""
 
 import functools
 import os
 import pathlib
 
 import numpy as np
+import PIL.Image
 
 from data_pipelines.sources import alpha_from_mat, safe_paths
 from data_pipelines.sources.base import roi_box_from_18, SkipFace, SourceError, to_18_landmarks
-from data_pipelines.sources.csv_table import read_columns, read_header
 from data_pipelines.sources.mat_300w_lp import read_mat
-from data_pipelines.sources.wild_csv import checked_folder, FILE_COLUMNS, image_path, valid_points, YAW_COLUMNS
+from data_pipelines.sources.wild_csv import checked_folder, image_path, read_landmark_table, valid_points
 from data_pipelines.test_sets.crops import CroppedFaces, cut_faces
 from twodal_jax.evaluation.predictions import image_key, listed
 from twodal_jax.evaluation.sparse import SparseTruth
@@ -26,31 +24,22 @@ _MIN_POINTS = 3
 
 
 def read_aflw(folder: os.PathLike | str) -> tuple[SparseTruth, list[str]]:
-    """A folder of images with landmarks21.csv (columns as in `wild`): 21 points, the visible ones count.
+    """Reads a folder of images with landmarks21.csv (columns as in `sources.wild_csv`): 21 points, if visible.
 
-    The normaliser is the box around the visible annotated landmarks. 120-pixel images are crops already;
-    others are cropped around their landmarks.
+    The normaliser is the box around the visible annotated landmarks. 120-pixel images are crops already; others are
+    cropped around their landmarks.
 
     Returns:
-      The truth, and messages about rows that are left out.
+      The ground truth, and messages about rows that are left out.
 
     Raises:
-      SourceError: no folder, no table, missing columns, or no usable row.
+      SourceError: the folder, the table or columns are missing, or no row is usable.
     """
     folder = checked_folder(folder)
     path = folder / LANDMARKS_21
-    header = read_header(path)
-    file_column = next((name for name in FILE_COLUMNS if name in header), FILE_COLUMNS[0])
-    yaw_column = [name for name in YAW_COLUMNS if name in header][:1]
-    xy = [f"{axis}{k}" for k in range(AFLW_POINTS) for axis in "xy"]
-    flags = [f"visible{k}" for k in range(AFLW_POINTS)] if "visible0" in header else []
-    names, numbers, broken = read_columns(path, file_column, [*xy, *flags, *yaw_column])
-    points = numbers[:, : 2 * AFLW_POINTS].reshape(-1, AFLW_POINTS, 2)
-    visible = valid_points(points)
-    if flags:
-        visible &= numbers[:, 2 * AFLW_POINTS : 3 * AFLW_POINTS] > 0.5
-    _, refused = safe_paths.listed(names, functools.partial(image_path, folder))
-    broken = {row: ": ".join(problem) for row, problem in refused.items()} | broken
+    names, points, visible, yaw, broken = read_landmark_table(path, AFLW_POINTS)
+    _, unsafe = safe_paths.listed(names, functools.partial(image_path, folder))
+    broken = {row: ": ".join(problem) for row, problem in unsafe.items()} | broken
     usable = ~np.isin(np.arange(len(names)), list(broken))
     kept = np.flatnonzero((visible.sum(axis=1) >= _MIN_POINTS) & usable)
     problems = [f"{folder.name}: left out: {reason}" for reason in list(broken.values())[:10]]
@@ -60,7 +49,6 @@ def read_aflw(folder: os.PathLike | str) -> tuple[SparseTruth, list[str]]:
     if not len(kept):
         raise SourceError(f"{path}: no row with {_MIN_POINTS} visible landmarks")
     points, visible = np.where(visible[..., None], points, 0.0)[kept], visible[kept]
-    yaw = numbers[kept, -1] if yaw_column else np.full(len(kept), np.nan)
     crop = np.array([0.0, 0.0, projection.CROP_SIZE, projection.CROP_SIZE], np.float32)
     boxes = []
     for row, i in enumerate(kept):
@@ -73,20 +61,20 @@ def read_aflw(folder: os.PathLike | str) -> tuple[SparseTruth, list[str]]:
         visible=visible,
         size=_box_size(points, visible),
         normaliser="sqrt(w h) of the box around the visible annotated landmarks",
-        yaw_deg=yaw.astype(np.float64),
+        yaw_deg=yaw[kept].astype(np.float64),
         roi_box=np.stack(boxes),
     )
     return truth, problems
 
 
 def read_lfpa(folder: os.PathLike | str) -> tuple[SparseTruth, list[str]]:
-    """AFLW-LFPA: TestImages/1.jpg ..., Landmark.mat (`phisT`, rows of 34 x, 34 y, 34 mask) and
-    BoundingBox.mat (`bboxesT`, rows of x, y, w, h), whose size is the normaliser.
+    """Reads AFLW-LFPA: TestImages/1.jpg ..., Landmark.mat and BoundingBox.mat.
 
-    Which value of the mask means visible is not documented; it is read off the data (`_mask_is_visible`).
+    `phisT` of Landmark.mat has rows of 34 x, 34 y, 34 mask; `bboxesT` of BoundingBox.mat has rows of x, y, w, h, and
+    its size is the normaliser. The mask's polarity is undocumented and is inferred from the data (`_mask_is_visible`).
 
     Returns:
-      The truth, and messages: how the mask was read, and rows that are left out.
+      The ground truth, and messages: the mask's polarity, and rows that are left out.
 
     Raises:
       SourceError: a file is missing or of another form, or no row is usable.
@@ -100,10 +88,10 @@ def read_lfpa(folder: os.PathLike | str) -> tuple[SparseTruth, list[str]]:
     valid = valid_points(points)
     points = np.where(valid[..., None], alpha_from_mat.mat_points(points), points)
     mask = rows[:, 2 * LFPA_POINTS :] > 0.5
-    shown = _mask_is_visible(points, valid, mask)
-    visible = valid & (mask if shown else ~mask)
+    one_is_visible = _mask_is_visible(points, valid, mask)
+    visible = valid & (mask if one_is_visible else ~mask)
     kept = np.flatnonzero((visible.sum(axis=1) >= _MIN_POINTS) & (boxes[:, 2:] > 0).all(axis=1))
-    problems = [f"{folder.name}: mask {int(shown)} means visible, judged by the far side of turned faces"]
+    problems = [f"{folder.name}: mask {int(one_is_visible)} means visible, inferred from the far side of turned faces"]
     left_out = [str(i + 1) for i in range(len(rows)) if i not in set(kept)]
     if left_out:
         problems.append(f"{folder.name}: {listed(left_out)}: left out: too few visible landmarks, or no box")
@@ -125,17 +113,17 @@ def read_lfpa(folder: os.PathLike | str) -> tuple[SparseTruth, list[str]]:
 
 
 def _mask_is_visible(points: np.ndarray, valid: np.ndarray, mask: np.ndarray) -> bool:
-    """Whether mask 1 means visible: hidden landmarks lie on the side a turned face looks to.
+    """Whether mask 1 means visible: hidden landmarks are on the side a turned face is directed to.
 
-    There the nose tip stands out from the middle of all landmarks. Every face with both kinds of mask
-    votes, weighted by how far it is turned; without a vote, 1 means visible.
+    On that side the nose tip is offset from the median of all landmarks. Every face with both mask values votes,
+    weighted by this offset; without votes, 1 means visible.
     """
     votes = 0.0
     for face, ok, ones in zip(points, valid, mask):
         if not ok[_NOSE_TIP] or not (ok & ones).any() or not (ok & ~ones).any():
             continue
-        turned = face[_NOSE_TIP, 0] - np.median(face[ok, 0])
-        votes += turned * np.sign(face[ok & ~ones, 0].mean() - face[ok & ones, 0].mean())
+        offset = face[_NOSE_TIP, 0] - np.median(face[ok, 0])
+        votes += offset * np.sign(face[ok & ~ones, 0].mean() - face[ok & ones, 0].mean())
     return bool(votes >= 0)
 
 
@@ -158,8 +146,6 @@ def _box_size(points: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 
 def _is_crop(path: pathlib.Path) -> bool:
-    import PIL.Image
-
     try:
         with PIL.Image.open(path) as image:
             return image.size == (projection.CROP_SIZE, projection.CROP_SIZE)
@@ -168,10 +154,12 @@ def _is_crop(path: pathlib.Path) -> bool:
 
 
 def lfpa_image(folder: pathlib.Path, key: str) -> pathlib.Path:
+    """Path of an image of AFLW-LFPA."""
     return folder / LFPA_IMAGES / f"{key}.jpg"
 
 
 def aflw_image(folder: pathlib.Path, key: str) -> pathlib.Path:
+    """Path of an image of AFLW."""
     return image_path(folder, f"{key}.jpg")
 
 
@@ -183,12 +171,10 @@ def read_faces(
     *,
     authors_mouth: bool = False,
 ) -> tuple[CroppedFaces, list[str]]:
-    """The crops of all images, with landmarks of a detections file if given; see `crops.cut_faces`.
+    """Crops of all images, with the landmarks of a detections file if given; see `crops.cut_faces`.
 
-    Without one, heatmaps are empty: the annotated landmarks are the answer and are not shown.
-    image_of: (folder, key) -> path.
+    Without detections the heatmaps are empty: the annotated landmarks are the ground truth and must not be an input.
+    `image_of` is a function (folder, key) -> path.
     """
-    folder = pathlib.Path(folder)
-    return cut_faces(
-        truth.keys, truth.roi_box, lambda key: image_of(folder, key), str(folder), detected, authors_mouth=authors_mouth
-    )
+    paths = functools.partial(image_of, pathlib.Path(folder))
+    return cut_faces(truth.keys, truth.roi_box, paths, str(folder), detected, authors_mouth=authors_mouth)

@@ -1,6 +1,4 @@
-"""The faces of a benchmark a network is shown: crops by given boxes, and detected landmarks."""
-
-from __future__ import annotations
+"""Inputs of a network for a test set: crops by given boxes, and detected landmarks."""
 
 import dataclasses
 import os
@@ -17,11 +15,12 @@ from twodal_jax.io.images import crop_face, read_image
 
 @dataclasses.dataclass(frozen=True)
 class CroppedFaces:
-    """What a network is shown.
+    """Inputs of a network.
 
     Attributes:
-      rows: [n] int, the images' places in the ground truth.
-      image: [n, 120, 120, 3] uint8 BGR, the crops. detected: [n, 18, 2] crop pixels.
+      rows: [n] int, indices of the images in the ground truth.
+      image: [n, 120, 120, 3] uint8 BGR, the crops.
+      detected: [n, 18, 2], crop pixels.
       detected_visible: [n, 18], 0 where a landmark was not detected.
     """
 
@@ -40,22 +39,23 @@ def cut_faces(
     *,
     authors_mouth: bool = False,
 ) -> tuple[CroppedFaces, list[str]]:
-    """The crops of images that can be read, with their detected landmarks.
+    """Crops of all readable images, with their detected landmarks.
 
     Args:
-      keys: names of the images. roi_box: [n, 4], image pixels. image_of: key -> path; may raise SkipFace.
-      source: for messages. detected: a detections file in pixels of the 120-pixel crops; None: no landmarks.
-      authors_mouth: see `sources.registry.base.to_18_landmarks`.
+      keys: names of the images.
+      roi_box: [n, 4], image pixels.
+      image_of: key -> path; may raise SkipFace.
+      source: named in messages.
+      detected: a detections file in pixels of the 120-pixel crops; None: no landmarks.
+      authors_mouth: see `sources.base.to_18_landmarks`.
 
     Returns:
-      The faces, and messages about images that could not be read or have no landmarks.
+      The faces, and messages about images that are unreadable or have no landmarks.
 
     Raises:
-      SourceError: no image can be read.
+      SourceError: no image is readable.
     """
-    found = detections.detections_by_stem(detected) if detected else {}
-    nothing = np.full((detections.NUM_POINTS, 2), np.nan, np.float32)
-    rows, crops, points, broken, without = [], [], [], {}, []
+    rows, crops, broken = [], [], {}
     for row, key in enumerate(keys):
         try:
             crops.append(crop_face(read_image(image_of(key)), roi_box[row], margin=0))
@@ -63,14 +63,12 @@ def cut_faces(
             broken.setdefault(skip.reason, []).append(key)
             continue
         rows.append(row)
-        points.append(found.get(key, nothing))
-        if found and np.isnan(points[-1]).all():
-            without.append(key)
     if not rows:
         raise SourceError(f"{source}: no image could be read")
     problems = [f"{listed(names)}: {reason}" for reason, names in broken.items()]
-    if without:
-        problems.append(f"{listed(without)}: no detected landmarks, shown with an empty heatmap")
-    points = np.stack(points)
+    points = detections.landmarks_by_name(detected, [keys[row] for row in rows])
+    without = [keys[row] for row, face in zip(rows, points) if np.isnan(face).all()]
+    if detected and without:
+        problems.append(f"{listed(without)}: no detected landmarks, the network gets an empty heatmap")
     landmarks, visible = to_18_landmarks(points, np.isfinite(points).all(axis=-1), authors_mouth=authors_mouth)
     return CroppedFaces(np.array(rows), np.stack(crops), landmarks, visible), problems

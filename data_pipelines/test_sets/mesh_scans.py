@@ -1,6 +1,4 @@
-"""Scans of heads as triangle meshes: OBJ (by trimesh) and VRML 2.0 (`.wrl`), as Florence ships them."""
-
-from __future__ import annotations
+"""Head scans as triangle meshes, in Florence's formats: OBJ (with trimesh) and VRML 2.0 (`.wrl`)."""
 
 import os
 import pathlib
@@ -17,11 +15,12 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 
 class Scan(NamedTuple):
-    """A head.
+    """A head scan.
 
     Attributes:
       vertices: [N, 3] float64, the file's unit (Florence: millimetres), y up, facing +z.
-      triangles: [T, 3] int, 0-based. colours: [N, 3] float32 BGR from 0 to 1.
+      triangles: [T, 3] int, 0-based.
+      colours: [N, 3] float32 BGR from 0 to 1.
     """
 
     vertices: np.ndarray
@@ -30,30 +29,25 @@ class Scan(NamedTuple):
 
 
 def list_scans(folder: os.PathLike | str) -> dict[str, pathlib.Path]:
-    """{subject: its first mesh}: a subject is a folder inside `folder`, or a mesh file directly in it.
+    """{subject: its first mesh}. A subject is a subfolder of `folder`, or a mesh file directly in it.
 
-    Raises:
-      SourceError: there is no mesh.
+    Raises SourceError if there is no mesh.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder; give the one with a folder for each subject")
-    found: dict[str, pathlib.Path] = {}
+    meshes: dict[str, pathlib.Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SUFFIXES and path.is_file():
             parts = path.relative_to(folder).parts
-            found.setdefault(parts[0] if len(parts) > 1 else path.stem, path)
-    if not found:
+            meshes.setdefault(parts[0] if len(parts) > 1 else path.stem, path)
+    if not meshes:
         raise SourceError(f"{folder}: no mesh in it; expected {', '.join(SUFFIXES)} files")
-    return found
+    return meshes
 
 
 def read_scan(path: os.PathLike | str) -> Scan:
-    """Reads a mesh.
-
-    Raises:
-      SkipFace: it cannot be read, has no triangles, or an index out of range; the detail names it.
-    """
+    """Reads a mesh. Raises SkipFace if it is unreadable, or has no triangles or an index out of range."""
     path = pathlib.Path(path)
     try:
         scan = _read_obj(path) if path.suffix.lower() == ".obj" else _read_vrml(path)
@@ -72,7 +66,8 @@ def read_scan(path: os.PathLike | str) -> Scan:
 def _read_obj(path: pathlib.Path) -> Scan:
     import trimesh
 
-    mesh = trimesh.load(path, process=False, force="mesh", skip_materials=not _has_texture(path))
+    has_texture = any(path.parent.glob("*.mtl"))
+    mesh = trimesh.load(path, process=False, force="mesh", skip_materials=not has_texture)
     colours = np.tile(np.float32(CLAY_BGR), (len(mesh.vertices), 1))
     if mesh.visual.kind is not None:
         rgba = np.asarray(mesh.visual.to_color().vertex_colors, np.float32)
@@ -81,12 +76,8 @@ def _read_obj(path: pathlib.Path) -> Scan:
     return Scan(np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64), colours)
 
 
-def _has_texture(path: pathlib.Path) -> bool:
-    return any(path.parent.glob("*.mtl"))
-
-
 def _read_vrml(path: pathlib.Path) -> Scan:
-    """The first IndexedFaceSet: `point [...]`, `coordIndex [...]` and, per vertex, `color [...]`."""
+    """Reads the first IndexedFaceSet: `point [...]`, `coordIndex [...]` and, per vertex, `color [...]`."""
     text = path.read_text(encoding="latin-1")
     if not text.startswith("#VRML V2.0"):
         raise SkipFace("unreadable mesh", f"{path}: not VRML 2.0 (first line)")
@@ -98,20 +89,20 @@ def _read_vrml(path: pathlib.Path) -> Scan:
     vertices = points.reshape(-1, 3)
     triangles = _triangles(index.astype(np.int64))
     colours = np.tile(np.float32(CLAY_BGR), (len(vertices), 1))
-    given = _block(text, r"\bColor\s*\{\s*color")
-    if given is not None and given.size == vertices.size:
-        colours = given.reshape(-1, 3)[:, ::-1].astype(np.float32)
+    rgb = _block(text, r"\bColor\s*\{\s*color")
+    if rgb is not None and rgb.size == vertices.size:
+        colours = rgb.reshape(-1, 3)[:, ::-1].astype(np.float32)
     return Scan(vertices, triangles, colours)
 
 
 def _block(text: str, name: str) -> np.ndarray | None:
-    """The numbers of `name [ ... ]`, None where there is none."""
+    """The numbers of `name [ ... ]`, None if it is missing."""
     match = re.search(name + r"\s*\[([^\]]*)\]", text)
     return None if match is None else np.array(re.findall(_NUMBER, match[1]), np.float64)
 
 
 def _triangles(index: np.ndarray) -> np.ndarray:
-    """Polygons, each closed by -1, as fans of triangles: [T, 3]."""
+    """Splits polygons, each ended by -1, into fans of triangles [T, 3]."""
     ends = np.flatnonzero(index == -1)
     polygons = np.split(index, ends + 1)
     corners = [polygon[polygon >= 0] for polygon in polygons]

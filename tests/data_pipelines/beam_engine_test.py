@@ -1,6 +1,7 @@
-"""Preparing through Apache Beam: real worker processes, killed, interrupted and counted."""
+"""Preparation with Apache Beam: real worker processes, killed, interrupted and counted."""
 
 import collections
+import functools
 import json
 import os
 import pathlib
@@ -18,163 +19,132 @@ from data_pipelines.preparation.beam_engine import BeamEngine
 from data_pipelines.sources.umdfaces import umdfaces
 from data_pipelines.storage import prepared_dataset
 from data_pipelines.storage.manifest import PreparedError
+from tests.helpers_face_files import file_contents, run_prepare_data
 
 COUNT = 120
-MANY, UNITS = 1500, 30  # seconds for two processes, so that they are caught at work
+MANY, UNITS = 1500, 30  # takes two processes seconds, so that a signal arrives while they work
 BROKEN = (3, 17, 77)
 
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory):
+    """(UMDFaces folder, {name: reason} of its broken images)."""
     folder = tmp_path_factory.mktemp("umd") / "UMDFaces"
-    reasons = write_umdfaces(folder, COUNT, broken=BROKEN)
-    return folder, reasons
-
-
-def content(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-@pytest.fixture(scope="module")
-def whole(faces, tmp_path_factory):
-    """Prepared by this process alone."""
-    output = tmp_path_factory.mktemp("whole") / "out"
-    prepare.prepare(umdfaces(faces[0]), output, shards=6)
-    return content(output)
+    return folder, write_umdfaces(folder, COUNT, broken=BROKEN)
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """A folder that takes seconds, and what it becomes."""
+    """(UMDFaces folder that takes seconds, content of its prepared folder)."""
     root = tmp_path_factory.mktemp("many")
     write_umdfaces(root / "UMDFaces", MANY, broken=BROKEN)
     prepare.prepare(umdfaces(root / "UMDFaces"), root / "out", shards=UNITS)
-    return root / "UMDFaces", content(root / "out")
+    return root / "UMDFaces", file_contents(root / "out")
 
 
-# FnApiRunner stands for any runner that is named: Beam looks it up by its name, and it needs no cluster.
+# FnApiRunner stands for any named runner: Beam finds it by its name, and it needs no cluster.
 @pytest.mark.parametrize(
     "engine", [BeamEngine(workers=2), BeamEngine(runner="FnApiRunner")], ids=["2 workers", "FnApiRunner"]
 )
-def test_the_bytes_do_not_depend_on_the_runner_and_beam_counts_exactly(faces, whole, tmp_path, engine):
+def test_every_runner_writes_the_same_bytes_and_counts_exactly(faces, tmp_path, engine):
     folder, reasons = faces
+    prepare.prepare(umdfaces(folder), tmp_path / "one_process", shards=6)
     seen = []
     prepare.prepare(
-        umdfaces(folder),
-        tmp_path / "out",
-        shards=6,
-        engine=engine,
-        progress=lambda done, total: seen.append((done, total)),
+        umdfaces(folder), tmp_path / "out", shards=6, engine=engine, progress=lambda *counts: seen.append(counts)
     )
-    assert content(tmp_path / "out") == whole
+    assert file_contents(tmp_path / "out") == file_contents(tmp_path / "one_process")
     skipped = collections.Counter(f"skipped: {reason}" for reason in reasons.values())
     assert engine.counters == {"read": COUNT, "kept": COUNT - len(BROKEN), **skipped}
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen) and seen[-1] == (COUNT, COUNT)
-    assert os.listdir(tmp_path) == ["out"]
+    assert seen == sorted(seen) and seen[-1] == (COUNT, COUNT)
+    assert sorted(os.listdir(tmp_path)) == ["one_process", "out"]
 
 
-def test_progress_never_goes_back_when_a_unit_ends_while_another_is_at_work(faces, tmp_path):
+def test_progress_never_decreases_when_a_unit_ends_while_another_is_unfinished(faces, tmp_path):
     source, shown = umdfaces(faces[0]), []
     job = work_units.Job(str(tmp_path), json.dumps({"total": COUNT, "units": 6}), lambda: source)
-    watch = prepare.ProgressMonitor(job, source, 1.0, lambda done, total: shown.append((done, total)))
-    watch.seen(20 + 6)  # two units at work, one of them through
-    watch.finished(0, {"count": 20, "skips": []})
-    watch.seen(5)
-    watch.seen(13)
+    monitor = prepare.ProgressMonitor(job, source, 1.0, lambda done, total: shown.append((done, total)))
+    monitor.seen(20 + 6)  # of two units, one of them complete
+    monitor.finished(0, {"count": 20, "skips": []})
+    monitor.seen(5)
+    monitor.seen(13)
     assert shown == [(26, COUNT), (26, COUNT), (26, COUNT), (33, COUNT)]
 
 
 def start(folder, output):
-    # A shell's background jobs ignore SIGINT and hand that down; `env` undoes it.
-    command = [
-        "env",
-        "--default-signal=INT",
-        sys.executable,
-        "-m",
-        "scripts.prepare_data",
-        "umdfaces",
-        f"--input={folder}",
-        f"--output={output}",
-        f"--shards={UNITS}",
-        "--workers=2",
-    ]
-    return subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    # A shell's background jobs ignore SIGINT, and their children inherit that; `env` resets it.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "scripts.prepare_data", "umdfaces"]
+    command += [f"--input={folder}", f"--output={output}", f"--shards={UNITS}", "--workers=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
 
 
-def workers_of(asker):
+def workers_of(parent):
     """Process ids of the workers that a process started."""
-    found = []
+    workers = []
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if f"data_pipelines.preparation.beam_worker\0{asker}\0".encode() in path.read_bytes():
-                found.append(int(path.parent.name))
+            if f"data_pipelines.preparation.beam_worker\0{parent}\0".encode() in path.read_bytes():
+                workers.append(int(path.parent.name))
         except OSError:
             continue
-    return found
+    return workers
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_was_cut_keeps_its_units_and_ends_with_the_same_bytes(many, tmp_path, sign):
-    folder, whole = many
+def test_a_stopped_run_keeps_its_units_and_continues_to_the_same_bytes(many, tmp_path, sign):
+    folder, expected = many
     staging = tmp_path / ".out.partial"
     process = start(folder, tmp_path / "out")
     wait_for(lambda: list(staging.glob("unit-*/done.json")))
     process.send_signal(sign)
-    told = process.communicate(timeout=300)[1]
-    assert process.returncode == (-signal.SIGKILL if sign == signal.SIGKILL else 130), told
+    stderr = process.communicate(timeout=300)[1]
+    assert process.returncode == (-signal.SIGKILL if sign == signal.SIGKILL else 130), stderr
     if sign == signal.SIGINT:
-        assert told == "interrupted; the same command continues where it stopped\n"
+        assert stderr == "interrupted; the same command continues where it stopped\n"
     wait_for(lambda: not workers_of(process.pid), 30)
-    kept = {path: path.stat().st_mtime_ns for path in staging.glob("unit-*/done.json")}
+    kept = list(staging.glob("unit-*/done.json"))
     assert kept and not (tmp_path / "out").exists()
-    sizes = [path.stat().st_size for path in staging.glob("working-*/seen")]
-    assert sign == signal.SIGKILL or not sizes
+    assert sign == signal.SIGKILL or not list(staging.glob("working-*/seen"))
     continued = []
-    engine = lambda job, pending, watch: continued.extend(pending) or prepare.in_process(job, pending, watch)  # noqa: E731
+
+    def engine(job, pending, monitor):
+        continued.extend(pending)
+        prepare.in_process(job, pending, monitor)
+
     prepare.prepare(umdfaces(folder), tmp_path / "out", shards=UNITS, engine=engine)
     assert len(continued) == UNITS - len(kept)
-    assert content(tmp_path / "out") == whole
+    assert file_contents(tmp_path / "out") == expected
 
 
 @pytest.mark.slow
-def test_a_killed_worker_ends_the_run_with_a_message_and_not_in_a_wait_for_ever(many, tmp_path):
+def test_a_killed_worker_ends_the_run_with_a_message(many, tmp_path):
     process = start(many[0], tmp_path / "out")
     wait_for(lambda: workers_of(process.pid))
     os.kill(workers_of(process.pid)[0], signal.SIGKILL)
-    told = process.communicate(timeout=300)[1]
+    stderr = process.communicate(timeout=300)[1]
     assert process.returncode == 1
-    assert told.startswith("error: a worker process ended with status 137") and "Traceback" not in told
+    assert stderr.startswith("error: a worker process ended with status 137") and "Traceback" not in stderr
     wait_for(lambda: not workers_of(process.pid), 30)
 
 
-def test_a_worker_that_cannot_go_on_ends_the_run_with_its_message(faces, tmp_path):
-    other = tmp_path / "other"
-    write_umdfaces(other, 10)
-
-    class Changed:
-        """Workers open another listing than the one asked for."""
-
-        def __call__(self):
-            return umdfaces(other)
-
+def test_an_error_of_a_worker_ends_the_run_with_its_message(faces, tmp_path):
+    write_umdfaces(tmp_path / "other", 10)
+    options = {"engine": BeamEngine(workers=2), "open_source": functools.partial(umdfaces, tmp_path / "other")}
     with pytest.raises(PreparedError, match="its listing changed while it was prepared"):
-        prepare.prepare(
-            umdfaces(faces[0]), tmp_path / "out", shards=2, engine=BeamEngine(workers=2), open_source=Changed()
-        )
+        prepare.prepare(umdfaces(faces[0]), tmp_path / "out", shards=2, **options)
     assert not (tmp_path / "out").exists()
 
 
-def test_without_beam_one_process_prepares_and_two_say_what_to_install(faces, tmp_path, monkeypatch):
+def test_without_beam_one_worker_prepares_and_two_name_the_package(faces, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(ImportError, match="pip install apache-beam, or give --workers=1"):
         prepare.prepare(umdfaces(faces[0]), tmp_path / "out", shards=2, engine=BeamEngine(workers=2))
@@ -182,28 +152,16 @@ def test_without_beam_one_process_prepares_and_two_say_what_to_install(faces, tm
     assert prepared_dataset.open_prepared(tmp_path / "out").count == COUNT - len(BROKEN)
 
 
-def test_flags_for_beam_are_passed_on(faces, tmp_path, monkeypatch, capsys):
-    from scripts import prepare_data
+def test_flags_for_beam_are_passed_on(faces, tmp_path, monkeypatch):
+    engines = []
 
-    seen = []
-    monkeypatch.setattr(
-        beam_engine.BeamEngine,
-        "__call__",
-        lambda self, job, pending, watch: seen.append(self) or prepare.in_process(job, pending, watch),
-    )
-    assert (
-        prepare_data.main(
-            [
-                "umdfaces",
-                f"--input={faces[0]}",
-                f"--output={tmp_path / 'out'}",
-                "--runner=FlinkRunner",
-                "--workers=7",
-                "--beam_options=--flink_master=a:8081 --parallelism=2",
-            ]
-        )
-        == 0
-    )
-    assert (seen[0].runner, seen[0].workers) == ("FlinkRunner", 7)
-    assert seen[0].options == ("--flink_master=a:8081", "--parallelism=2")
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["count"] == COUNT - len(BROKEN)
+    def call(engine, job, pending, monitor):
+        engines.append(engine)
+        prepare.in_process(job, pending, monitor)
+
+    monkeypatch.setattr(beam_engine.BeamEngine, "__call__", call)
+    flags = "--runner=FlinkRunner", "--workers=7", "--beam_options=--flink_master=a:8081 --parallelism=2"
+    assert run_prepare_data("umdfaces", faces[0], tmp_path / "out", *flags) == 0
+    assert (engines[0].runner, engines[0].workers) == ("FlinkRunner", 7)
+    assert engines[0].options == ("--flink_master=a:8081", "--parallelism=2")
+    assert prepared_dataset.open_prepared(tmp_path / "out").count == COUNT - len(BROKEN)

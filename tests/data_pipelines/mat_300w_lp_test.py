@@ -1,4 +1,4 @@
-"""300W-LP's format: coefficients, landmarks and crops agree; what is broken is skipped by name."""
+"""300W-LP's format: coefficients, landmarks and crops agree; broken files are skipped by name."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ import scipy.io
 from data_pipelines.preparation.prepare import prepare
 from data_pipelines.sources.base import Skip, SourceError, to_18_landmarks
 from data_pipelines.sources.mat_300w_lp import MatFaces
-from tests.helpers_face_files import parameters, photo, tiny_model, true_landmarks, write_pair
+from tests.helpers_face_files import parameters, photo, read_all, tiny_model, true_landmarks, write_pair
 from twodal_jax.face_models.load import load_morphable_model
 from twodal_jax.geometry import projection
 from twodal_jax.io.images import crop_face
@@ -20,16 +20,22 @@ needs_data = pytest.mark.skipif("TWODAL_DATA_DIR" not in os.environ, reason="TWO
 MODEL = tiny_model()
 
 
-def read_all(source):
-    return list(source.faces(0, len(source)))
+def faces_by_name(source):
+    """{name: face or skip}."""
+    return {face.name if isinstance(face, Skip) else face["name"]: face for face in read_all(source)}
 
 
-def test_alpha_of_the_crop_lands_on_the_true_landmarks(tmp_path):
-    for seed in range(3):
-        write_pair(tmp_path, f"image{seed}", MODEL, seed)
+def write_annotations(folder, names, splits, boxes):
+    np.savez(
+        folder / "annotations.npz", name=np.array(names), split=np.array(splits), roi_box=np.array(boxes, np.float32)
+    )
+
+
+def test_alpha_of_the_crop_gives_the_true_landmarks_and_yaw(tmp_path):
+    poses = [write_pair(tmp_path, f"image{seed}", MODEL, seed)["Pose_Para"] for seed in range(3)]
     faces = read_all(MatFaces(tmp_path))
     assert [face["name"] for face in faces] == ["image0", "image1", "image2"]
-    for face in faces:
+    for face, pose in zip(faces, poses):
         landmarks = np.asarray(projection.landmarks_crop(MODEL, face["alpha"]))
         np.testing.assert_allclose(landmarks, face["landmarks68"], atol=0.02)
         assert face["image"].shape == (160, 160, 3) and face["image"].dtype == np.uint8
@@ -37,15 +43,10 @@ def test_alpha_of_the_crop_lands_on_the_true_landmarks(tmp_path):
         side = (box.max(0) - box.min(0)).max()
         np.testing.assert_allclose(side, 120 / np.sqrt(2), rtol=1e-4)
         assert not face["detected_visible"].any()
+        assert face["yaw_deg"] == pytest.approx(np.degrees(pose[0, 1]), rel=1e-6)
 
 
-def test_yaw_is_that_of_the_pose(tmp_path):
-    content = write_pair(tmp_path, "image", MODEL, 5)
-    (face,) = read_all(MatFaces(tmp_path))
-    assert face["yaw_deg"] == pytest.approx(np.degrees(content["Pose_Para"][0, 1]), rel=1e-6)
-
-
-def test_300w_lp_is_searched_recursively_with_its_own_landmarks(tmp_path):
+def test_300w_lp_is_searched_recursively_and_its_own_landmarks_are_used(tmp_path):
     for folder, name, seed in [("AFW", "a_1", 1), ("AFW_Flip", "a_1", 2), ("HELEN", "h_1", 3)]:
         write_pair(tmp_path / folder, name, MODEL, seed, pt3d=False)
     true = true_landmarks(MODEL, parameters(1))
@@ -85,27 +86,27 @@ BROKEN = {
 }
 
 
-def test_every_broken_file_is_skipped_with_its_reason_and_costs_no_other(tmp_path):
+def test_broken_files_are_skipped_with_their_reason_and_the_others_read(tmp_path):
     for name, (changes, _, _) in BROKEN.items():
         write_pair(tmp_path, name, MODEL, **changes)
-    write_pair(tmp_path, "sound", MODEL)
+    write_pair(tmp_path, "valid", MODEL)
     write_pair(tmp_path, "no_image", MODEL, image=False)
     cv2.imwrite(str(tmp_path / "no_mat.jpg"), photo())
     write_pair(tmp_path, "cut_mat", MODEL)
     (tmp_path / "cut_mat.mat").write_bytes((tmp_path / "cut_mat.mat").read_bytes()[:300])
     write_pair(tmp_path, "empty_mat", MODEL)
     (tmp_path / "empty_mat.mat").write_bytes(b"")
-    found = {face.name if isinstance(face, Skip) else face["name"]: face for face in read_all(MatFaces(tmp_path))}
-    assert isinstance(found.pop("sound"), dict)
+    faces = faces_by_name(MatFaces(tmp_path))
+    assert isinstance(faces.pop("valid"), dict)
     for name, (_, reason, detail) in BROKEN.items():
-        assert found[name].reason == reason and detail in found[name].detail, found[name]
-    assert found["no_image"].reason == "image not found"
-    assert found["no_mat"].reason == "no .mat file"
-    assert found["cut_mat"].reason == found["empty_mat"].reason == "unreadable .mat"
-    assert all(name in skip.detail for name, skip in found.items() if name not in ("one_place", "far_away"))
+        assert faces[name].reason == reason and detail in faces[name].detail, faces[name]
+    assert faces["no_image"].reason == "image not found"
+    assert faces["no_mat"].reason == "no .mat file"
+    assert faces["cut_mat"].reason == faces["empty_mat"].reason == "unreadable .mat"
+    assert all(name in skip.detail for name, skip in faces.items() if name not in ("one_place", "far_away"))
 
 
-def test_images_of_every_kind_are_read_and_broken_ones_skipped(tmp_path):
+def test_images_of_every_format_are_read_and_broken_ones_skipped(tmp_path):
     for name in ("grey", "rgba", "deep", "small", "empty", "corrupt", "cut"):
         write_pair(tmp_path, name, MODEL, image=False)
     cv2.imwrite(str(tmp_path / "grey.jpg"), photo(channels=1))
@@ -118,36 +119,36 @@ def test_images_of_every_kind_are_read_and_broken_ones_skipped(tmp_path):
     (tmp_path / "corrupt.jpg").write_bytes(b"\xff\xd8\xff\xd9 nothing")
     encoded = cv2.imencode(".jpg", photo())[1].tobytes()
     (tmp_path / "cut.jpg").write_bytes(encoded[: len(encoded) // 2])
-    found = {face.name if isinstance(face, Skip) else face["name"]: face for face in read_all(MatFaces(tmp_path))}
-    assert {name for name, face in found.items() if isinstance(face, Skip)} == {"empty", "corrupt", "cut", "small"}
-    assert found["empty"].reason == "empty image file" and "empty.jpg" in found["empty"].detail
-    assert found["corrupt"].reason == found["cut"].reason == "unreadable image"
-    assert np.ptp(found["grey"]["image"], axis=-1).max() == 0
-    np.testing.assert_array_equal(found["deep"]["image"], crop_face(photo(), found["deep"]["roi_box"], 20))
-    assert (found["rgba"]["image"] == 255).all(axis=-1).mean() > 0.2  # transparent: white
+    faces = faces_by_name(MatFaces(tmp_path))
+    assert {name for name, face in faces.items() if isinstance(face, Skip)} == {"empty", "corrupt", "cut", "small"}
+    assert faces["empty"].reason == "empty image file" and "empty.jpg" in faces["empty"].detail
+    assert faces["corrupt"].reason == faces["cut"].reason == "unreadable image"
+    assert np.ptp(faces["grey"]["image"], axis=-1).max() == 0
+    np.testing.assert_array_equal(faces["deep"]["image"], crop_face(photo(), faces["deep"]["roi_box"], 20))
+    assert (faces["rgba"]["image"] == 255).all(axis=-1).mean() > 0.2  # transparent: white
 
 
-def test_annotations_choose_split_and_crop_and_detections_come_with_them(tmp_path):
-    for name in ("one", "two", "three"):
+def test_annotations_give_split_and_crop_and_the_detections_are_used(tmp_path):
+    names, box = ("one", "two", "three"), [100, 110, 340, 350]
+    for name in names:
         write_pair(tmp_path / "images", name, MODEL)
-    boxes = np.array([[100, 110, 340, 350]] * 3, np.float32)
-    np.savez(
-        tmp_path / "annotations.npz",
-        name=np.array(["one", "two", "three"]),
-        split=np.array(["train", "val", "train"]),
-        roi_box=boxes,
-    )
+    write_annotations(tmp_path, names, ["train", "val", "train"], [box] * 3)
     points = np.random.default_rng(0).uniform(0, 120, (68, 2)).round(2)
     (tmp_path / "fan_landmarks.csv").write_text("one.jpg," + ",".join(str(value) for value in points.ravel()) + "\n")
-    one, three = {f["name"]: f for f in read_all(MatFaces(tmp_path, split="train"))}.values()
-    if one["name"] != "one":
-        one, three = three, one
-    np.testing.assert_array_equal(one["roi_box"], boxes[0])
+    one, three = read_all(MatFaces(tmp_path, split="train"))
+    assert (one["name"], three["name"]) == ("one", "three")
+    np.testing.assert_array_equal(one["roi_box"], box)
     np.testing.assert_allclose(one["detected"], to_18_landmarks(points, np.ones(68))[0])
     assert one["detected_visible"].all() and not three["detected_visible"].any()
     assert len(MatFaces(tmp_path, split="val")) == 1 and len(MatFaces(tmp_path)) == 3
     with pytest.raises(SourceError, match="no split 'test'; it has train, val"):
         MatFaces(tmp_path, split="test")
+    fingerprint = MatFaces(tmp_path).fingerprint()
+    write_annotations(tmp_path, names, ["train", "val", "train"], [[101, *box[1:]]] * 3)
+    assert MatFaces(tmp_path).fingerprint() != fingerprint  # it depends on the crop boxes
+    np.savez(tmp_path / "annotations.npz", name=np.array(names))
+    with pytest.raises(SourceError, match="it needs name, roi_box, split, or remove the file to crop by the landmarks"):
+        MatFaces(tmp_path)
 
 
 def test_missing_folders_and_splits_are_named(tmp_path):
@@ -160,11 +161,11 @@ def test_missing_folders_and_splits_are_named(tmp_path):
         MatFaces(tmp_path, split="train")
 
 
-def test_crops_agree_with_a_plain_cut_and_resize_and_reach_outside_the_image():
+def test_crops_agree_with_slicing_and_resizing_and_are_black_outside_the_image():
     image = photo()
-    plain = cv2.resize(image[100:340, 60:300], (120, 120))
+    resized = cv2.resize(image[100:340, 60:300], (120, 120))
     crop = crop_face(image, np.array([60, 100, 300, 340]), 0)
-    assert np.abs(crop.astype(int) - plain).max() <= 3
+    assert np.abs(crop.astype(int) - resized).max() <= 3
     wide = crop_face(image, np.array([60, 100, 300, 340]), 20)
     np.testing.assert_allclose(wide[20:-20, 20:-20].astype(int), crop, atol=1)
     outside = crop_face(image, np.array([-120, -120, 120, 120]), 0)
@@ -172,7 +173,7 @@ def test_crops_agree_with_a_plain_cut_and_resize_and_reach_outside_the_image():
 
 
 @needs_data
-def test_real_landmarks_are_rebuilt_from_the_parameters_within_one_percent():
+def test_real_landmarks_are_rebuilt_from_the_parameters_within_one_per_cent():
     folder = pathlib.Path(os.environ["TWODAL_DATA_DIR"])
     model = load_morphable_model(folder / "bfm_3ddfa")
     faces = list(MatFaces(folder / "aflw2000").faces(0, 100))
@@ -188,7 +189,7 @@ def test_real_landmarks_are_rebuilt_from_the_parameters_within_one_percent():
 
 
 @needs_data
-def test_real_detections_lie_near_the_true_landmarks():
+def test_real_detections_are_near_the_true_landmarks():
     folder = pathlib.Path(os.environ["TWODAL_DATA_DIR"])
     faces = list(MatFaces(folder / "aflw2000", split="val").faces(0, 60))
     distances = [
@@ -200,7 +201,7 @@ def test_real_detections_lie_near_the_true_landmarks():
 
 
 @needs_data
-def test_a_true_300w_lp_pair_is_read():
+def test_a_real_300w_lp_pair_is_read():
     folder = pathlib.Path(os.environ["TWODAL_DATA_DIR"])
     model = load_morphable_model(folder / "bfm_3ddfa")
     (face,) = read_all(MatFaces(folder / "300w_lp_sample", model=model))
@@ -208,7 +209,7 @@ def test_a_true_300w_lp_pair_is_read():
     np.testing.assert_allclose(projection.landmarks_crop(model, face["alpha"]), face["landmarks68"], atol=0.02)
 
 
-def test_a_file_name_that_is_not_utf_8_costs_itself_alone(tmp_path):
+def test_only_the_file_with_a_name_that_is_not_utf_8_is_skipped(tmp_path):
     write_pair(tmp_path, "good", MODEL)
     for suffix in (".jpg", ".mat"):
         os.link(tmp_path / f"good{suffix}", os.path.join(os.fsencode(tmp_path), b"caf\xe9" + suffix.encode()))
@@ -219,17 +220,3 @@ def test_a_file_name_that_is_not_utf_8_costs_itself_alone(tmp_path):
     summary = prepare(source, tmp_path / "out", max_skipped=1.0)
     assert (summary.count, summary.reasons) == (1, {"file name not UTF-8": 1})
     assert "caf\\udce9" in (tmp_path / "out" / "skipped.csv").read_text()
-
-
-def test_the_fingerprint_changes_with_the_crop_boxes(tmp_path):
-    write_pair(tmp_path / "images", "one", MODEL)
-    prints = []
-    for left in (100, 101):
-        np.savez(
-            tmp_path / "annotations.npz",
-            name=np.array(["one"]),
-            split=np.array(["train"]),
-            roi_box=np.array([[left, 110, 340, 350]], np.float32),
-        )
-        prints.append(MatFaces(tmp_path).fingerprint())
-    assert prints[0] != prints[1]

@@ -1,4 +1,4 @@
-"""The prepared folder: what is written is opened, what is broken is named."""
+"""The prepared folder: arrays come back as written; what is broken is named with its remedy."""
 
 import json
 
@@ -10,12 +10,12 @@ from data_pipelines.storage.prepared_dataset import PreparedError
 from tests.helpers_face_files import wild_rows
 
 
-def write(folder, count=5, **changes):
+def write(folder, count=5, source="test", **changes):
     return prepared_dataset.write_arrays(
         folder,
         kind="wild",
         arrays=wild_rows(count) | changes,
-        source="test",
+        source=source,
         skipped={"corrupt": 2},
         alpha_mean=np.zeros(62),
     )
@@ -47,25 +47,40 @@ def test_annotated_folders_need_all_their_fields(tmp_path):
         ("visible", np.zeros((4, 18), np.float32), "same number of rows"),
     ],
 )
-def test_misshapen_fields_are_named_and_nothing_is_left(tmp_path, field, value, message):
+def test_misshapen_fields_are_named_and_leave_no_folder(tmp_path, field, value, message):
     with pytest.raises(PreparedError, match=message):
         write(tmp_path / "set", **{field: value})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_older_prepared_folder_is_replaced_but_other_files_are_not(tmp_path):
+def test_a_prepared_folder_of_the_same_source_is_replaced(tmp_path):
     write(tmp_path / "set", count=3)
     write(tmp_path / "set", count=4)
     assert prepared_dataset.open_prepared(tmp_path / "set").count == 4
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("words")
-    with pytest.raises(PreparedError, match="holds other files"):
-        write(tmp_path / "mine")
-    assert (tmp_path / "mine" / "thesis.tex").read_text() == "words"
 
 
-def test_a_failed_write_leaves_the_old_folder(tmp_path, monkeypatch):
+def test_folders_with_other_content_are_not_replaced(tmp_path):
+    for name, file, text, message in (
+        ("mine", "thesis.tex", "words", "holds other files"),
+        ("app", "manifest.json", '{"name": "my app"}', "not the manifest of a prepared data set"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(text)
+        with pytest.raises(PreparedError, match=message):
+            write(tmp_path / name)
+        assert (tmp_path / name / file).read_text() == text
+    write(tmp_path / "set")
+    with pytest.raises(PreparedError, match="holds another prepared set .wild faces, test, 5 faces."):
+        write(tmp_path / "set", count=2, source="something else")
+    assert prepared_dataset.open_prepared(tmp_path / "set").count == 5
+    (tmp_path / "set" / "notes.txt").write_text("words")
+    with pytest.raises(PreparedError, match="do not belong to its prepared data set .notes.txt."):
+        write(tmp_path / "set")
+    assert (tmp_path / "set" / "notes.txt").is_file()
+
+
+def test_a_failed_write_keeps_the_old_folder(tmp_path, monkeypatch):
     write(tmp_path / "set", count=3)
     monkeypatch.setattr(prepared_dataset, "write_manifest", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
@@ -74,7 +89,7 @@ def test_a_failed_write_leaves_the_old_folder(tmp_path, monkeypatch):
     assert prepared_dataset.open_prepared(tmp_path / "set").count == 3
 
 
-def _edit(folder, **changes):
+def edit(folder, **changes):
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -85,22 +100,26 @@ def _edit(folder, **changes):
         (lambda f: (f / "manifest.json").unlink(), "no manifest.json"),
         (lambda f: (f / "manifest.json").write_text("{"), "not valid JSON"),
         (lambda f: (f / "manifest.json").write_text("[]"), "not a JSON object"),
+        (lambda f: (f / "manifest.json").write_text("[" * 200_000), "not valid JSON"),
         (lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe"), "not valid JSON"),
-        (lambda f: _edit(f, version=2), "version 2"),
-        (lambda f: _edit(f, kind="tame"), "unknown kind"),
-        (lambda f: _edit(f, count=0), "holds no faces"),
-        (lambda f: _edit(f, count="5"), "lacks count"),
-        (lambda f: _edit(f, fields={"image": 3}), "lack shape or dtype"),
-        (lambda f: _edit(f, count=6), r"the manifest says"),
+        (lambda f: edit(f, version=2), "version 2"),
+        (lambda f: edit(f, kind="tame"), "unknown kind"),
+        (lambda f: edit(f, count=0), "holds no faces"),
+        (lambda f: edit(f, count="5"), "lacks count"),
+        (lambda f: edit(f, fields={"image": 3}), "lack shape or dtype"),
+        (lambda f: edit(f, files=[]), "lacks files"),
+        (lambda f: edit(f, files={"image.npy": 3}), "files lack bytes or sha256"),
+        (lambda f: edit(f, files={"../x": {"bytes": 1, "sha256": ""}}), "files lack bytes or sha256"),
+        (lambda f: edit(f, count=6), r"the manifest lists"),
         (lambda f: (f / "visible.npy").unlink(), "visible.npy: missing"),
         (lambda f: (f / "visible.npy").write_bytes(b"junk"), "visible.npy: not a readable"),
         (lambda f: (f / "visible.npy").write_bytes(b""), "visible.npy: not a readable"),
         (lambda f: np.save(f / "visible.npy", np.zeros((5, 17), np.float32)), r"\[5, 17\]"),
         (lambda f: np.save(f / "visible.npy", np.array([{}] * 5)), "visible.npy: not a readable"),
-        (lambda f: _edit(f, format="array_record"), "shards missing"),
+        (lambda f: edit(f, format="array_record"), "shards missing"),
     ],
 )
-def test_broken_folders_are_named_with_the_command_that_helps(tmp_path, damage, message):
+def test_broken_folders_are_named_with_the_command_that_prepares_them(tmp_path, damage, message):
     folder = write(tmp_path / "set")
     damage(folder)
     with pytest.raises(PreparedError, match=message) as error:
@@ -114,29 +133,3 @@ def test_a_missing_folder_and_a_wrong_kind_are_named(tmp_path):
         prepared_dataset.open_prepared(tmp_path / "nothing")
     with pytest.raises(PreparedError, match="holds 'wild' faces, 'annotated' ones are needed"):
         prepared_dataset.open_prepared(write(tmp_path / "set"), kind="annotated")
-
-
-def test_a_set_of_another_kind_or_source_is_not_replaced(tmp_path):
-    write(tmp_path / "set")
-    with pytest.raises(PreparedError, match="holds another prepared set .wild faces, test, 5 faces."):
-        prepared_dataset.write_arrays(tmp_path / "set", kind="wild", arrays=wild_rows(2), source="something else")
-    assert prepared_dataset.open_prepared(tmp_path / "set").count == 5
-
-
-def test_a_folder_with_a_manifest_of_something_else_is_not_replaced(tmp_path):
-    (tmp_path / "app" / "src").mkdir(parents=True)
-    (tmp_path / "app" / "manifest.json").write_text('{"name": "my app"}')
-    with pytest.raises(PreparedError, match="not that of a prepared data set"):
-        write(tmp_path / "app")
-    write(tmp_path / "set")
-    (tmp_path / "set" / "notes.txt").write_text("words")
-    with pytest.raises(PreparedError, match="none of its prepared data set's .notes.txt."):
-        write(tmp_path / "set")
-    assert (tmp_path / "app" / "src").is_dir() and (tmp_path / "set" / "notes.txt").is_file()
-
-
-def test_a_manifest_nested_without_end_is_one_message(tmp_path):
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "manifest.json").write_text("[" * 200_000)
-    with pytest.raises(PreparedError, match="not valid JSON"):
-        prepared_dataset.open_prepared(tmp_path / "set")

@@ -1,4 +1,4 @@
-"""Records through tf.data: in order, ahead by no more than asked, and ended by either side without a wait."""
+"""Records through tf.data: in order, read ahead by at most `ahead`, and closed by either side without blocking."""
 
 import itertools
 import threading
@@ -12,12 +12,12 @@ SIZE = 3
 
 
 class Source:
-    """Endless batches "0", "1", "2", ...; `fails_at` batches in, reading fails."""
+    """Endless batches of the records "0", "1", "2", ...; reading batch `fails_at` fails."""
 
     def __init__(self, fails_at=None):
         self.made, self.closed, self.fails_at = 0, False, fails_at
 
-    def stream(self):
+    def batches(self):
         try:
             for start in itertools.count(step=SIZE):
                 if self.made == self.fails_at:
@@ -28,11 +28,12 @@ class Source:
             self.closed = True
 
 
-def numbers(source, num_threads=2, ahead=3):
+def numbers(batches, num_threads=2, ahead=3):
+    """The stream of the records' numbers."""
     tf = array_record.tensorflow_on_cpu()
     return tf_stream.parsed(
         tf,
-        source.stream(),
+        batches,
         lambda text: {"number": tf.strings.to_number(text, tf.int32)},
         batch_size=SIZE,
         num_threads=num_threads,
@@ -45,20 +46,20 @@ def feeders():
 
 
 @pytest.mark.parametrize("num_threads, ahead", [(1, 1), (2, 3), (4, 10)])
-def test_batches_come_in_order_and_are_read_no_further_ahead_than_asked(num_threads, ahead):
+def test_batches_come_in_order_and_are_read_at_most_ahead(num_threads, ahead):
     source = Source()
-    stream = numbers(source, num_threads, ahead)
+    stream = numbers(source.batches(), num_threads, ahead)
     for step in range(30):
         assert next(stream)["number"].numpy().tolist() == list(range(step * SIZE, (step + 1) * SIZE))
-        assert source.made <= step + 1 + ahead + 1  # and one that waits for a place
+        assert source.made <= step + 1 + ahead + 1  # and one that waits for room
     stream.close()
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5])
 @pytest.mark.parametrize("end", ["close", "drop"])
-def test_a_stream_that_is_left_closes_its_source_and_leaves_no_thread(taken, end):
+def test_an_abandoned_stream_closes_its_source_and_leaves_no_thread(taken, end):
     source = Source()
-    stream = numbers(source)
+    stream = numbers(source.batches())
     for _ in range(taken):
         next(stream)
     if end == "close":
@@ -68,19 +69,17 @@ def test_a_stream_that_is_left_closes_its_source_and_leaves_no_thread(taken, end
     assert not feeders()
 
 
-def test_an_error_of_the_source_comes_after_the_batches_before_it():
-    source, found = Source(fails_at=4), []
+def test_an_error_of_the_source_is_raised_after_the_batches_before_it():
+    received = []
     with pytest.raises(OSError, match="the disk is gone"):
-        for batch in numbers(source, ahead=2):
-            found.append(int(batch["number"][0]))
-    assert found == [0, 3, 6, 9]
+        for batch in numbers(Source(fails_at=4).batches(), ahead=2):
+            received.append(int(batch["number"][0]))
+    assert received == [0, 3, 6, 9]
     assert not feeders()
 
 
 def test_records_that_cannot_be_parsed_are_an_error_that_quotes_them():
-    source = Source()
-    source.stream = lambda: iter_closing([[b"1", b"2", b"3"], [b"4", b"five", b"6"]])
-    stream = numbers(source)
+    stream = numbers(batch for batch in [[b"1", b"2", b"3"], [b"4", b"five", b"6"]])
     assert next(stream)["number"].numpy().tolist() == [1, 2, 3]
     with pytest.raises(array_record.tensorflow_on_cpu().errors.InvalidArgumentError, match="five"):
         next(stream)
@@ -88,10 +87,5 @@ def test_records_that_cannot_be_parsed_are_an_error_that_quotes_them():
 
 
 def test_a_source_that_ends_ends_the_stream():
-    source = Source()
-    source.stream = lambda: iter_closing([[b"1", b"2", b"3"]])
-    assert [batch["number"].numpy().tolist() for batch in numbers(source)] == [[1, 2, 3]]
-
-
-def iter_closing(batches):
-    yield from batches
+    stream = numbers(batch for batch in [[b"1", b"2", b"3"]])
+    assert [batch["number"].numpy().tolist() for batch in stream] == [[1, 2, 3]]

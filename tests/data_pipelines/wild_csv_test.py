@@ -1,4 +1,4 @@
-"""In-the-wild readers: 21, 68 and 18 points, UMDFaces, detections; missing columns are named."""
+"""In-the-wild readers: 21, 68 and 18 points, UMDFaces and detections; missing columns are named."""
 
 import os
 import pathlib
@@ -6,12 +6,13 @@ import pathlib
 import cv2
 import numpy as np
 import pytest
+from helpers_umdfaces import HEADER as UMD_HEADER, row_of, write_batch
 
 from data_pipelines.sources.base import Skip, SourceError, to_18_landmarks
 from data_pipelines.sources.detections import read_detections
 from data_pipelines.sources.umdfaces import umdfaces
 from data_pipelines.sources.wild_csv import detection_faces, wild_csv_faces
-from tests.helpers_face_files import photo
+from tests.helpers_face_files import photo, read_all
 from twodal_jax.geometry import heatmap
 
 needs_data = pytest.mark.skipif("TWODAL_DATA_DIR" not in os.environ, reason="TWODAL_DATA_DIR is not set")
@@ -28,17 +29,18 @@ def line_21(name, points, visible, yaw=5.0):
     return f"{name},{yaw}," + ",".join(cells)
 
 
-def read_all(source):
-    return list(source.faces(0, len(source)))
+def one_face(folder, points, visible, yaw=5.0, **options):
+    """The source of a folder with one image and its 21 points, and its face or skip."""
+    write_image(folder / "images" / "a.jpg")
+    (folder / "l.csv").write_text(f"{HEADER_21}\n{line_21('a.jpg', points, visible, yaw)}\n")
+    source = wild_csv_faces(folder, **options)
+    return source, *read_all(source)
 
 
-def test_21_points_become_the_18_with_their_visibility(tmp_path):
+def test_21_points_give_the_18_landmarks_and_the_jaw_with_their_visibility(tmp_path):
     points = np.random.default_rng(0).uniform(5, 115, (21, 2)).round(2)
     visible = np.arange(21) % 3 > 0
-    write_image(tmp_path / "images" / "a.jpg")
-    (tmp_path / "landmarks21.csv").write_text(f"{HEADER_21}\n{line_21('a.jpg', points, visible, -40)}\n")
-    source = wild_csv_faces(tmp_path)
-    (face,) = read_all(source)
+    source, face = one_face(tmp_path, points, visible, -40)
     assert source.margin == 0 and face["image"].shape == (120, 120, 3)
     seen = visible[heatmap.INDICES_OF_21]
     np.testing.assert_array_equal(face["visible"], seen)
@@ -53,28 +55,22 @@ def test_21_points_become_the_18_with_their_visibility(tmp_path):
 def test_empty_nan_and_minus_one_mean_invisible(tmp_path):
     points = np.full((21, 2), 50.0).astype(object)
     points[0], points[1], points[2] = ["", ""], ["nan", 4], [-1, -1]
-    write_image(tmp_path / "a.jpg")
-    (tmp_path / "l.csv").write_text(f"{HEADER_21}\n{line_21('a.jpg', points, np.ones(21))}\n")
-    (face,) = read_all(wild_csv_faces(tmp_path))
+    _, face = one_face(tmp_path, points, np.ones(21))
     np.testing.assert_array_equal(face["visible"], [0, 0, 0] + [1] * 15)
     np.testing.assert_array_equal(face["jaw_visible"], [1, 1, 1])
 
 
-def test_a_missing_chin_and_hidden_ears_cost_no_landmark(tmp_path):
+def test_a_missing_chin_and_hidden_ears_affect_the_jaw_alone(tmp_path):
     points = np.full((21, 2), 50.0).astype(object)
     points[20] = ["", "nan"]
     visible = np.ones(21)
     visible[[12, 16]] = 0
-    write_image(tmp_path / "a.jpg")
-    (tmp_path / "l.csv").write_text(f"{HEADER_21}\n{line_21('a.jpg', points, visible)}\n")
-    (face,) = read_all(wild_csv_faces(tmp_path))
+    _, face = one_face(tmp_path, points, visible)
     assert face["visible"].all() and not face["jaw_visible"].any() and not face["jaw"].any()
 
 
-def test_a_face_with_nothing_but_its_chin_is_skipped(tmp_path):
-    write_image(tmp_path / "a.jpg")
-    (tmp_path / "l.csv").write_text(f"{HEADER_21}\n{line_21('a.jpg', np.full((21, 2), 50.0), np.arange(21) == 20)}\n")
-    (skip,) = read_all(wild_csv_faces(tmp_path))
+def test_a_face_with_only_its_chin_visible_is_skipped(tmp_path):
+    _, skip = one_face(tmp_path, np.full((21, 2), 50.0), np.arange(21) == 20)
     assert isinstance(skip, Skip) and skip.reason == "no landmarks"
 
 
@@ -89,12 +85,12 @@ def test_68_points_of_whole_images_are_cropped_by_their_box(tmp_path):
     assert face["visible"].all() and np.isnan(face["yaw_deg"])
     low, high = points.min(0), points.max(0)
     scale = np.sqrt(2) * (high - low).max() / 120
-    # The box counts edges of pixels, the landmarks centres.
+    # Boxes are in coordinates of pixel edges, landmarks in those of pixel centres.
     expected = (to_18_landmarks(points, np.ones(68))[0] + 0.5 - (low + high) / 2) / scale + 60 - 0.5
     np.testing.assert_allclose(face["landmarks"], expected, atol=1e-3)
 
 
-def test_bad_lines_and_images_cost_no_other(tmp_path):
+def test_bad_lines_and_images_are_skipped_and_the_others_read(tmp_path):
     points, all_visible = np.full((21, 2), 30.0), np.ones(21)
     for name in ("good.jpg", "other.jpg"):
         write_image(tmp_path / name)
@@ -127,15 +123,14 @@ def test_bad_lines_and_images_cost_no_other(tmp_path):
 
 
 def test_missing_columns_are_named_with_those_found(tmp_path):
-    (tmp_path / "l.csv").write_text(HEADER_21.replace("x7,y7", "a7,b7") + "\n")
-    with pytest.raises(SourceError, match=r"l.csv: lacks the columns x7, y7; found file, yaw_deg"):
-        wild_csv_faces(tmp_path)
-    (tmp_path / "l.csv").write_text("photo,left,right\n")
-    with pytest.raises(SourceError, match="lacks the columns file, x0, y0, .*found photo, left"):
-        wild_csv_faces(tmp_path)
-    (tmp_path / "l.csv").write_text(HEADER_21.replace(",visible20", "") + "\n")
-    with pytest.raises(SourceError, match="lacks the columns visible20"):
-        wild_csv_faces(tmp_path)
+    for header, message in (
+        (HEADER_21.replace("x7,y7", "a7,b7"), r"l.csv: lacks the columns x7, y7; found file, yaw_deg"),
+        ("photo,left,right", "lacks the columns file, x0, y0, .*found photo, left"),
+        (HEADER_21.replace(",visible20", ""), "lacks the columns visible20"),
+    ):
+        (tmp_path / "l.csv").write_text(header + "\n")
+        with pytest.raises(SourceError, match=message):
+            wild_csv_faces(tmp_path)
 
 
 def test_missing_or_ambiguous_tables_are_named(tmp_path):
@@ -151,53 +146,29 @@ def test_missing_or_ambiguous_tables_are_named(tmp_path):
         wild_csv_faces(tmp_path, csv_path=tmp_path / "a.csv")
 
 
-UMD_HEADER = [
-    "SUBJECT_ID",
-    "FILE",
-    "ULTRA_SCORE",
-    "OTHER_SCORE",
-    "FACE_X",
-    "FACE_Y",
-    "FACE_WIDTH",
-    "FACE_HEIGHT",
-    "YAW",
-    "PITCH",
-    "ROLL",
-    *[f"{p}{k}{a}" for k in range(1, 22) for p, a in (("P", "X"), ("P", "Y"), ("VIS", ""))],
-    "PR_MALE",
-    "PR_FEMALE",
-]
-
-
-def write_umd_batch(root, number, rows, header=UMD_HEADER):
-    batch = root / f"umdfaces_batch{number}"
-    batch.mkdir(parents=True)
-    lines = [",".join(header)]
-    for file, box, points, seen in rows:
-        write_image(batch / file, 300)
-        marks = np.concatenate([points, np.asarray(seen, float)[:, None]], axis=1).ravel()
-        lines.append(",".join(map(str, [7, file, 0.9, 0.8, *box, 12.5, 0, 0, *marks, 0.5, 0.5])))
-    (batch / f"umdfaces_batch{number}_ultraface.csv").write_text("\n".join(lines) + "\n")
-
-
 def test_umdfaces_batches_are_read_by_column_name(tmp_path):
-    assert len(UMD_HEADER) == 76
+    header = ["ULTRA_SCORE", *UMD_HEADER[4:], "PITCH", *UMD_HEADER[:4], "PR_MALE"]
     points = np.random.default_rng(1).uniform(80, 220, (21, 2)).round(3)
     seen = np.where(np.arange(21) % 4 == 0, 0.02, 0.97)
-    write_umd_batch(tmp_path, 1, [("aaron/a.jpg", (80, 70, 140, 160), points, seen)])
-    write_umd_batch(tmp_path, 2, [("zoe/b.jpg", (0, 0, 0, 0), points, np.ones(21))])
+    for number, file, box, visible in (
+        (1, "aaron/a.jpg", (80, 70, 140, 160), seen),
+        (2, "zoe/b.jpg", [0] * 4, np.ones(21)),
+    ):
+        batch = tmp_path / f"umdfaces_batch{number}"
+        write_image(batch / file, 300)
+        write_batch(batch, [row_of(file, box, 12.5, points, visible)], header)
     first, second = read_all(umdfaces(tmp_path))
     assert first["name"] == "umdfaces_batch1/aaron/a.jpg" and first["yaw_deg"] == 12.5
     visible = seen[heatmap.INDICES_OF_21] > 0.5
     np.testing.assert_array_equal(first["visible"], visible)
     side = 1.58 * 150
     corner = np.array([150, 150 + 0.14 * 150]) - side / 2
-    # The box counts edges of pixels, the landmarks centres.
+    # Boxes are in coordinates of pixel edges, landmarks in those of pixel centres.
     expected = (points[heatmap.INDICES_OF_21] + 0.5 - corner) * 120 / side - 0.5
     np.testing.assert_allclose(first["landmarks"][visible], expected[visible], atol=1e-3)
     np.testing.assert_array_equal(first["jaw_visible"], seen[[12, 16, 20]] > 0.5)
     assert second["visible"].all() and (np.abs(second["landmarks"] - 60) < 60).all()
-    # Placed by the 18 landmarks alone, wherever ears and chin are.
+    # The 18 landmarks alone place the crop; ears and chin do not matter.
     scale = np.ptp(second["landmarks"], axis=0) / np.ptp(points[heatmap.INDICES_OF_21], axis=0)
     shift = second["landmarks"] - scale * points[heatmap.INDICES_OF_21]
     np.testing.assert_allclose(second["jaw"], scale * points[[12, 16, 20]] + shift[0], atol=1e-3)
@@ -207,13 +178,13 @@ def test_umdfaces_batches_are_read_by_column_name(tmp_path):
 def test_umdfaces_with_missing_columns_or_tables_are_errors(tmp_path):
     with pytest.raises(SourceError, match="no umdfaces_batch"):
         umdfaces(tmp_path)
-    write_umd_batch(tmp_path, 1, [], header=[name for name in UMD_HEADER if name != "VIS3"])
+    write_batch(tmp_path / "umdfaces_batch1", [], header=[name for name in UMD_HEADER if name != "VIS3"])
     with pytest.raises(SourceError, match="lacks the columns VIS3; found SUBJECT_ID, FILE"):
         umdfaces(tmp_path)
 
 
 @pytest.mark.parametrize("form", ["csv", "csv with header", "npz"])
-def test_detections_are_read_in_every_form(tmp_path, form):
+def test_detections_are_read_from_every_format(tmp_path, form):
     points = np.random.default_rng(0).uniform(0, 120, (2, 68, 2)).round(2)
     points[1] = np.nan
     if form == "npz":
@@ -235,7 +206,7 @@ def test_detections_are_read_in_every_form(tmp_path, form):
     assert isinstance(skip, Skip) and skip.reason == "no landmarks"
 
 
-def test_detection_files_of_another_form_are_named(tmp_path):
+def test_detections_files_of_another_format_are_named(tmp_path):
     path = tmp_path / "d.csv"
     path.write_text("a.jpg,1,2,3\n")
     with pytest.raises(SourceError, match="lines have 4 columns, expected 137"):
@@ -267,46 +238,34 @@ def test_real_aflw_crops_are_read_upright():
     assert (jaw[both, 2, 1] > landmarks[both, 16, 1]).mean() > 0.98  # chin below the mouth
 
 
-def test_a_stray_quote_or_an_endless_name_costs_its_own_row_alone(tmp_path):
+def test_only_the_row_with_a_stray_quote_or_a_too_long_name_is_skipped(tmp_path):
     points = np.full((21, 2), 60.0)
     for name in ("a.jpg", "c.jpg", "e.jpg"):
         write_image(tmp_path / name)
     names = ["a.jpg", '"b.jpg', "c.jpg", "d" * 300 + ".jpg", "e.jpg"]
     lines = [line_21(name, points, np.ones(21)) for name in names]
     (tmp_path / "l.csv").write_text("\n".join([HEADER_21, *lines]) + "\n")
-    found = read_all(wild_csv_faces(tmp_path))
-    assert [face["name"] for face in found if not isinstance(face, Skip)] == ["a.jpg", "c.jpg", "e.jpg"]
-    assert [face.reason for face in found if isinstance(face, Skip)] == ["broken line in the table", "image not found"]
-    assert "line 3" in found[1].detail
+    faces = read_all(wild_csv_faces(tmp_path))
+    assert [face["name"] for face in faces if not isinstance(face, Skip)] == ["a.jpg", "c.jpg", "e.jpg"]
+    assert [face.reason for face in faces if isinstance(face, Skip)] == ["broken line in the table", "image not found"]
+    assert "line 3" in faces[1].detail
 
 
-def test_a_byte_order_mark_does_not_hide_the_first_face_of_a_detections_file(tmp_path):
-    rows = [f"{name},{','.join(['60'] * 136)}" for name in ("a.jpg", "b.jpg")]
-    (tmp_path / "d.csv").write_text("\n".join(rows), encoding="utf-8-sig")
-    assert read_detections(tmp_path / "d.csv")[0] == ["a.jpg", "b.jpg"]
-
-
-def test_a_broken_line_of_a_detections_file_has_no_landmarks_and_the_others_have(tmp_path):
+def test_only_the_broken_line_of_a_detections_file_has_no_landmarks_and_a_byte_order_mark_is_ignored(tmp_path):
     rows = [f"{name},{','.join(['60'] * 136)}" for name in ("a.jpg", '"b.jpg', "c.jpg")]
-    (tmp_path / "d.csv").write_text("\n".join(rows))
+    (tmp_path / "d.csv").write_text("\n".join(rows), encoding="utf-8-sig")
     names, landmarks = read_detections(tmp_path / "d.csv")
     assert names == ["a.jpg", "", "c.jpg"]
     np.testing.assert_array_equal(np.isfinite(landmarks).all(axis=(1, 2)), [True, False, True])
 
 
-def test_the_fingerprint_changes_with_the_yaw(tmp_path):
-    write_image(tmp_path / "a.jpg")
-    prints = []
-    for yaw in (5, 6):
-        (tmp_path / "l.csv").write_text(f"{HEADER_21}\n{line_21('a.jpg', np.full((21, 2), 60.0), np.ones(21), yaw)}\n")
-        prints.append(wild_csv_faces(tmp_path).fingerprint())
-    assert prints[0] != prints[1]
+def test_the_fingerprint_depends_on_the_yaw(tmp_path):
+    sources = [one_face(tmp_path, np.full((21, 2), 60.0), np.ones(21), yaw)[0] for yaw in (5, 6)]
+    assert sources[0].fingerprint() != sources[1].fingerprint()
 
 
-def test_points_that_count_from_1_are_brought_to_this_programs_pixels(tmp_path):
+def test_the_pixel_origin_is_subtracted(tmp_path):
     points = np.random.default_rng(1).uniform(5, 115, (21, 2)).round(2)
-    write_image(tmp_path / "a.jpg")
-    (tmp_path / "l.csv").write_text(f"{HEADER_21}\n{line_21('a.jpg', points, np.ones(21))}\n")
-    (face,) = read_all(wild_csv_faces(tmp_path, pixel_origin=1.0))
+    _, face = one_face(tmp_path, points, np.ones(21), pixel_origin=1.0)
     np.testing.assert_allclose(face["landmarks"], points[heatmap.INDICES_OF_21] - 1.0, atol=1e-5)
     np.testing.assert_allclose(face["jaw"], points[heatmap.JAW_OF_21] - 1.0, atol=1e-5)
