@@ -1,4 +1,4 @@
-"""Properties of the measures, against loops, worked examples and the authors' predictions."""
+"""The NME and its summaries compared with loops, worked examples and the authors' predictions."""
 
 import os
 
@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from twodal_jax.evaluation import metrics
+from twodal_jax.face_models.load import load_morphable_model
+from twodal_jax.geometry import coefficients, projection
 
 DATA_DIR = os.environ.get("TWODAL_DATA_DIR")
 
@@ -18,7 +20,7 @@ def random_clouds(seed=0, images=5, points=68, dimensions=3):
 
 
 def nme_by_loop(predicted, true, box):
-    """The definition written out point by point."""
+    """The definition, computed point by point."""
     errors = []
     for p, t, b in zip(predicted, true, box):
         if p.shape[1] == 3:
@@ -33,7 +35,7 @@ def nme_by_loop(predicted, true, box):
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("points", [68, 18])
-def test_nme_equals_its_definition_written_as_a_loop(dimensions, points):
+def test_nme_equals_its_definition(dimensions, points):
     predicted, true = random_clouds(dimensions=dimensions, points=points)
     _, box = random_clouds(seed=1)
     np.testing.assert_allclose(metrics.nme(predicted, true, box), nme_by_loop(predicted, true, box), rtol=1e-12)
@@ -50,7 +52,7 @@ def test_nme_does_not_depend_on_the_unit_of_length():
     np.testing.assert_allclose(metrics.nme(predicted, true, true), metrics.nme(7 * predicted, 7 * true, 7 * true))
 
 
-def test_depth_has_no_origin_in_3d_but_x_and_y_have():
+def test_nme_in_3d_ignores_a_shift_of_depth_but_not_of_x():
     predicted, true = random_clouds()
     deeper, aside = predicted + [0, 0, 1000.0], predicted + [10.0, 0, 0]
     np.testing.assert_allclose(metrics.nme(deeper, true, true), metrics.nme(predicted, true, true), rtol=1e-9)
@@ -63,7 +65,7 @@ def test_jax_arrays_inside_jit_agree_with_numpy():
     np.testing.assert_allclose(on_device, metrics.nme(predicted, true, true), rtol=1e-4)
 
 
-def test_an_image_that_cannot_be_measured_is_nan_and_costs_no_other_image():
+def test_only_images_that_cannot_be_measured_are_nan():
     predicted, true = random_clouds(images=4)
     expected = metrics.nme(predicted, true, true)
     predicted[1, 5, 0] = np.nan
@@ -95,7 +97,7 @@ def test_yaw_bins_include_their_upper_edge_and_ignore_the_sign():
     assert metrics.count_by_bin([0, -30, 31, 89]) == {"0-30": 2, "30-60": 1, "60-90": 1}
 
 
-def test_the_mean_of_bins_weighs_bins_and_the_mean_of_images_images():
+def test_the_mean_of_bins_weights_bins_equally_and_the_mean_of_images_images():
     row = metrics.summarize([1, 2, 3, 10, 20], [0, 10, -20, 45, -80])
     assert (row["0-30"], row["30-60"], row["60-90"]) == (2.0, 10.0, 20.0)
     assert row["mean_of_bins"] == pytest.approx(32 / 3)
@@ -116,7 +118,7 @@ def test_unmeasured_images_are_excluded_and_counted():
     assert (row["count"], row["excluded"]) == (2, 2)
 
 
-def test_an_image_of_unknown_yaw_counts_as_an_image_but_in_no_bin():
+def test_an_image_of_unknown_yaw_is_in_the_mean_of_images_but_in_no_bin():
     row = metrics.summarize([1.0, 5.0], [0.0, np.nan])
     assert row["mean_of_images"] == 3.0 and row["mean_of_bins"] == 1.0 and row["count"] == 2
 
@@ -149,10 +151,7 @@ def test_examples_run_from_the_best_over_the_median_to_the_worst():
         ("pts68", 3, (4.565, 5.658, 7.786, 6.003, 5.261)),
     ],
 )
-def test_the_authors_released_coefficients_give_their_known_errors(truth, dimensions, expected):
-    from twodal_jax.face_models.load import load_morphable_model
-    from twodal_jax.geometry import coefficients, projection
-
+def test_the_authors_coefficients_have_their_known_errors(truth, dimensions, expected):
     model = load_morphable_model(os.path.join(DATA_DIR, "bfm_3ddfa"))
     folder = os.path.join(DATA_DIR, "aflw2000")
     with np.load(os.path.join(folder, "annotations.npz")) as annotations:
@@ -164,7 +163,7 @@ def test_the_authors_released_coefficients_give_their_known_errors(truth, dimens
 
     alpha = coefficients.unwhiten(whitened, model.alpha_mean, model.alpha_std)
     landmarks_crop = np.asarray(projection.landmarks_crop(model, alpha))
-    # 3DDFA's own rule, whose pixels count from 1 like those of the truth here; z by the mean scale.
+    # 3DDFA's own formula; its pixels count from 1 like those of the truth here; z is scaled by the mean scale.
     corner, scale = columns["roi_box"][rows, :2], np.ptp(columns["roi_box"][rows].reshape(-1, 2, 2), axis=1) / 120
     flat = landmarks_crop[..., :2] * scale[:, None] + corner[:, None]
     deep = landmarks_crop[..., 2:] * scale.mean(axis=1)[:, None, None]

@@ -1,4 +1,4 @@
-"""Predictions files: every form is read, what is odd is named, nothing is unpickled."""
+"""Prediction files: every form is read, problems are named, nothing is unpickled."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_names_match_with_or_without_folder_and_suffix(name, key):
     assert predictions.image_key(name) == key
 
 
-def test_landmarks_and_alpha_come_out_point_by_point(tmp_path):
+def test_landmarks_are_transposed_and_alpha_is_read(tmp_path):
     landmarks = np.arange(3 * 3 * 68, dtype=np.float64).reshape(3, 3, 68)
     path = write(tmp_path / "m.npz", name=names(3), landmarks68=landmarks, alpha=np.ones((3, 62)), pixel_origin=0)
     found = read_predictions(path)
@@ -33,7 +33,7 @@ def test_landmarks_and_alpha_come_out_point_by_point(tmp_path):
     assert found.alpha.shape == (3, 62) and not found.whitened and found.vertices is None
 
 
-def test_whitened_coefficients_are_unwhitened_with_the_models(tmp_path):
+def test_whitened_coefficients_are_unwhitened_with_the_models_whitening(tmp_path):
     whitened = np.arange(2.0)[:, None] * np.ones(62)
     found = read_predictions(write(tmp_path / "m.npz", name=names(2), alpha_whitened=whitened, pixel_origin=0))
     whitening = np.full(62, 1.0, np.float32), np.full(62, 3.0, np.float32)
@@ -42,7 +42,7 @@ def test_whitened_coefficients_are_unwhitened_with_the_models(tmp_path):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_an_origin_of_one_is_one_pixel_in_x_and_y_of_landmarks_and_vertices_and_the_default(tmp_path, dims):
+def test_pixels_count_from_1_by_default_and_are_converted_in_x_and_y(tmp_path, dims):
     rng = np.random.default_rng(1)
     content = {
         "name": names(3),
@@ -61,8 +61,8 @@ def test_an_origin_of_one_is_one_pixel_in_x_and_y_of_landmarks_and_vertices_and_
     np.testing.assert_allclose(zero - one, np.tile([[1.0], [1.0], [0.0]], (3, 1, 20)), atol=1e-4)
 
 
-def test_alpha_of_origin_one_is_3ddfas_and_meets_the_image_one_pixel_from_where_its_numbers_say(tmp_path):
-    """3DDFA's own rule for the image, x = x_crop s + sx from 1, against ours for the converted alpha."""
+def test_alpha_of_origin_1_is_converted_from_3ddfas_frame(tmp_path):
+    """3DDFA's formula, x = x_crop s + sx in pixels from 1, compared with ours for the converted alpha."""
     rng = np.random.default_rng(2)
     alpha = rng.normal(0, 30, (2, 62)).astype(np.float32)
     roi_box = np.array([[10.25, 20.5, 250.25, 260.5], [-7.0, 3.0, 53.0, 63.0]], np.float32)
@@ -88,12 +88,11 @@ def test_alpha_of_origin_one_is_3ddfas_and_meets_the_image_one_pixel_from_where_
 
 
 @pytest.mark.parametrize("origin", [2, -1, 0.5, np.nan, "one", [0, 1], None])
-def test_another_origin_is_one_error_that_names_file_and_field(tmp_path, origin):
+def test_an_invalid_origin_is_an_error_that_names_file_and_field(tmp_path, origin):
     value = np.array([{}], object) if origin is None else np.array(origin)
     path = write(tmp_path / "m.npz", name=names(2), alpha=np.zeros((2, 62)), pixel_origin=value)
-    with pytest.raises(
-        PredictionsError, match="plain arrays" if origin is None else "pixel_origin. must be 0 or 1"
-    ) as error:
+    message = "plain arrays" if origin is None else "pixel_origin. must be 0 or 1"
+    with pytest.raises(PredictionsError, match=message) as error:
         read_predictions(path)
     assert str(path) in str(error.value)
 
@@ -109,17 +108,16 @@ def test_vertices_are_read_a_few_rows_at_a_time(tmp_path, compressed):
     np.testing.assert_array_equal(np.concatenate([b for _, b in blocks]), vertices.astype(np.float32))
 
 
-def test_missing_doubled_and_unknown_images_are_named(tmp_path):
-    path = write(
-        tmp_path / "m.npz", name=np.array(["a.jpg", "b.jpg", "a.jpg", "stranger.jpg"]), alpha=np.zeros((4, 62))
-    )
+def test_missing_repeated_and_unknown_images_are_named(tmp_path):
+    keys = np.array(["a.jpg", "b.jpg", "a.jpg", "other.jpg"])
+    path = write(tmp_path / "m.npz", name=keys, alpha=np.zeros((4, 62)))
     problems = []
     rows = read_predictions(path).rows_of(["a", "b", "c"], problems)
     assert rows.tolist() == [0, 1, -1]
     text = "\n".join(problems)
     assert "1 image (c): no prediction" in text
     assert "1 image (a): predicted more than once" in text
-    assert "1 image (stranger): predicted, but not in the benchmark" in text
+    assert "1 image (other): predicted, but not in the test set" in text
 
 
 @pytest.mark.parametrize(
@@ -134,14 +132,14 @@ def test_missing_doubled_and_unknown_images_are_named(tmp_path):
         ({"something": np.zeros(2)}, "needs `name` and one of alpha.*it holds name, something"),
     ],
 )
-def test_wrong_shapes_and_contents_are_one_message_with_the_file(tmp_path, arrays, message):
+def test_wrong_shapes_and_dtypes_are_errors_that_name_the_file(tmp_path, arrays, message):
     path = write(tmp_path / "m.npz", name=names(2), **arrays)
     with pytest.raises(PredictionsError, match=message) as error:
         read_predictions(path)
     assert str(path) in str(error.value)
 
 
-def test_missing_broken_and_pickled_files_are_refused(tmp_path):
+def test_missing_broken_pickled_and_incomplete_files_are_errors(tmp_path):
     with pytest.raises(PredictionsError, match="no such file"):
         read_predictions(tmp_path / "none.npz")
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 nothing")
@@ -150,9 +148,6 @@ def test_missing_broken_and_pickled_files_are_refused(tmp_path):
     path = write(tmp_path / "pickled.npz", name=names(2), alpha=np.array([{}, {}], object))
     with pytest.raises(PredictionsError, match="plain arrays"):
         read_predictions(path)
-
-
-def test_a_file_cut_short_is_an_error_not_a_short_result(tmp_path):
     path = write(tmp_path / "m.npz", name=names(4), vertices=np.zeros((4, 3, 1000)))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])

@@ -1,4 +1,4 @@
-"""Landmark error of a regressor on a held-out annotated set, by protocol. Pure but for the batching."""
+"""Errors of a regressor on a held-out annotated set, by protocol."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -21,10 +21,14 @@ class HeldOut:
     """A held-out set, in memory.
 
     Attributes:
-      name: [n] strings. image: [n, S, S, 3] uint8 BGR, the crop in its margin.
-      landmarks68: [n, 68, 3], true landmarks, crop pixels, y down. roi_box: [n, 4]. yaw_deg: [n].
-      detected: [n, 18, 2] a detector's landmarks, crop pixels; detected_visible: [n, 18], 0: not found.
-      alpha: [n, 62] true coefficients, raw, crop, or None: then no error of whole meshes is measured.
+      name: [n] strings.
+      image: [n, S, S, 3] uint8 BGR, the crop with its margin.
+      landmarks68: [n, 68, 3], true landmarks, crop pixels, y down.
+      roi_box: [n, 4], image pixels.
+      yaw_deg: [n], degrees.
+      detected: [n, 18, 2], a detector's landmarks, crop pixels.
+      detected_visible: [n, 18], 0 where not detected.
+      alpha: [n, 62], true coefficients, raw, crop; None: errors of whole meshes are not measured.
     """
 
     name: np.ndarray
@@ -41,7 +45,7 @@ class HeldOut:
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """Detected landmarks, where there are any, and an empty heatmap."""
+        """DETECTED, if any landmark is detected, and EMPTY."""
         return (DETECTED, EMPTY) if self.detected_visible.any() else (EMPTY,)
 
 
@@ -53,7 +57,7 @@ def _predict_in_batches(
     batch_size: int,
     passes: int = 1,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Alpha [b, 62] and landmarks [b, 68, 3] of all faces (images, landmarks, visible), batch by batch."""
+    """Yields alpha [b, 62] and landmarks [b, 68, 3] of all faces (images, landmarks, visible), batch by batch."""
     total = len(faces[0])
     for start in range(0, total, batch_size):
         rows = np.minimum(np.arange(start, start + batch_size), total - 1)
@@ -78,7 +82,7 @@ def predict(
     *,
     batch_size: int = 64,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Alpha [n, 62] (raw) and landmarks [n, 68, 3] (crop pixels, y down) of all faces."""
+    """Predicted alpha [n, 62] (raw) and landmarks [n, 68, 3] (crop pixels, y down) of all faces."""
     visible = held_out.detected_visible * float(protocol == DETECTED)
     faces = held_out.image, held_out.detected, visible
     alphas, points = zip(*_predict_in_batches(regressor, faces, model, spec, batch_size))
@@ -94,7 +98,10 @@ def predict_alpha(
     progress: Callable[[int], None] = lambda count: None,
     batch_size: int = 64,
 ) -> np.ndarray:
-    """alpha [n, 62] (raw, crop) that a trained network gives faces; fields as in `forward.predict_batch`."""
+    """Alpha [n, 62] (raw, crop) that a trained network predicts for faces; arguments as in `forward.predict_batch`.
+
+    `progress` is called with the number of faces just done.
+    """
     alphas, trained = [], trained.folded(batch_size)
     faces, model = (images, landmarks, visible), without_mesh(trained.model)
     for alpha, _ in _predict_in_batches(trained.regressor, faces, model, trained.spec, batch_size, passes):
@@ -104,7 +111,7 @@ def predict_alpha(
 
 
 def nme_2d_68(landmarks_crop: np.ndarray, held_out: HeldOut) -> np.ndarray:
-    """NME [n] in per cent of predicted [n, 68, >=2] crop landmarks, measured in the whole image."""
+    """NME [n], per cent, of predicted landmarks [n, 68, >=2] in crop pixels, measured in the whole image."""
     predicted, true = (
         np.asarray(projection.crop_to_image(points[..., :2], held_out.roi_box))
         for points in (landmarks_crop, held_out.landmarks68)
@@ -113,7 +120,7 @@ def nme_2d_68(landmarks_crop: np.ndarray, held_out: HeldOut) -> np.ndarray:
 
 
 def nme_3d_dense(alphas: np.ndarray, held_out: HeldOut, model: MorphableModel) -> np.ndarray:
-    """NME [n] in per cent of all vertices in 3D, in the whole image; the model needs its mesh."""
+    """NME [n], per cent, of all vertices in 3D, measured in the whole image; the model needs its mesh."""
     errors = []
     for start in range(0, len(held_out), BATCH):
         rows = slice(start, start + BATCH)
@@ -133,10 +140,7 @@ def evaluate(
     batch_size: int,
     protocols: tuple[str, ...] | None = None,
 ) -> dict[str, dict]:
-    """{protocol: summary of the 2D NME of 68 landmarks by yaw}; see `metrics.summarize`.
-
-    protocols: default: all of the set's.
-    """
+    """{protocol: summary of the 2D NME of 68 landmarks by yaw}; see `metrics.summarize`. Default: all protocols."""
     results = {}
     for protocol in protocols or held_out.protocols:
         _, points = predict(regressor, held_out, model, spec, protocol, batch_size=batch_size)

@@ -1,12 +1,11 @@
-"""The measures of the paper: normalised mean error (NME) and its summary by yaw.
+"""Normalised mean error (NME) and its summary by yaw.
 
-Notation: n images, P points of each (68 landmarks, or every vertex of the mesh), d = 2 or 3
-coordinates. The normaliser of an image is sqrt(w h), w and h the width and height of the box around
-its *true* 68 landmarks, whatever the points that are compared; every NME is in per cent of it.
-Predictions and truth must be in one frame; the unit cancels.
+Notation: n images, P points each (68 landmarks, or all vertices of the mesh), d = 2 or 3 coordinates. The normaliser
+of an image is sqrt(w h), with the width w and height h of the box around its *true* 68 landmarks, whichever points are
+compared. Every NME is in per cent of it. Predictions and ground truth must be in the same frame; the unit cancels.
 
-`nme` accepts NumPy arrays, computed in float64, or JAX arrays (also inside jit), computed in the
-precision they come in. The summaries are NumPy and return plain Python numbers, ready for JSON.
+`nme` computes in float64 for NumPy arrays, and in their own precision for JAX arrays (also inside jit). The summaries
+are NumPy and return plain Python numbers, which JSON can hold.
 """
 
 import jax
@@ -21,8 +20,8 @@ NUM_WORST_DROPPED = 20  # Fig. 6 leaves out the 20 worst images
 def nme(predicted, true, box_landmarks):
     """Normalised mean error of each image, in per cent.
 
-    With three coordinates the depth has no common origin, so z is shifted until its minimum over
-    the P points is 0 in both clouds before they are compared; x and y stay as they are.
+    In 3D the depths have no common origin, so z is first shifted in both clouds until its minimum over the P points is
+    0; x and y are not changed.
 
     Args:
       predicted: [n, P, d], d = 2 (x, y) or 3 (x, y, z).
@@ -30,8 +29,7 @@ def nme(predicted, true, box_landmarks):
       box_landmarks: [n, 68, >=2], the true 68 landmarks in that frame; only x and y are used.
 
     Returns:
-      [n], per cent. NaN where a coordinate is not finite or the box has no area: such an image
-      counts as unmeasured, not as an error of 0 or infinity.
+      [n], per cent; NaN (not measured) where a coordinate is not finite or the box has no area.
 
     Raises:
       ValueError: shapes do not match.
@@ -69,28 +67,27 @@ def _check_shapes(predicted, true, box):
 
 
 def yaw_bin_index(yaw_deg) -> np.ndarray:
-    """Which of `YAW_BINS` each |yaw| falls in. yaw_deg [n], degrees → int [n]; -1 where NaN."""
+    """Index into `YAW_BINS` of each |yaw|: yaw_deg [n], degrees -> int [n]; -1 where NaN."""
     yaw = np.abs(np.asarray(yaw_deg, np.float64))
     return np.where(np.isnan(yaw), -1, np.digitize(yaw, YAW_BIN_EDGES_DEG, right=True))
 
 
 def summarize(nme_percent, yaw_deg) -> dict[str, float | int | None]:
-    """The row of a table: NME by yaw bin, its means, and how many images they rest on.
+    """Mean NME by yaw bin and over all images, with the numbers of images.
 
     Args:
-      nme_percent: [n], per cent, as `nme` gives it. NaN or infinite: an image that could not be
-        measured; it enters no mean and is counted under "excluded".
-      yaw_deg: [n], degrees, sign irrelevant. NaN: the image enters the means of images, no bin.
+      nme_percent: [n], per cent, from `nme`. An image that is not finite enters no mean; it counts as "excluded".
+      yaw_deg: [n], degrees, of any sign. An image of NaN yaw enters the means of images, but no bin.
 
     Returns:
-      "0-30", "30-60", "60-90": mean over the images of the bin, None for an empty one.
+      "0-30", "30-60", "60-90": mean over the images of the bin, None if it is empty.
       "mean_of_bins": mean of the bins that have images (the "mean" of Table I when all three have).
       "mean_of_images": mean over all measured images.
-      "mean_without_20_worst": the same without the 20 largest (Fig. 6); None up to 20 images.
-      "count", "excluded": images measured and not measured.
+      "mean_without_20_worst": the same without the 20 largest (Fig. 6); None for 20 images or fewer.
+      "count", "excluded": numbers of images measured and not measured.
 
     Raises:
-      ValueError: the two arrays are not of the same length.
+      ValueError: the arrays differ in length.
     """
     errors, yaw = np.asarray(nme_percent, np.float64), np.asarray(yaw_deg, np.float64)
     if errors.ndim != 1 or errors.shape != yaw.shape:
@@ -113,20 +110,17 @@ def _mean(values) -> float | None:
 
 
 def count_by_bin(yaw_deg) -> dict[str, int]:
-    """How many of the yaw angles [n], degrees, fall into each of `YAW_BINS`."""
+    """Number of yaw angles [n], degrees, in each of `YAW_BINS`."""
     bins = yaw_bin_index(yaw_deg)
     return {name: int((bins == index).sum()) for index, name in enumerate(YAW_BINS)}
 
 
 def cumulative_error(nme_percent) -> tuple[np.ndarray, np.ndarray]:
-    """Cumulative error distribution: which share of the images has at most which error.
+    """Cumulative error distribution of nme_percent [n].
 
-    Args:
-      nme_percent: [n], per cent. Images without a finite error count as never reached, so the
-        curve of a method that failed on some images ends below 100.
-
-    Returns:
-      errors [m] ascending (m finite ones) and share [m], per cent of all n images.
+    Returns the m finite errors [m], ascending, and the share [m] of images with at most that error, in per cent of all
+    n images. Images without a finite error are never reached, so the curve of a method that failed on some images ends
+    below 100.
     """
     errors = np.asarray(nme_percent, np.float64)
     finite = np.sort(errors[np.isfinite(errors)])
@@ -134,10 +128,10 @@ def cumulative_error(nme_percent) -> tuple[np.ndarray, np.ndarray]:
 
 
 def best_to_worst(nme_percent, count: int) -> np.ndarray:
-    """Indices of `count` images spread evenly over the ranking by error, best first, worst last.
+    """Indices of `count` images spread evenly over the ranking by error, from best to worst.
 
-    An odd count includes the median. Images without a finite error are left out; fewer than
-    `count` of the others: all of them.
+    An odd count includes the median. Images without a finite error are left out; if fewer than `count` remain, all are
+    returned.
     """
     errors = np.asarray(nme_percent, np.float64)
     errors = np.where(np.isfinite(errors), errors, np.inf)
@@ -149,7 +143,7 @@ def best_to_worst(nme_percent, count: int) -> np.ndarray:
 
 
 def rank_names(count: int) -> list[str]:
-    """What to call the images of `best_to_worst`: "best", "better than 75 %" ... "worst"."""
+    """Captions of the images of `best_to_worst`: "best", "better than 75 %" ... "worst"."""
     if count <= 1:
         return ["best"] * count
     worse = [round(100 * (1 - place / (count - 1))) for place in range(count)]

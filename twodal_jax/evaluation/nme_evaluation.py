@@ -1,8 +1,8 @@
-"""The measures of Section IV on an annotated set: one method's predictions against the ground truth.
+"""The errors of Section IV on an annotated set: predictions of one method compared with the ground truth.
 
-Everything is compared in the pixels of the whole image, y down, z towards the viewer. The normaliser is
-the box around the true 68 landmarks of the truth that is compared with (`metrics.nme`); reconstruction
-is over the true outer 3D interocular distance.
+Points are compared in pixels of the whole image, y down, z towards the viewer. The normaliser is the box around the
+68 landmarks of the ground truth in question (`metrics.nme`); that of the reconstruction error is the true outer 3D
+interocular distance.
 """
 
 import concurrent.futures
@@ -25,7 +25,7 @@ REANNOTATED = "_reannotated"
 LANDMARK_MEASURES = ("nme_2d_68", "nme_3d_68")
 DENSE_MEASURES = ("nme_2d_dense", "nme_3d_dense")
 RECONSTRUCTION = "nme_reconstruction"
-# What a table calls a measure; "68 points", "all vertices".
+# Titles of the measures in tables.
 TITLES = {
     "nme_2d_68": "2D, 68 points",
     "nme_2d_68" + REANNOTATED: "2D, 68 points, re-annotated",
@@ -43,15 +43,17 @@ BATCH = 16
 
 @dataclasses.dataclass(frozen=True)
 class GroundTruth:
-    """An annotated set.
+    """Ground truth of an annotated set.
 
     Attributes:
-      name: what messages and per_image.csv call it. keys: [n], see `predictions.image_key`.
+      name: used in messages and per_image.csv.
+      keys: [n], see `predictions.image_key`.
       landmarks68: [n, 68, 3] float32, image pixels, y down, z towards the viewer.
       reannotated: [n, 68, 2] float32, or None; NaN where an image has none.
-      yaw_deg: [n]. roi_box: [n, 4] float32, the crops predictions in crop pixels are meant in.
+      yaw_deg: [n], degrees.
+      roi_box: [n, 4] float32, the crops of predictions in crop pixels.
       alpha: [n, 62] float32, raw, in the frame of the crop; NaN where an image has none.
-      components: of `alpha`, as tables say it.
+      components: number of shape and expression components of `alpha`, for tables.
     """
 
     name: str
@@ -69,34 +71,34 @@ class GroundTruth:
 
 @jax.jit
 def landmarks_image(model: MorphableModel, alpha: jax.Array, roi_box: jax.Array) -> jax.Array:
-    """Alpha [B, 62] (raw, crop), roi_box [B, 4] -> the 68 landmarks [B, 68, 3], image pixels."""
+    """The 68 landmarks [B, 68, 3], image pixels, of alpha [B, 62] (raw, crop) and roi_box [B, 4]."""
     return projection.crop_to_image(projection.landmarks_crop(model, alpha), roi_box)
 
 
 @jax.jit
 def vertices_image(model: MorphableModel, alpha: jax.Array, roi_box: jax.Array) -> jax.Array:
-    """The same for all vertices: [B, N, 3]."""
+    """All vertices [B, N, 3], image pixels, of alpha [B, 62] (raw, crop) and roi_box [B, 4]."""
     return projection.crop_to_image(projection.vertices_crop(model, alpha), roi_box)
 
 
 @jax.jit
 def dense_errors(predicted: jax.Array, true: jax.Array, box_landmarks: jax.Array) -> jax.Array:
-    """[2, B] NME of all vertices in 2D and in 3D; predicted and true [B, N, 3]."""
-    flat = metrics.nme(predicted[..., :2], true[..., :2], box_landmarks)
-    return jnp.stack([flat, metrics.nme(predicted, true, box_landmarks)])
+    """NME [2, B] of all vertices in 2D and in 3D, per cent; predicted, true [B, N, 3], box_landmarks [B, 68, >=2]."""
+    error_2d = metrics.nme(predicted[..., :2], true[..., :2], box_landmarks)
+    return jnp.stack([error_2d, metrics.nme(predicted, true, box_landmarks)])
 
 
 def measures_of(predictions: Predictions, truth: GroundTruth, model: MorphableModel, *, icp: bool) -> list[str]:
-    """The measures that can be taken, in the order of `TITLES`."""
+    """Names of the measures that the predictions allow, in the order of `TITLES`."""
     has_mesh = predictions.alpha is not None or predictions.vertices is not None
     in_correspondence = predictions.alpha is not None or (
         has_mesh and predictions.vertices.shape[-1] == model.num_vertices
     )
-    flat_only = not in_correspondence and (predictions.landmarks68 is None or predictions.landmarks68.shape[-1] == 2)
+    only_2d = not in_correspondence and (predictions.landmarks68 is None or predictions.landmarks68.shape[-1] == 2)
     names = []
     if in_correspondence or predictions.landmarks68 is not None:
         names += ["nme_2d_68", *(["nme_2d_68" + REANNOTATED] * (truth.reannotated is not None))]
-        names += [] if flat_only else ["nme_3d_68"]
+        names += [] if only_2d else ["nme_3d_68"]
     names += list(DENSE_MEASURES) if in_correspondence else []
     names += [RECONSTRUCTION] if icp and has_mesh else []
     return names
@@ -111,14 +113,15 @@ def measure(
     progress: Callable[[int], None] = lambda count: None,
     problems: list[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Every measure the predictions allow, for every image of the truth.
+    """All errors that the predictions allow, for every image of the ground truth.
 
     Args:
-      predictions: landmarks win over vertices, vertices over alpha, where a file has several.
-      model: the morphable model alpha and the true vertices are made with.
-      with_icp: whether to measure reconstruction, by far the slowest.
+      predictions: if a file has several kinds, landmarks are preferred to vertices, and vertices to alpha.
+      truth: the ground truth.
+      model: the morphable model of alpha and of the true vertices.
+      with_icp: whether to compute the reconstruction error, by far the slowest.
       progress: called with the number of images just done.
-      problems: what could not be measured, and why, is added here.
+      problems: receives messages about what could not be measured, and why.
 
     Returns:
       {measure: [n] per cent, NaN where not measured}; keys as in `TITLES`.
@@ -132,19 +135,18 @@ def measure(
             f"{predictions.label}: vertices have {predictions.vertices.shape[-1]} points, the morphable"
             f" model {model.num_vertices}: without correspondence only reconstruction (ICP) is measured"
         )
-    workers = os.cpu_count() or 1
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for images, points, vertices in _batches(predictions, truth, rows, model, names):
             _measure_landmarks(errors, images, points, truth)
             if vertices is not None:
                 _measure_meshes(errors, images, vertices, truth, model, pool)
             progress(len(images))
-    _report_gaps(predictions, truth, rows, errors, problems)
+    _report_unmeasured(predictions, truth, rows, errors, problems)
     return errors
 
 
 def _batches(predictions, truth, rows, model, names) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(images [b] of the truth, landmarks [b, 68, d] or None, vertices [b, N, 3] or None), image pixels."""
+    """Yields (indices [b] in the truth, landmarks [b, 68, d] or None, vertices [b, N, 3] or None), image pixels."""
     own_landmarks = predictions.landmarks68
     dense = any(name in names for name in (*DENSE_MEASURES, RECONSTRUCTION))
     if predictions.vertices is not None:
@@ -169,7 +171,7 @@ def _batches(predictions, truth, rows, model, names) -> Iterator[tuple[np.ndarra
             own = predictions.roi_box
             roi_box = truth.roi_box[here] if own is None else own[chosen]
             alpha = crop_alpha(predictions, chosen, roi_box, model.alpha_mean, model.alpha_std)
-            padded = (_padded(alpha), _padded(roi_box))  # one shape: compiled once
+            padded = (_padded(alpha), _padded(roi_box))  # of one shape, so that there is one compilation
             if points is None:
                 points = np.asarray(landmarks_image(model, *padded))[: len(here)]
             if dense:
@@ -187,38 +189,37 @@ def _measure_landmarks(errors, images, points, truth) -> None:
     true = truth.landmarks68[images]
     errors["nme_2d_68"][images] = metrics.nme(points[..., :2], true[..., :2], true)
     if truth.reannotated is not None:
-        again = truth.reannotated[images]
-        errors["nme_2d_68" + REANNOTATED][images] = metrics.nme(points[..., :2], again, again)
+        reannotated = truth.reannotated[images]
+        errors["nme_2d_68" + REANNOTATED][images] = metrics.nme(points[..., :2], reannotated, reannotated)
     if "nme_3d_68" in errors and points.shape[-1] == 3:
         errors["nme_3d_68"][images] = metrics.nme(points, true, true)
 
 
 def _measure_meshes(errors, images, vertices, truth, model, pool) -> None:
-    true = np.asarray(vertices_image(model, _padded(truth.alpha[images]), _padded(truth.roi_box[images])))[
-        : len(images)
-    ]
+    count = len(images)
+    true = np.asarray(vertices_image(model, _padded(truth.alpha[images]), _padded(truth.roi_box[images])))[:count]
     if "nme_2d_dense" in errors and vertices.shape[1] == true.shape[1]:
-        found = dense_errors(*(_padded(a) for a in (vertices, true, truth.landmarks68[images])))
-        for name, row in zip(DENSE_MEASURES, np.asarray(found)):
-            errors[name][images] = row[: len(images)]
+        dense = dense_errors(*(_padded(a) for a in (vertices, true, truth.landmarks68[images])))
+        for name, row in zip(DENSE_MEASURES, np.asarray(dense)):
+            errors[name][images] = row[:count]
     if RECONSTRUCTION in errors:
-        one = functools.partial(_reconstruction, model)
-        errors[RECONSTRUCTION][images] = list(pool.map(one, vertices, true))
+        error_of = functools.partial(_reconstruction_error, model)
+        errors[RECONSTRUCTION][images] = list(pool.map(error_of, vertices, true))
 
 
-def _reconstruction(model: MorphableModel, predicted: np.ndarray, true: np.ndarray) -> float:
-    """Error of one mesh [M, 3] against the true one [N, 3]; NaN where either is not finite."""
+def _reconstruction_error(model: MorphableModel, predicted: np.ndarray, true: np.ndarray) -> float:
+    """Error of one mesh [M, 3] compared with the true one [N, 3], per cent; NaN where either is not finite."""
     if not (np.isfinite(predicted).all() and np.isfinite(true).all()):
         return np.nan
     normals = shading.vertex_normals(np.ascontiguousarray(true, np.float32), model.triangles)
     left, right = true[np.asarray(model.landmark_indices)[list(OUTER_EYE_CORNERS)]]
     target = icp.Target(true, np.asarray(normals, np.float64))
-    # Depth has no common origin, and in profile ICP cannot slide far along it: level the depths first.
+    # The depths have no common origin, and ICP cannot move a profile far along z: align their medians first.
     predicted = predicted + [0.0, 0.0, np.median(true[:, 2]) - np.median(predicted[:, 2])]
     return icp.reconstruction_error(predicted, target, float(np.linalg.norm(left - right)))
 
 
-def _report_gaps(predictions, truth, rows, errors, problems) -> None:
+def _report_unmeasured(predictions, truth, rows, errors, problems) -> None:
     for name, values in errors.items():
         missing = np.flatnonzero(np.isnan(values) & (rows >= 0))
         if name == "nme_2d_68" + REANNOTATED:
@@ -227,10 +228,10 @@ def _report_gaps(predictions, truth, rows, errors, problems) -> None:
             keys = [truth.keys[i] for i in missing]
             problems.append(
                 f"{predictions.label}: {TITLES[name]}: {listed(keys)}: not measurable"
-                " (a value of the prediction or of the truth is missing or not finite)"
+                " (a value of the prediction or of the ground truth is missing or not finite)"
             )
 
 
 def summaries(errors: dict[str, np.ndarray], truth: GroundTruth) -> dict[str, dict]:
-    """{measure: row of a table}, see `metrics.summarize`."""
+    """{measure: summary by yaw}; see `metrics.summarize`."""
     return {name: metrics.summarize(values, truth.yaw_deg) for name, values in errors.items()}

@@ -1,15 +1,15 @@
-"""Anybody's predictions for a benchmark, read from an .npz without pickles.
+"""Predictions of any method for a test set, read from an .npz without pickles.
 
-  name          [n], the images' names; a folder or a suffix may be there or not
+  name          [n], names of the images; folder and suffix are optional
 and one or more of
   alpha         [n, 62], raw coefficients in the frame of the 120-pixel crop, or
   alpha_whitened [n, 62], (alpha - mean) / std with the morphable model's whitening;
-                either with an optional roi_box [n, 4] (default: the benchmark's crops)
+                either with an optional roi_box [n, 4] (default: the test set's crops)
   landmarks68   [n, 2 or 3, 68], image pixels, y down, z towards the viewer
-  vertices      [n, 3, N], likewise
-and perhaps
+  vertices      [n, 3, N], in the same frame
+and optionally
   pixel_origin  [], 1 (default): pixels count from 1 and alpha is 3DDFA's, as in AFLW2000-3D's .mat files, 3DDFA's
-                programs and the authors' released predictions; 0: both are this program's (`projection`)
+                programs and the authors' released predictions; 0: both are this program's (`geometry.projection`)
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".mat")
 
 
 class PredictionsError(ValueError):
-    """A file of predictions cannot be used at all; the message names it and what was expected."""
+    """A prediction file cannot be used; the message names it and what was expected."""
 
 
 def image_key(name: str) -> str:
-    """What names are matched by: forward slashes, no `images/` in front, no suffix of an image."""
+    """Key that names are matched by: forward slashes, without `images/` and without an image's suffix."""
     path = pathlib.PurePosixPath(str(name).strip().replace("\\", "/"))
     path = path.with_suffix("") if path.suffix.lower() in _SUFFIXES else path
     parts = [part for part in path.parts if part not in (".", "images")]
@@ -47,14 +47,14 @@ class Predictions:
     """The predictions of one method.
 
     Attributes:
-      label: how tables and figures call it.
+      label: its name in tables and figures.
       keys: [n], see `image_key`.
-      alpha: [n, 62] raw float32, or None. whitened: whether `alpha` is whitened instead. alpha_of_3ddfa: whether
-        it is in 3DDFA's frame of the crop (`projection.alpha_from_3ddfa`) instead of ours.
-      roi_box: [n, 4] float32, or None: the benchmark's.
-      landmarks68: [n, 68, 2 or 3] float32, or None.
-      vertices: [n, 3, N] on disk, or None.
-    Landmarks and vertices are in image pixels (`projection`), whatever the file counts from.
+      alpha: [n, 62] float32, raw, or None.
+      whitened: whether `alpha` is whitened instead of raw.
+      alpha_of_3ddfa: whether `alpha` is in 3DDFA's frame of the crop (`projection.alpha_from_3ddfa`), not in ours.
+      roi_box: [n, 4] float32, or None for the test set's crops.
+      landmarks68: [n, 68, 2 or 3] float32, or None; image pixels of `geometry.projection`.
+      vertices: [n, 3, N] on disk, or None; image pixels of `geometry.projection`.
     """
 
     label: str
@@ -67,35 +67,36 @@ class Predictions:
     vertices: "ArrayOnDisk | None" = None
 
     def rows_of(self, keys: list[str], problems: list[str]) -> np.ndarray:
-        """[m] the row that holds each key, -1 where none does; adds what was odd to `problems`."""
+        """Row [m] of each key, -1 if there is none; adds missing, repeated and unknown keys to `problems`."""
         row_of: dict[str, int] = {}
-        doubled, known = [], set(keys)
+        repeated, known = [], set(keys)
         for row, key in enumerate(self.keys):
             if key in row_of:
-                doubled.append(key)
+                repeated.append(key)
             else:
                 row_of[key] = row
         rows = np.array([row_of.get(key, -1) for key in keys], np.int64)
-        say = [
+        messages = [
             ([keys[i] for i in np.flatnonzero(rows < 0)], "no prediction (counted as not measured)"),
-            (doubled, "predicted more than once (the first one counts)"),
-            ([key for key in row_of if key not in known], "predicted, but not in the benchmark"),
+            (repeated, "predicted more than once (the first one counts)"),
+            ([key for key in row_of if key not in known], "predicted, but not in the test set"),
         ]
-        problems += [f"{self.label}: {listed(names)}: {what}" for names, what in say if names]
+        problems += [f"{self.label}: {listed(names)}: {message}" for names, message in messages if names]
         return rows
 
 
 def listed(names: list[str], most: int = 10) -> str:
-    """'12 images (a, b, ... and 2 more)'."""
+    """Number and names of images: '12 images (a, b, ... and 2 more)'."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{len(names)} image{'s' * (len(names) != 1)} ({', '.join(names[:most])}{more})"
 
 
 class ArrayOnDisk:
-    """One array [n, 3, N] of an .npz, read a few rows at a time and never whole.
+    """An array [n, 3, N] of an .npz, read a few rows at a time.
 
     Attributes:
-      shape: of the whole array. dtype: as stored.
+      shape: shape of the whole array.
+      dtype: stored dtype.
     """
 
     def __init__(self, path: pathlib.Path, name: str, pixel_origin: float = 0.0):
@@ -111,7 +112,7 @@ class ArrayOnDisk:
             raise PredictionsError(f"{path}: one row of `{name}` takes {self._row_bytes():,} bytes.")
 
     def batches(self, rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, float32 [<= rows, 3, N], image pixels) one after the other, in the file's order."""
+        """Yields (first row, float32 [<= rows, 3, N], image pixels), in the file's order."""
         row_bytes = self._row_bytes()
         try:
             with npy.open_array(self._path, self._name) as (_, file):
@@ -132,13 +133,9 @@ class ArrayOnDisk:
 
 
 def read_predictions(path: os.PathLike | str, label: str | None = None) -> Predictions:
-    """Reads a file of the form above.
+    """Reads a prediction file. `label` names the method; default: the file's name.
 
-    Args:
-      path: the .npz. label: how to call the method; default: the file's name.
-
-    Raises:
-      PredictionsError: missing, unreadable, no names, nothing predicted, or an array of a wrong shape.
+    Raises PredictionsError if the file is missing or unreadable, or an array is missing or of a wrong shape or dtype.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -205,9 +202,9 @@ def _pixel_origin(path: pathlib.Path, value: np.ndarray | int) -> int:
 def crop_alpha(
     predictions: Predictions, rows: np.ndarray, roi_box: np.ndarray, alpha_mean: np.ndarray, alpha_std: np.ndarray
 ) -> np.ndarray:
-    """Alpha [b, 62], raw, in our frame of the crop, of `rows` [b] of predictions that hold one.
+    """Raw alpha [b, 62], in our frame of the crop, of `rows` [b] of predictions with an alpha.
 
-    roi_box: [b, 4], the crops of these rows. alpha_mean, alpha_std: [62], of the morphable model.
+    `roi_box` [b, 4] are the crops of these rows; alpha_mean and alpha_std [62] are the morphable model's whitening.
     """
     alpha = predictions.alpha[rows]
     if predictions.whitened:

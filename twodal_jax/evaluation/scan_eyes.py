@@ -1,7 +1,7 @@
-"""How far apart the outer eye corners of a scan are, where nobody marked them: a morphable model is fitted to it.
+"""Outer interocular distance of a scan without annotated eye corners, from a morphable model fitted to it.
 
-The distance belongs to the scan alone, so that all methods are measured in one unit; taken at each prediction's own
-eyes, a method that sets them too far apart would lower its error. NumPy in float64.
+The distance is a property of the scan, so that all methods have the same normaliser. At each prediction's own eyes, a
+method that places them too far apart would lower its error. NumPy in float64.
 """
 
 import numpy as np
@@ -12,30 +12,31 @@ from twodal_jax.geometry import coefficients
 from twodal_jax.geometry.morphable_model import MorphableModel, OUTER_EYE_CORNERS
 
 SAMPLE = 4000
-STEPS, POSE_STEPS = 30, 5  # of the first, pose and size alone are fitted
-USUAL_SHARE = 0.95  # of the face's radius: the outer eye corners of a usual face
-FITTED_SHARE = 0.8  # of the radius around the nose: without ears, hair and neck
-PRIOR_SHARE = 1e-3  # of the radius: how exact the points are taken to be against the model's standard deviations
+STEPS, POSE_STEPS = 30, 5  # the first POSE_STEPS fit only pose and size
+INITIAL_SHARE = 0.95  # initial outer interocular distance, relative to the face's radius
+FITTED_SHARE = 0.8  # relative to the radius: points fitted around the nose, without ears, hair and neck
+PRIOR_SHARE = 1e-3  # assumed standard deviation of the points, relative to the radius, against the model's prior
 
 
 def interocular_distance(model: MorphableModel, target: icp.Target, radius: float) -> float:
-    """The 3D distance of a scan's points next to the outer eye corners of the fitted model.
+    """3D distance of the scan points nearest to the outer eye corners of the fitted model, in the scan's unit.
 
-    Pose, size and the 40 shape coefficients (without a whitening, which tells how far these go, pose and size) are
-    found by steps to the planes of the nearest scan points. On scans made of the Basel Face Model it is right within
-    1 per cent with that model; another one may place its corners elsewhere (the built-in one, on those: 7 per cent).
+    Pose, size and, if the model has a whitening, the 40 shape coefficients are fitted by steps to the planes of the
+    nearest scan points. On scans made from the Basel Face Model the error is below 1 per cent with that model, and 7
+    per cent with the built-in one, whose eye corners are placed differently.
 
     Args:
-      target: a neutral face, y up, facing +z (within some 15 degrees), with normals. radius: of the face around the
-        nose tip, the scan's unit.
+      model: the morphable model.
+      target: a neutral face, y up, facing +z (within about 15 degrees), with normals.
+      radius: of the face around the nose tip, in the scan's unit.
 
     Returns:
-      The distance in the scan's unit; 0 or NaN where the fit collapses, as on what is no face.
+      The distance; 0 or NaN where the fit collapses, for example if the scan is not a face.
     """
     mean, basis = _shape_model(model)
     corners = np.asarray(model.landmark_indices)[list(OUTER_EYE_CORNERS)]
     tip = scan_protocol.nose_tip(mean)
-    scale = USUAL_SHARE * radius / np.linalg.norm(mean[corners[0]] - mean[corners[1]])
+    scale = INITIAL_SHARE * radius / np.linalg.norm(mean[corners[0]] - mean[corners[1]])
     turn, shift = scale * np.eye(3), scan_protocol.nose_tip(target.points) - scale * tip
     fitted = np.flatnonzero(scale * np.linalg.norm(mean - tip, axis=1) <= FITTED_SHARE * radius)
     if len(fitted) > SAMPLE:
@@ -53,7 +54,7 @@ def interocular_distance(model: MorphableModel, target: icp.Target, radius: floa
 
 
 def _shape_model(model: MorphableModel) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices of the mean face [N, 3], and what a standard deviation of each shape coefficient adds [N, 3, K]."""
+    """Vertices of the mean face [N, 3], and their change per standard deviation of each shape coefficient [N, 3, K]."""
     mean = np.asarray(model.mean, np.float64).T
     if not model.has_whitening:
         return mean, np.zeros((*mean.shape, 0))
@@ -65,10 +66,10 @@ def _shape_model(model: MorphableModel) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _step(moved, free, shape, turn, target: icp.Target, prior: float):
-    """((matrix [3, 3], translation [3]) of a similarity, change of the shape [K]) towards the nearest planes.
+    """One least-squares step to the nearest planes: ((matrix [3, 3], translation [3]), shape change [K]).
 
-    moved: [n, 3]; free: [n, 3, K], what the coefficients `shape` do before `turn`; prior: distance in which a
-    standard deviation counts as much as all points.
+    Points `moved` [n, 3]; `free` [n, 3, K] is their change per coefficient, before `turn`. A residual of `prior` in all
+    points has the weight of one standard deviation of a coefficient.
     """
     distance, index = target.nearest(moved)
     normals = target.normals[index]
@@ -82,10 +83,10 @@ def _step(moved, free, shape, turn, target: icp.Target, prior: float):
     gap = np.einsum("ni,ni->n", target.points[index] - moved, normals)
     weighted = unknowns * weights[:, None]
     matrix, right = weighted.T @ unknowns, weighted.T @ gap
-    kept = free.shape[-1]
+    count = free.shape[-1]
     matrix += 1e-9 * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
-    matrix[7:, 7:] += prior**2 * np.eye(kept)
-    right[7:] -= prior**2 * shape[:kept]
-    found = np.linalg.solve(matrix, right)
-    turned = (1.0 + found[6]) * scipy.spatial.transform.Rotation.from_rotvec(found[:3]).as_matrix()
-    return (turned, centre + found[3:6] - turned @ centre), found[7:]
+    matrix[7:, 7:] += prior**2 * np.eye(count)
+    right[7:] -= prior**2 * shape[:count]
+    change = np.linalg.solve(matrix, right)
+    turned = (1.0 + change[6]) * scipy.spatial.transform.Rotation.from_rotvec(change[:3]).as_matrix()
+    return (turned, centre + change[3:6] - turned @ centre), change[7:]

@@ -1,8 +1,8 @@
-"""Benchmarks with a few 2D landmarks of their own: AFLW's 21 points, AFLW-LFPA's 34.
+"""Test sets with their own few 2D landmarks: AFLW's 21 points, AFLW-LFPA's 34.
 
-A map tells where such a landmark lies on a reconstruction: the mean of some of the 68 landmarks, or a
-vertex of the mesh. It is a CSV with the columns `landmark` (0-based) and `from68` ("17", or "37 40" for
-their mean) or `vertex`; a landmark without either is not measured.
+A landmark map gives the place of each landmark on a reconstruction: the mean of some of the 68 landmarks, or a vertex
+of the mesh. It is a CSV with the columns `landmark` (0-based) and `from68` ("17", or "37 40" for their mean) or
+`vertex`. A landmark with neither is not measured.
 """
 
 import csv
@@ -25,16 +25,16 @@ NME = "nme"
 
 
 class LandmarkMapError(ValueError):
-    """A map of landmarks cannot be used; the message names file and line."""
+    """A landmark map cannot be used; the message names file and row."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LandmarkMap:
-    """Where each of P landmarks lies.
+    """Places of P landmarks on a reconstruction.
 
     Attributes:
-      weights: [P, 68] float32, rows that sum to 1 for landmarks taken from the 68, else 0.
-      vertices: [P] int, the vertex for those taken from the mesh, else -1.
+      weights: [P, 68] float32, rows that sum to 1 for landmarks from the 68, else 0.
+      vertices: [P] int, the vertex for landmarks from the mesh, else -1.
     """
 
     weights: np.ndarray
@@ -42,23 +42,28 @@ class LandmarkMap:
 
     @property
     def mapped(self) -> np.ndarray:
-        """[P] bool: landmarks the map places at all."""
+        """Whether each landmark has a place: bool [P]."""
         return (self.weights.sum(axis=1) > 0) | (self.vertices >= 0)
 
     @property
     def needs_mesh(self) -> bool:
+        """Whether any landmark is a vertex of the mesh."""
         return bool((self.vertices >= 0).any())
 
 
 @dataclasses.dataclass(frozen=True)
 class SparseTruth:
-    """A benchmark of P landmarks an image.
+    """Ground truth with P landmarks per image.
 
     Attributes:
-      name: what tables call it. keys: [n], see `predictions.image_key`.
-      points: [n, P, 2] float32, image pixels, y down. visible: [n, P] bool, the ones that count.
-      size: [n] pixels an error is divided by; normaliser: what that is, in words.
-      yaw_deg: [n], NaN where unknown. roi_box: [n, 4], the crops predictions are meant in.
+      name: title in tables.
+      keys: [n], see `predictions.image_key`.
+      points: [n, P, 2] float32, image pixels, y down.
+      visible: [n, P] bool; only visible landmarks are measured.
+      size: [n] pixels, the normaliser.
+      normaliser: its description.
+      yaw_deg: [n], NaN where unknown.
+      roi_box: [n, 4], the crops of predictions in crop pixels.
     """
 
     name: str
@@ -75,14 +80,10 @@ class SparseTruth:
 
 
 def read_landmark_map(path: os.PathLike | str, count: int, num_vertices: int | None = None) -> LandmarkMap:
-    """Reads a map of `count` landmarks.
+    """Reads a map of `count` landmarks from a CSV, or a map of this package by its name ("aflw21", "lfpa34").
 
-    Args:
-      path: the CSV, or the name of one of ours ("aflw21", "lfpa34").
-      num_vertices: of the morphable model, to check vertex numbers by.
-
-    Raises:
-      LandmarkMapError: missing, unreadable, or a number out of range.
+    Vertices must be below `num_vertices`, if given. Raises LandmarkMapError if the file is missing or unreadable, or a
+    number is out of range.
     """
     path = pathlib.Path(path)
     path = path if path.suffix else MAPS / f"{path}.csv"
@@ -115,7 +116,7 @@ def read_landmark_map(path: os.PathLike | str, count: int, num_vertices: int | N
 
 
 def with_landmarks(predictions: Predictions, model: MorphableModel) -> Predictions:
-    """Predictions of whole meshes with their 68 landmarks read off; others as they are."""
+    """Adds the 68 landmarks of the meshes to predictions of meshes alone; returns other predictions unchanged."""
     vertices = predictions.vertices
     if vertices is None or predictions.alpha is not None or predictions.landmarks68 is not None:
         return predictions
@@ -134,11 +135,12 @@ def _mapped_points(landmarks68: jax.Array, weights: jax.Array) -> jax.Array:
 def predicted_points(
     predictions: Predictions, truth: SparseTruth, rows: np.ndarray, landmark_map: LandmarkMap, model: MorphableModel
 ) -> np.ndarray:
-    """[n, P, 2] image pixels of the truth's images; NaN where not predicted or not mapped.
+    """Predicted landmarks [n, P, 2] of the ground truth's images, image pixels; NaN where not predicted or not mapped.
 
-    rows: [n] of the predictions, -1 for none. Landmarks win over alpha, but for vertices of the map.
+    `rows` [n] are the rows of the predictions, -1 for none. Predicted landmarks are preferred to alpha, except for the
+    map's vertices.
     """
-    found = np.full((len(truth), len(landmark_map.vertices), 2), np.nan, np.float32)
+    result = np.full((len(truth), len(landmark_map.vertices), 2), np.nan, np.float32)
     images = np.flatnonzero(rows >= 0)
     at_vertex = landmark_map.vertices >= 0
     from_68 = landmark_map.weights.sum(axis=1) > 0
@@ -160,17 +162,17 @@ def predicted_points(
         else:
             continue
         mapped = np.asarray(_mapped_points(points, landmark_map.weights))
-        found[np.ix_(here, np.flatnonzero(from_68))] = mapped[:, from_68]
+        result[np.ix_(here, np.flatnonzero(from_68))] = mapped[:, from_68]
         if at_vertex.any() and alpha is not None:
             vertices = projection.crop_to_image(projection.vertices_crop(small, alpha), roi_box)
-            found[np.ix_(here, np.flatnonzero(at_vertex))] = np.asarray(vertices)[..., :2]
-    return found
+            result[np.ix_(here, np.flatnonzero(at_vertex))] = np.asarray(vertices)[..., :2]
+    return result
 
 
 def nme_visible(predicted: np.ndarray, truth: SparseTruth, counted: np.ndarray) -> np.ndarray:
-    """NME [n] in per cent: mean distance of the visible landmarks over the image's size.
+    """NME [n] in per cent: mean distance of the visible landmarks divided by the image's normaliser.
 
-    predicted: [n, P, 2]. counted: [P] bool. NaN where no landmark counts, or one of them is not finite.
+    predicted [n, P, 2]; counted bool [P], the landmarks measured. NaN where none is measured, or one is not finite.
     """
     distance = np.linalg.norm(predicted.astype(np.float64) - truth.points, axis=-1)
     used = truth.visible & counted
@@ -189,12 +191,12 @@ def measure(
     problems: list[str],
     progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, np.ndarray]:
-    """{"nme": [n] per cent, NaN where not measured}; what could not be measured is added to `problems`."""
+    """Errors {"nme": [n] per cent, NaN where not measured}; adds messages about unmeasured images to `problems`."""
     rows = predictions.rows_of(truth.keys, problems)
     predicted = predicted_points(predictions, truth, rows, landmark_map, model)
     counted = landmark_map.mapped
     if landmark_map.needs_mesh and predictions.alpha is None:
-        problems.append(f"{predictions.label}: no alpha, so landmarks the map takes from the mesh do not count")
+        problems.append(f"{predictions.label}: no alpha, so landmarks that the map takes from the mesh do not count")
         counted = counted & (landmark_map.vertices < 0)
     errors = nme_visible(predicted, truth, counted)
     missing = np.flatnonzero(np.isnan(errors) & (rows >= 0))
