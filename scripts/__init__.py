@@ -1,1 +1,1 @@
-"""Thin command-line programs, one job each: `python -m scripts.<name>`."""
+"""Command-line programs, one task each: `python -m scripts.<name>`."""

@@ -2,8 +2,8 @@
 
     python -m scripts.evaluate_aflw --data_dir=aflw_wild --output_dir=out --checkpoint=runs/aflw
 
-What a file of predictions holds is told in `twodal_jax.evaluation.predictions`. A checkpoint's network
-is shown an empty heatmap unless --detections gives landmarks: the annotated ones are the answer.
+`twodal_jax.evaluation.predictions` describes prediction files. A checkpoint's network gets empty heatmaps unless
+--detections gives landmarks: the annotated ones are the ground truth and must not be an input.
 """
 
 import sys
@@ -23,5 +23,5 @@ if __name__ == "__main__":
             count=aflw_lfpa.AFLW_POINTS,
             published_measure=None,
         ),
-        *sparse_evaluation.MENDABLE,
+        *sparse_evaluation.USER_ERRORS,
     )

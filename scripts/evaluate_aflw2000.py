@@ -1,13 +1,12 @@
-"""The paper's tables and figures on AFLW2000-3D, for a checkpoint or anybody's predictions.
+r"""The paper's tables and figures on AFLW2000-3D, for a checkpoint or predictions of any method.
 
-    python -m scripts.evaluate_aflw2000 --data_dir=AFLW2000 --output_dir=out \\
+    python -m scripts.evaluate_aflw2000 --data_dir=AFLW2000 --output_dir=out \
         --checkpoint=runs/paper --predictions=theirs:theirs.npz --morphable_model=bfm
 
-What a file of predictions holds is told in `twodal_jax.evaluation.predictions`. In the output folder:
-metrics.json, tables.md, per_image.csv, and the figures as PNG and SVG.
+`twodal_jax.evaluation.predictions` describes prediction files. The output folder gets metrics.json, tables.md,
+per_image.csv, and the figures as PNG and SVG.
 """
 
-import argparse
 import sys
 
 import numpy as np
@@ -26,13 +25,9 @@ SCALE = 3
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.evaluate_aflw2000",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cli.add_method_options(
-        parser,
+    parser = cli.make_evaluation_parser(
+        "scripts.evaluate_aflw2000",
+        __doc__,
         "AFLW2000-3D: name.jpg and name.mat, flat or in images/",
         f"68 detected landmarks a face, pixels of the 120-pixel crop; default: the folder's {aflw2000.DETECTIONS}",
     )
@@ -43,7 +38,7 @@ def parse(arguments):
 
 
 def check_model(truth, model) -> None:
-    """Refuses a morphable model that does not rebuild the true landmarks."""
+    """Raises UsageError if the morphable model does not rebuild the true landmarks."""
     known = np.flatnonzero(np.isfinite(truth.alpha).all(axis=1))[:100]
     if not len(known):
         return
@@ -52,14 +47,14 @@ def check_model(truth, model) -> None:
     error = np.nanmedian(metrics.nme(np.asarray(rebuilt)[..., :2], true[..., :2], true))
     if error > WRONG_MODEL_NME:
         raise cli.UsageError(
-            f"--morphable_model does not fit this data set: the landmarks it makes of the .mat files miss"
-            f" the true ones by {error:.1f} % (at most {WRONG_MODEL_NME:.0f} expected). AFLW2000-3D needs"
-            " the 40 + 10 model of BFM that 3DDFA ships."
+            f"--morphable_model does not fit this data set: its landmarks for the parameters of the .mat files have"
+            f" an error of {error:.1f} % (at most {WRONG_MODEL_NME:.0f} expected). AFLW2000-3D needs the 40 + 10 model"
+            " of BFM that comes with 3DDFA."
         )
 
 
 def predict(label, trained, options, truth, shown, problems) -> Predictions:
-    """The coefficients a checkpoint's network gives the benchmark's crops."""
+    """Alpha that a checkpoint's network predicts for the test set's crops."""
     faces, skipped = aflw2000.read_faces(
         options.data_dir,
         truth,
@@ -70,12 +65,12 @@ def predict(label, trained, options, truth, shown, problems) -> Predictions:
     problems += [f"{label}: {problem}" for problem in skipped]
     path = options.detections or options.data_dir / aflw2000.DETECTIONS
     source = path.name if path.is_file() else None
-    shown[label] = cli.what_was_shown(label, trained, faces, source, options, problems)
-    return cli.predict_faces(label, trained, faces, truth, options.passes)
+    shown[label] = cli.describe_inputs(label, trained, faces, source, options, problems)
+    return cli.predict_faces(label, trained, faces, truth.keys, truth.roi_box, options.passes)
 
 
 def draw(predictions, truth, model, errors, options) -> None:
-    """Fig. 5: faces from best to worst."""
+    """Writes Fig. 5: faces from best to worst."""
     if predictions.vertices is not None and predictions.landmarks68 is None or not options.overlays:
         return
     chosen = metrics.best_to_worst(errors["nme_2d_68"], options.overlays)

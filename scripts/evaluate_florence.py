@@ -2,12 +2,11 @@
 
     python -m scripts.evaluate_florence --data_dir=Florence --output_dir=out --checkpoint=runs/paper
 
-The folder holds a folder for each subject with its mesh (.obj or .wrl, y up, facing +z). Renderings are
-written to OUTPUT_DIR/renders as SUBJECT_pPITCH_yYAW.png; other methods run on them and hand in an .npz with
-`name` and `vertices` (pixels of the rendering) or `alpha` with `roi_box`. An optional landmarks.csv in the
-folder (subject, x36, y36, z36, x45, y45, z45) gives the outer eye corners; where it does not, they are found by
-fitting the morphable model to the scan, once for all methods; so meshes of any topology can be measured.
-metrics.json has each subject's distance between them, and where it is from.
+The data folder has a folder for each subject with its mesh (.obj or .wrl, y up, facing +z). Renderings are written to
+OUTPUT_DIR/renders as SUBJECT_pPITCH_yYAW.png. Other methods run on them and give an .npz with `name` and `vertices`
+(pixels of the rendering, any topology) or `alpha` with `roi_box`. An optional landmarks.csv in the data folder
+(subject, x36, y36, z36, x45, y45, z45) gives the outer eye corners. For other subjects they come from the morphable
+model fitted to the scan, once for all methods. metrics.json has each subject's interocular distance and its origin.
 """
 
 import argparse
@@ -24,7 +23,7 @@ from data_pipelines.sources.base import SkipFace, SourceError, to_18_landmarks
 from data_pipelines.test_sets import mesh_scans
 from data_pipelines.test_sets.crops import CroppedFaces
 from scripts import evaluation_cli as cli
-from twodal_jax.evaluation import held_out, icp, nme_evaluation, scan_eyes, scan_protocol
+from twodal_jax.evaluation import icp, nme_evaluation, scan_eyes, scan_protocol
 from twodal_jax.evaluation.predictions import crop_alpha, listed, Predictions
 from twodal_jax.geometry import projection
 from twodal_jax.io.images import crop_face
@@ -42,7 +41,7 @@ MARKED, FITTED = "landmarks.csv", "fitted morphable model"
 
 @dataclasses.dataclass(frozen=True)
 class Rendering:
-    """One picture of a subject."""
+    """One image of a subject."""
 
     key: str
     subject: str
@@ -52,7 +51,7 @@ class Rendering:
 
 
 def positive(text: str) -> float:
-    """The type of an option that is a length."""
+    """Argparse type of a length."""
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be positive, got {value}")
@@ -60,13 +59,9 @@ def positive(text: str) -> float:
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.evaluate_florence",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cli.add_method_options(
-        parser,
+    parser = cli.make_evaluation_parser(
+        "scripts.evaluate_florence",
+        __doc__,
         "a folder for each subject, with its mesh",
         "68 detected landmarks of each rendering (by its file name), its pixels; without them heatmaps are empty",
     )
@@ -80,14 +75,14 @@ def parse(arguments):
         "--face_radius",
         type=positive,
         default=scan_protocol.FACE_RADIUS_MM,
-        help="of the face around the nose tip, in the scans' unit (millimetres)",
+        help="radius of the face around the nose tip, in the scans' unit (millimetres)",
     )
-    parser.add_argument("--render_only", action="store_true", help="make the renderings and stop")
+    parser.add_argument("--render_only", action="store_true", help="write the renderings and stop")
     return parser.parse_args(arguments)
 
 
 def read_corners(folder: pathlib.Path) -> dict[str, float]:
-    """{subject: 3D outer interocular distance} of landmarks.csv; empty without the file."""
+    """Reads {subject: 3D outer interocular distance} from landmarks.csv; empty without the file."""
     path = folder / "landmarks.csv"
     if not path.is_file():
         return {}
@@ -95,28 +90,28 @@ def read_corners(folder: pathlib.Path) -> dict[str, float]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
         points = {row["subject"]: np.array([float(row[name]) for name in CORNERS]) for row in rows}
-    except (KeyError, ValueError, TypeError, csv.Error) as error:  # TypeError: a short line; ValueError: no UTF-8
+    except (KeyError, ValueError, TypeError, csv.Error) as error:  # TypeError: a short line; ValueError: not UTF-8
         raise SourceError(f"{path}: needs the columns subject, {', '.join(CORNERS)} ({error})") from None
     return {subject: float(np.linalg.norm(p[:3] - p[3:])) for subject, p in points.items()}
 
 
 def read_scans(folder: pathlib.Path, problems: list[str]) -> dict[str, mesh_scans.Scan]:
-    """{subject: scan}; unreadable ones are named in `problems`."""
-    found = {}
+    """Reads {subject: scan}; unreadable ones are named in `problems`."""
+    scans = {}
     for subject, path in mesh_scans.list_scans(folder).items():
         try:
-            found[subject] = mesh_scans.read_scan(path)
+            scans[subject] = mesh_scans.read_scan(path)
         except SkipFace as skip:
             problems.append(f"{subject}: left out: {skip.reason} ({skip.detail})")
-    if not found:
+    if not scans:
         raise SourceError(f"{folder}: no scan could be read.\n" + "\n".join(problems))
-    return found
+    return scans
 
 
-def plan(found: dict[str, mesh_scans.Scan], options) -> list[Rendering]:
-    """Every picture of the protocol."""
+def plan(scans: dict[str, mesh_scans.Scan], options) -> list[Rendering]:
+    """All renderings of the protocol."""
     renderings = []
-    for subject, scan in found.items():
+    for subject, scan in scans.items():
         for pitch, yaw in scan_protocol.poses(options.protocol):
             camera = scan_protocol.make_camera(scan.vertices, pitch, yaw, options.face_radius)
             box = scan_protocol.roi_box(scan.vertices, camera, options.face_radius)
@@ -125,52 +120,39 @@ def plan(found: dict[str, mesh_scans.Scan], options) -> list[Rendering]:
 
 
 def render(rendering: Rendering, scan: mesh_scans.Scan) -> np.ndarray:
-    """The picture, BGR uint8 [450, 450, 3], on grey."""
+    """Renders a scan on grey -> uint8 [450, 450, 3] BGR."""
     points = rendering.camera.project(scan.vertices).astype(np.float32)
     size = scan_protocol.IMAGE_SIZE
-    image, _ = shading.render(
-        points,
-        np.asarray(scan.triangles, np.int32),
-        scan.colours,
-        size,
-        size,
-        light=overlay.HEAD_LIGHT,
-        background=np.full((size, size, 3), 0.5, np.float32),
-    )
+    triangles, grey = np.asarray(scan.triangles, np.int32), np.full((size, size, 3), 0.5, np.float32)
+    image, _ = shading.render(points, triangles, scan.colours, size, size, light=overlay.HEAD_LIGHT, background=grey)
     return np.round(255.0 * image).astype(np.uint8)
 
 
-def shown_faces(renderings, pictures, detected: pathlib.Path | None, authors_mouth: bool) -> CroppedFaces:
-    """What a network is shown: crops, and the landmarks of a detections file in pixels of the renderings."""
+def network_inputs(renderings, images, detected: pathlib.Path | None, authors_mouth: bool) -> CroppedFaces:
+    """Inputs of a network: crops, and the landmarks of a detections file in pixels of the renderings."""
     boxes = np.stack([rendering.roi_box for rendering in renderings])
-    crops = np.stack([crop_face(picture, box, margin=0) for picture, box in zip(pictures, boxes)])
-    found = detections.detections_by_stem(detected) if detected else {}
-    nothing = np.full((detections.NUM_POINTS, 2), np.nan, np.float32)
-    points = np.stack([found.get(rendering.key, nothing) for rendering in renderings])
+    crops = np.stack([crop_face(image, box, margin=0) for image, box in zip(images, boxes)])
+    points = detections.landmarks_by_name(detected, [rendering.key for rendering in renderings])
     points = np.asarray(projection.image_to_crop(points, boxes))
     landmarks, visible = to_18_landmarks(points, np.isfinite(points).all(axis=-1), authors_mouth=authors_mouth)
     return CroppedFaces(np.arange(len(renderings)), crops, landmarks, visible)
 
 
-def predict(label, trained, renderings, pictures, options, shown, problems) -> Predictions:
-    """The coefficients a checkpoint's network gives the renderings."""
-    faces = shown_faces(renderings, pictures, options.detections, trained.spec.heatmap.authors_mouth)
+def predict(label, trained, renderings, images, options, shown, problems) -> Predictions:
+    """Alpha that a checkpoint's network predicts for the renderings."""
+    faces = network_inputs(renderings, images, options.detections, trained.spec.heatmap.authors_mouth)
     source = options.detections and options.detections.name
-    shown[label] = cli.what_was_shown(label, trained, faces, source, options, problems)
-    with cli.progress(f"{label}: network", len(faces.rows)) as advance:
-        alpha = held_out.predict_alpha(
-            trained, faces.image, faces.detected, faces.detected_visible, options.passes, advance
-        )
+    shown[label] = cli.describe_inputs(label, trained, faces, source, options, problems)
     boxes = np.stack([rendering.roi_box for rendering in renderings])
-    return Predictions(label, tuple(r.key for r in renderings), alpha=alpha, roi_box=boxes)
+    return cli.predict_faces(label, trained, faces, [r.key for r in renderings], boxes, options.passes)
 
 
 def interocular_distances(targets, corners, model, radius: float, problems) -> dict[str, tuple[float, str]]:
-    """{subject: (3D outer interocular distance in the scan's unit, where it is from)}; one for all methods.
+    """{subject: (3D outer interocular distance in the scan's unit, its origin)}, the same for all methods.
 
-    NaN, and a message in `problems`, where no face could be fitted.
+    The distance is NaN, with a message in `problems`, where the model could not be fitted.
     """
-    found = {}
+    distances = {}
     with cli.progress("eye corners", len(targets)) as advance:
         for subject, target in targets.items():
             distance, source = corners.get(subject, 0.0), MARKED
@@ -178,31 +160,31 @@ def interocular_distances(targets, corners, model, radius: float, problems) -> d
                 distance, source = scan_eyes.interocular_distance(model, target, radius), FITTED
             if not 0 < distance < np.inf:
                 problems.append(
-                    f"{subject}: not measured: no face could be fitted to the scan to find its eye"
+                    f"{subject}: not measured: no face could be fitted to the scan to locate its eye"
                     " corners; give them in landmarks.csv"
                 )
                 distance = np.nan
-            found[subject] = distance, source
+            distances[subject] = distance, source
             advance(1)
-    return found
+    return distances
 
 
 def about(interocular: dict[str, tuple[float, str]]) -> str:
-    """What the numbers are, with how many subjects' normaliser is from where."""
+    """Description of the error, with the number of subjects for each origin of the normaliser."""
     counts = collections.Counter(source for _, source in interocular.values())
-    said = (f"{source} for {count} of {len(interocular)} subjects" for source, count in counts.items())
-    return ABOUT.format(normaliser=", ".join(said))
+    origins = (f"{source} for {count} of {len(interocular)} subjects" for source, count in counts.items())
+    return ABOUT.format(normaliser=", ".join(origins))
 
 
 def meshes(predictions: Predictions, renderings, model, problems):
     """Yields (index of the rendering, vertices [M, 3] in its pixels)."""
     rows = predictions.rows_of([r.key for r in renderings], problems)
     if predictions.vertices is not None:
-        place = {row: i for i, row in enumerate(rows) if row >= 0}
+        rendering_of = {row: i for i, row in enumerate(rows) if row >= 0}
         for start, block in predictions.vertices.batches(nme_evaluation.BATCH):
             for offset, vertices in enumerate(block):
-                if start + offset in place:
-                    yield place[start + offset], vertices.T
+                if start + offset in rendering_of:
+                    yield rendering_of[start + offset], vertices.T
         return
     if predictions.alpha is None:
         raise cli.UsageError(f"{predictions.label}: Florence needs `vertices` or `alpha`.")
@@ -214,7 +196,7 @@ def meshes(predictions: Predictions, renderings, model, problems):
 
 
 def measure(predictions, renderings, targets, interocular, model, problems) -> np.ndarray:
-    """Error [n] in per cent; NaN where not measured."""
+    """Errors [n] in per cent; NaN where not measured."""
     errors = np.full(len(renderings), np.nan)
     with cli.progress(f"{predictions.label}: ICP", len(renderings)) as advance:
         for i, vertices in meshes(predictions, renderings, model, problems):
@@ -240,35 +222,36 @@ def evaluate(arguments) -> None:
     if not options.render_only:
         cli.check_labels(options, [*trained, *given])
         model = cli.load_model(options, trained)
-    found = read_scans(options.data_dir, problems)
+    scans = read_scans(options.data_dir, problems)
     corners = read_corners(options.data_dir)
-    renderings = plan(found, options)
+    renderings = plan(scans, options)
     folder = options.output_dir / "renders"
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = []
+    images = []
     with cli.progress("rendering", len(renderings)) as advance:
         for rendering in renderings:
-            pictures.append(render(rendering, found[rendering.subject]))
-            write_picture(folder / f"{rendering.key}.png", pictures[-1])
+            images.append(render(rendering, scans[rendering.subject]))
+            write_picture(folder / f"{rendering.key}.png", images[-1])
             advance(1)
     if options.render_only:
         cli.console.print(f"{len(renderings)} renderings in {folder}")
         return
     targets = {}
-    for subject, scan in found.items():
+    for subject, scan in scans.items():
         normals = shading.vertex_normals(scan.vertices.astype(np.float32), np.asarray(scan.triangles, np.int32))
         targets[subject] = icp.Target(scan.vertices, np.asarray(normals, np.float64))
     interocular = interocular_distances(targets, corners, model, options.face_radius, problems)
     shown: dict[str, str] = {}
     methods = {
-        label: predict(label, one, renderings, pictures, options, shown, problems) for label, one in trained.items()
+        label: predict(label, network, renderings, images, options, shown, problems)
+        for label, network in trained.items()
     }
     errors = {
         label: {nme_evaluation.RECONSTRUCTION: measure(p, renderings, targets, interocular, model, problems)}
         for label, p in (methods | given).items()
     }
     results = benchmark_output.Results(
-        name=f"Florence (protocol {options.protocol}, {len(found)} subjects)",
+        name=f"Florence (protocol {options.protocol}, {len(scans)} subjects)",
         keys=[r.key for r in renderings],
         yaw_deg=np.array([r.yaw for r in renderings]),
         errors=errors,
@@ -279,7 +262,8 @@ def evaluate(arguments) -> None:
         shown=shown,
         extra={
             "interocular": {
-                s: {"distance": d if np.isfinite(d) else None, "from": source} for s, (d, source) in interocular.items()
+                subject: {"distance": distance if np.isfinite(distance) else None, "from": source}
+                for subject, (distance, source) in interocular.items()
             }
         },
     )

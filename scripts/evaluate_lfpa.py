@@ -1,10 +1,9 @@
-"""NME on AFLW-LFPA's 34 visible landmarks (Table I), for a checkpoint or anybody's predictions.
+"""NME on AFLW-LFPA's 34 landmarks, if visible (Table I), for a checkpoint or predictions of any method.
 
     python -m scripts.evaluate_lfpa --data_dir=AFLW-LFPA --output_dir=out --checkpoint=runs/paper
 
-The folder holds TestImages/, Landmark.mat and BoundingBox.mat. Where the 34 landmarks lie on a face
-model was never published: --landmark_map replaces our guess. What a file of predictions holds is told
-in `twodal_jax.evaluation.predictions`.
+The folder holds TestImages/, Landmark.mat and BoundingBox.mat. The places of the 34 landmarks on a face model were
+never published: --landmark_map replaces our estimate. `twodal_jax.evaluation.predictions` describes prediction files.
 """
 
 import sys
@@ -24,5 +23,5 @@ if __name__ == "__main__":
             count=aflw_lfpa.LFPA_POINTS,
             published_measure="nme_lfpa",
         ),
-        *sparse_evaluation.MENDABLE,
+        *sparse_evaluation.USER_ERRORS,
     )

@@ -1,4 +1,4 @@
-"""What the evaluation commands share: options, methods from files and checkpoints, progress, failing."""
+"""Shared parts of the evaluation commands: options, methods from files and checkpoints, progress, errors."""
 
 import argparse
 import contextlib
@@ -25,11 +25,21 @@ console = rich.console.Console(stderr=True)
 
 
 class UsageError(ValueError):
-    """The options do not go together; the message says what to give."""
+    """The options do not fit together; the message names what to give."""
 
 
-def add_method_options(parser: argparse.ArgumentParser, data_help: str, detections_help: str) -> None:
-    """--data_dir, --output_dir, --morphable_model, --predictions, --checkpoint and how to run it."""
+def make_parser(module: str, description: str) -> argparse.ArgumentParser:
+    """Parser of `python -m module` that prints the description as it is."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def make_evaluation_parser(
+    module: str, description: str, data_help: str, detections_help: str
+) -> argparse.ArgumentParser:
+    """Parser with the data, output, morphable model, predictions and checkpoint options of an evaluation."""
+    parser = make_parser(module, description)
     parser.add_argument("--data_dir", required=True, type=pathlib.Path, help=data_help)
     parser.add_argument("--output_dir", required=True, type=pathlib.Path, help="made if missing")
     parser.add_argument("--morphable_model", help="folder or file of the 3DMM, or builtin; default: the checkpoint's")
@@ -38,7 +48,7 @@ def add_method_options(parser: argparse.ArgumentParser, data_help: str, detectio
         action="append",
         default=[],
         metavar="[LABEL:]FILE.npz",
-        help="anybody's predictions; several make a comparison",
+        help="predictions of any method; may be given several times for a comparison",
     )
     parser.add_argument(
         "--checkpoint",
@@ -52,14 +62,15 @@ def add_method_options(parser: argparse.ArgumentParser, data_help: str, detectio
         "--heatmap",
         choices=("detected", "empty"),
         default="detected",
-        help="what a checkpoint's network is shown: detected landmarks where there are any, or none",
+        help="heatmap of a checkpoint's network: of detected landmarks, if there are any, or empty",
     )
     parser.add_argument("--detections", type=pathlib.Path, help=detections_help)
     parser.add_argument("--passes", type=at_least_one, default=1, help="forward passes of a checkpoint's network")
+    return parser
 
 
 def labelled(argument: str) -> tuple[str | None, pathlib.Path]:
-    """'label:path' -> (label, path); 'path' -> (None, path)."""
+    """Splits 'label:path' into (label, path), and 'path' into (None, path)."""
     label, colon, path = argument.partition(":")
     if colon and label and "/" not in label and "\\" not in label and path:
         return label, pathlib.Path(path)
@@ -67,65 +78,68 @@ def labelled(argument: str) -> tuple[str | None, pathlib.Path]:
 
 
 def file_name(label: str) -> str:
-    """A label as part of a file's name."""
+    """A label as part of a file name."""
     return re.sub(r"[^\w.-]+", "_", label)
 
 
 def load_checkpoints(options: argparse.Namespace) -> dict[str, TrainedModel]:
-    """{label: model}; the label of a run is its folder's name."""
+    """Loads {label: model} of all --checkpoint; the default label of a run is its folder's name."""
     trained = {}
     for argument in options.checkpoint:
         label, workdir = labelled(argument)
         which = BEST if options.best else LATEST
-        found = load(workdir, morphable_model=options.morphable_model, which=which)
-        trained[label or workdir.absolute().name] = found
+        model = load(workdir, morphable_model=options.morphable_model, which=which)
+        trained[label or workdir.absolute().name] = model
     return trained
 
 
 def load_model(options: argparse.Namespace, trained: dict[str, TrainedModel]) -> MorphableModel:
-    """The morphable model everything is measured with."""
+    """The morphable model of the evaluation: that of --morphable_model or of the first checkpoint."""
     if options.morphable_model:
         return load_morphable_model(options.morphable_model)
     if trained:
         return next(iter(trained.values())).model
-    raise UsageError("Give --morphable_model: the predictions do not say which one they are meant for.")
+    raise UsageError("Give --morphable_model: prediction files do not name their morphable model.")
 
 
 def load_predictions(options: argparse.Namespace) -> dict[str, Predictions]:
-    """{label: predictions} of all --predictions."""
-    found = [read_predictions(path, label) for label, path in map(labelled, options.predictions)]
-    return {predictions.label: predictions for predictions in found}
+    """Reads {label: predictions} of all --predictions."""
+    files = [read_predictions(path, label) for label, path in map(labelled, options.predictions)]
+    return {predictions.label: predictions for predictions in files}
 
 
 def check_labels(options: argparse.Namespace, labels: list[str]) -> None:
-    """Something to measure, no two under one name, and no landmarks for a heatmap that shows none."""
+    """Raises UsageError if there is no method, two have one label, or --detections contradicts --heatmap=empty."""
     if options.detections and options.heatmap == "empty":
-        raise UsageError("--detections gives landmarks to show, --heatmap=empty shows none; leave one of them away.")
+        raise UsageError("--detections gives landmarks for heatmaps, --heatmap=empty uses none; omit one of them.")
     if not labels:
-        raise UsageError("Give --checkpoint=WORKDIR or --predictions=FILE.npz: there is nothing to measure.")
+        raise UsageError("Give --checkpoint=WORKDIR or --predictions=FILE.npz: there is nothing to evaluate.")
     if len(set(labels)) < len(options.checkpoint) + len(options.predictions):
-        raise UsageError("Two methods have one name; tell them apart with label:file.")
+        raise UsageError("Two methods have the same label; give another one with label:file.")
 
 
 def command_line(module: str, arguments: list[str]) -> str:
-    """What was run, for metrics.json."""
+    """The command of an evaluation, for metrics.json."""
     return f"python -m {module} {shlex.join(arguments)}"
 
 
-def predict_faces(label: str, trained: TrainedModel, faces, truth, passes: int) -> Predictions:
-    """The coefficients a checkpoint's network gives a benchmark's crops (`data_pipelines.test_sets.crops.CroppedFaces`)."""
+def predict_faces(label: str, trained: TrainedModel, faces, keys, roi_box, passes: int) -> Predictions:
+    """Alpha that a checkpoint's network predicts for a test set's crops.
+
+    `faces` is a `data_pipelines.test_sets.crops.CroppedFaces`; keys and roi_box are those of all images of the ground
+    truth.
+    """
     with progress(f"{label}: network", len(faces.rows)) as advance:
         alpha = held_out.predict_alpha(trained, faces.image, faces.detected, faces.detected_visible, passes, advance)
-    keys = tuple(truth.keys[row] for row in faces.rows)
-    return Predictions(label, keys, alpha=alpha, roi_box=truth.roi_box[faces.rows])
+    return Predictions(label, tuple(keys[row] for row in faces.rows), alpha=alpha, roi_box=roi_box[faces.rows])
 
 
-def what_was_shown(
+def describe_inputs(
     label: str, trained: TrainedModel, faces, source: object, options: argparse.Namespace, problems: list[str]
 ) -> str:
-    """What a checkpoint's network saw besides the crops, for the tables; a note where it was asked for more.
+    """Describes, for the tables, the heatmaps of a checkpoint's network; adds a problem if landmarks are missing.
 
-    faces: a `data_pipelines.test_sets.crops.CroppedFaces`. source: name of the landmarks' file, None where there is none.
+    `faces` is a `data_pipelines.test_sets.crops.CroppedFaces`; `source` is the name of the landmarks' file, or None.
     """
     if not trained.spec.heatmap.enabled:
         return "the crops alone: it was trained without heatmaps"
@@ -141,7 +155,7 @@ def what_was_shown(
 
 
 def show_and_write(results: benchmark_output.Results, folder: pathlib.Path, module: str, arguments: list[str]) -> None:
-    """The end of every evaluation: tables on the screen, files in the folder."""
+    """Prints the tables of an evaluation and writes its files into the folder."""
     benchmark_output.print_tables(results, console)
     benchmark_output.write(results, folder, command_line(module, arguments))
     console.print(f"Written to {folder}")
@@ -149,7 +163,7 @@ def show_and_write(results: benchmark_output.Results, folder: pathlib.Path, modu
 
 @contextlib.contextmanager
 def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar; yields `advance(count)`. Without a terminal: a line every tenth."""
+    """Shows a progress bar, or without a terminal a line every 10 %; yields `advance(count)`."""
     columns = (
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
@@ -158,15 +172,15 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
     )
     with rich.progress.Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(description, total=total)
-        said = 0
+        printed = 0
 
         def advance(count: int) -> None:
-            nonlocal said
+            nonlocal printed
             bar.advance(task, count)
             done = int(bar.tasks[0].completed)
-            if total and not console.is_terminal and 10 * done // total > 10 * said // total:
+            if total and not console.is_terminal and 10 * done // total > 10 * printed // total:
                 console.print(f"{description}: {done}/{total}", markup=False, highlight=False)
-                said = done
+                printed = done
 
         yield advance
 
@@ -174,11 +188,11 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
 def run(
     main: Callable[[], None],
     *user_errors: type[Exception],
-    interrupted: Callable[[], str] = lambda: "Interrupted. What was written before is whole.",
+    interrupted: Callable[[], str] = lambda: "Interrupted. Files written before are complete.",
 ) -> None:
-    """Runs a command; what a user can mend (also errors of `user_errors`) is one message and exit status 1.
+    """Runs a command. Errors that a user can fix, and `user_errors`, are one message and exit status 1.
 
-    interrupted: what to say after Ctrl-C; the exit status is then 130.
+    After Ctrl-C the message is `interrupted()` and the exit status 130.
     """
     from data_pipelines.sources.base import SourceError
 

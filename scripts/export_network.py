@@ -1,14 +1,13 @@
-"""Writes the network of a run as one file that runs without this program.
+"""Exports the network of a run as one file that runs without this program.
 
     python -m scripts.export_network --checkpoint=runs/demo --output_dir=exported --format=stablehlo
     python -m scripts.export_network --checkpoint=runs/demo --output_dir=exported --format=onnx
 
-The file takes images [b, 120, 120, 3] (uint8, BGR crops), landmarks [b, 18, 2] and visible [b, 18], and gives
-alpha [b, 62] and landmarks68 [b, 68, 3]; b is free. A JSON beside it says so in more detail.
+The file's inputs are images [b, 120, 120, 3] (uint8, BGR crops), landmarks [b, 18, 2] and visible [b, 18]; its outputs
+are alpha [b, 62] and landmarks68 [b, 68, 3]. The batch size b is free. A JSON beside it has the details.
 
-ONNX is written by jax2onnx, which needs an older orbax-checkpoint than training does, so it lives in an
-environment of its own. Where it is missing, the command writes the weights (network.npz) and says how to go
-on.
+ONNX is written by jax2onnx, which needs an older orbax-checkpoint than training does and therefore a separate
+environment. If it is missing, the command writes the weights (network.npz) and prints how to continue.
 """
 
 import argparse
@@ -22,7 +21,7 @@ FORMATS = ("stablehlo", "onnx")
 
 
 class UsageError(ValueError):
-    """The options do not go together, or something is missing; the message says what to do."""
+    """The options do not fit together, or something is missing; the message names the remedy."""
 
 
 def parse(arguments):
@@ -41,17 +40,17 @@ def parse(arguments):
     parser.add_argument(
         "--passes",
         type=int,
-        help="how often the network looks, each time with the landmarks it found before (default 1; with"
-        " --weights: what they were written with)",
+        help="forward passes, each with the landmarks of the one before (default 1; with --weights: the number they"
+        " were written with)",
     )
     options = parser.parse_args(arguments)
     if options.weights and (options.best or options.morphable_model or options.passes):
-        parser.error("--best, --morphable_model and --passes go with --checkpoint; weights have them inside")
+        parser.error("--best, --morphable_model and --passes go with --checkpoint; --weights include them")
     return options
 
 
 def load_network(options):
-    """The `portable.PortableNetwork` that the options name."""
+    """The `export.portable.PortableNetwork` of the options."""
     from twodal_jax.export import portable
 
     if options.weights:
@@ -70,19 +69,19 @@ def load_network(options):
 
 
 def how_to_get_onnx(weights: pathlib.Path, output_dir: pathlib.Path) -> str:
-    """The two commands that finish in another environment."""
+    """Message with the two commands that finish the export in another environment."""
     options = f"--weights={weights}", f"--output_dir={output_dir}", "--format=onnx"
     finish = ["-m", "scripts.export_network", *options]
     return (
-        "jax2onnx is not installed here, and its pins do not go with those of training. The weights are in"
-        f" {weights}. Make an environment for it, once, and finish there:\n\n"
+        "jax2onnx is not installed here, because its requirements conflict with those of training. The weights are in"
+        f" {weights}. Create an environment for it, once, and finish there:\n\n"
         "    python3 -m venv onnx_env && onnx_env/bin/python -m pip install -r requirements-onnx.txt\n"
         f"    onnx_env/bin/python {shlex.join(finish)}\n"
     )
 
 
 def write_onnx(network, options) -> list[pathlib.Path]:
-    """Writes and checks network.onnx, or the weights where jax2onnx is missing (then raises UsageError)."""
+    """Writes and checks network.onnx; if jax2onnx is missing, writes the weights and raises UsageError."""
     from twodal_jax.export import network as files, portable
 
     if importlib.util.find_spec("jax2onnx") is None:
@@ -98,7 +97,7 @@ def write_onnx(network, options) -> list[pathlib.Path]:
         file=sys.stderr,
     )
     if max(difference.values()) > files.TOLERANCE:
-        raise UsageError(f"{path}: gives something else than the network (allowed: {files.TOLERANCE:g}).")
+        raise UsageError(f"{path}: differs from the network by more than {files.TOLERANCE:g}.")
     return written
 
 
@@ -115,7 +114,7 @@ def export_network(arguments) -> None:
 
 
 def main(arguments) -> None:
-    """`export_network`; what a user can mend is one message and exit status 1."""
+    """Runs `export_network`; errors that a user can fix are one message and exit status 1."""
     try:
         export_network(arguments)
     except (UsageError, OSError) as error:

@@ -1,14 +1,13 @@
-"""Turns the authors' released PyTorch checkpoint into a run that our commands can use.
+r"""Converts the authors' released PyTorch checkpoint to a run folder for this project's commands.
 
-    python -m scripts.import_authors_checkpoint FILE.pth.tar --output_dir=runs/authors \\
+    python -m scripts.import_authors_checkpoint FILE.pth.tar --output_dir=runs/authors \
         --morphable_model=bfm_3ddfa
 
-PyTorch is not needed and no code of the file is run. The output is a folder like that of a training run:
-give it as --checkpoint. Its heatmap is the authors' (single pixels, their mouth centre). The network gives 3DDFA's
-coordinates of a crop; the run's whitening brings them into ours, on average (`MEAN_OFFSET_OF_3DDFA`).
+PyTorch is not needed, and no code of the file is executed. The output is a folder like that of a training run, for
+--checkpoint. Its heatmap is the authors' (single pixels, their mouth centre). The network's output is in 3DDFA's
+coordinates of a crop; the run's whitening converts them to ours, on average (`MEAN_OFFSET_OF_3DDFA`).
 """
 
-import argparse
 import pathlib
 import sys
 
@@ -27,23 +26,17 @@ from twodal_jax.io.text import write_json
 from twodal_jax.training import builder
 from twodal_jax.training.state import create_train_state
 
-# 3DDFA's coordinates of a crop are 0.5 + 0.5 / s larger than ours (`projection`), s image pixels a crop pixel. A
-# network does not know s, so one offset holds for all crops: the mean over the boxes of AFLW2000-3D (0.719).
+# 3DDFA's coordinates of a crop are 0.5 + 0.5 / s larger than ours (`geometry.projection`), s = image pixels per crop
+# pixel. A network does not know s, so all crops get one offset: the mean over the boxes of AFLW2000-3D (0.719).
 MEAN_OFFSET_OF_3DDFA = 0.72
-_T_X, _T_Y = 3, 7  # of alpha: the last column of the pose's first two rows; y is up
+_T_X, _T_Y = 3, 7  # indices in alpha: the last column of the pose's first two rows; y is up
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.import_authors_checkpoint",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.make_parser("scripts.import_authors_checkpoint", __doc__)
     parser.add_argument("file", type=pathlib.Path, help="the authors' .pth.tar")
     parser.add_argument("--output_dir", required=True, type=pathlib.Path, help="made if missing")
-    parser.add_argument(
-        "--morphable_model", required=True, help="the 40 + 10 BFM with param_whitening.pkl, as 3DDFA has it"
-    )
+    parser.add_argument("--morphable_model", required=True, help="the 40 + 10 BFM with param_whitening.pkl, from 3DDFA")
     return parser.parse_args(arguments)
 
 
@@ -53,12 +46,12 @@ def authors_config(morphable_model: str):
     config.name = "authors"
     config.morphable_model = morphable_model
     config.heatmap.kind = "points"
-    config.validation_faces = 0  # one checkpoint, chosen by them
+    config.validation_faces = 0  # there is one checkpoint, chosen by the authors
     return config
 
 
 def in_our_frame(model: MorphableModel) -> MorphableModel:
-    """The model with a whitening that takes the network's output to alpha in our frame of the crop."""
+    """The model with a whitening that maps the network's output to alpha in our frame of the crop."""
     mean = np.array(model.alpha_mean)
     mean[_T_X] -= MEAN_OFFSET_OF_3DDFA
     mean[_T_Y] += MEAN_OFFSET_OF_3DDFA
@@ -70,13 +63,13 @@ def import_checkpoint(arguments) -> None:
     variables = authors_checkpoint.read(options.file)
     model = load_morphable_model(options.morphable_model)
     if not model.has_whitening:
-        raise cli.UsageError(f"{options.morphable_model}: no param_whitening.pkl with it, which the coefficients need.")
+        raise cli.UsageError(f"{options.morphable_model}: lacks param_whitening.pkl, which the coefficients need.")
     model = in_our_frame(model)
     config = authors_config(options.morphable_model)
     spec = builder.build_stages(config)[-1].spec
     state = jax.tree.map(np.asarray, create_train_state(spec, 0))
-    like = jax.tree.structure(state.regressor.params)
-    assert jax.tree.structure(variables["params"]) == like, "our regressor's layout has changed"
+    expected = jax.tree.structure(state.regressor.params)
+    assert jax.tree.structure(variables["params"]) == expected, "the regressor's layout has changed"
     state = state.replace(
         regressor=state.regressor.replace(params=variables["params"], batch_stats=variables["batch_stats"])
     )

@@ -1,4 +1,4 @@
-"""Types of command-line options, for argparse. Imports nothing that takes time."""
+"""Argparse types of command-line options. Imports only fast modules."""
 
 import argparse
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def at_least_one(text: str) -> int:
-    """The type of an option that counts something; "1e3" is no number here."""
+    """Argparse type of a count; "1e3" is not accepted."""
     value = int(text) if text.isascii() and text.isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {text!r}")
@@ -14,9 +14,9 @@ def at_least_one(text: str) -> int:
 
 
 def comma_list(parse_one: Callable[[str], Any], expected: str) -> Callable[[str], list]:
-    """The type of an option that holds values with commas between them.
+    """Argparse type of comma-separated values.
 
-    parse_one: raises ValueError or KeyError for what it does not accept. expected: for the error message.
+    `parse_one` raises ValueError or KeyError for an invalid value; `expected` describes valid ones in the message.
     """
 
     def parse(text: str) -> list:

@@ -1,16 +1,13 @@
-"""Turns a source of faces into a prepared folder that training reads.
+"""Prepares a source of faces as a folder that training reads.
 
     python -m scripts.prepare_data mat --input=300W_LP --morphable_model=train.configs --output=data/300w_lp
     python -m scripts.prepare_data umdfaces --input=UMDFaces --output=data/umdfaces
     python -m scripts.prepare_data wild_csv --input=my_faces --output=data/mine --format=arrays
     python -m scripts.prepare_data verify --output=data/mine
 
-Large sets are made by several processes, through Apache Beam; --runner takes any of its runners. A run that
-was cut is continued by the same command. What cannot be read is skipped, counted, and
-listed in skipped.csv of the output.
+Large sets are prepared by several processes with Apache Beam; --runner takes any of its runners. The same command
+continues an interrupted run. Unreadable faces are skipped, counted, and listed in the output's skipped.csv.
 """
-
-from __future__ import annotations
 
 import argparse
 import functools
@@ -38,12 +35,12 @@ SHOWN_SKIPS = 10
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program; returns its exit status."""
+    """Runs the command; returns its exit status."""
     args = _parser().parse_args(arguments)
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
         if args.source in SYNTHETIC:
-            return _synthesise(args)
+            return _generate_synthetic(args)
         if args.source == VERIFY:
             return _verify(args, console)
         summary = _prepare(args, console)
@@ -100,13 +97,13 @@ def _report(summary: Summary, console: Console) -> None:
         console.print(f"{count:8d} skipped: {reason}")
     if not summary.made:
         console.print(
-            f"{summary.folder} was there already, made by the same command: nothing was done, no image looked"
-            " at. Remove it to prepare it again."
+            f"{summary.folder} exists and was made by the same command: nothing was done, and no image was read."
+            " Remove it to prepare it again."
         )
     print(f"{summary.folder}: {summary.count} faces, {len(summary.skips)} skipped")
 
 
-def _synthesise(args: argparse.Namespace) -> int:
+def _generate_synthetic(args: argparse.Namespace) -> int:
     from data_pipelines.sources import synthetic
 
     count = args.limit or 2000
@@ -118,8 +115,8 @@ def _synthesise(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace, console: Console) -> int:
     with preparing(f"reading {args.output}", console, unit="B") as show:
-        found = prepared_dataset.verify(args.output, show)
-    print(f"{args.output}: {found.count} faces, {len(found.manifest[checksums.FILES])} files as prepared")
+        opened = prepared_dataset.verify(args.output, show)
+    print(f"{args.output}: {opened.count} faces, {len(opened.manifest[checksums.FILES])} files as prepared")
     return 0
 
 
@@ -133,10 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "source",
         choices=[*registry.SOURCES, *SYNTHETIC, VERIFY],
-        help=f"what to read; {VERIFY}: compare a prepared folder with the hashes of its manifest",
+        help=f"source of the faces; {VERIFY}: compare a prepared folder with the hashes of its manifest",
     )
-    parser.add_argument("--input", help="what the source reads, see the list below")
-    parser.add_argument("--output", required=True, help="the folder to make")
+    parser.add_argument("--input", help="input of the source, see the list below")
+    parser.add_argument("--output", required=True, help="prepared folder")
     parser.add_argument(
         "--format",
         choices=FORMATS,
@@ -147,15 +144,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--morphable_model", help="model file or folder; needed for .mat files without pt3d_68")
     parser.add_argument(
         "--landmarks",
-        help="the landmark CSV or .npz, where it is not the only one; umdfaces: 68-point"
-        " detections (.csv or .npz) to use instead of its own 21 points; mat: 68-point detections in"
-        " pixels of the 120-pixel crops (default: fan_landmarks.csv beside annotations.npz)",
+        help="the landmark CSV or .npz, if the folder has several; umdfaces: 68-point detections (.csv or .npz) that"
+        " replace its 21 points; mat: 68-point detections in pixels of the 120-pixel crops (default: fan_landmarks.csv"
+        " beside annotations.npz)",
     )
     parser.add_argument(
         "--detect",
         choices=DETECTORS,
-        help="mat, umdfaces: find 68 landmarks with this detector meanwhile"
-        " (pip install -r requirements-landmarks.txt)",
+        help="mat, umdfaces: detect 68 landmarks during preparation (pip install -r requirements-landmarks.txt)",
     )
     parser.add_argument(
         "--ready_crops",
@@ -164,19 +160,19 @@ def _parser() -> argparse.ArgumentParser:
         help="wild_csv, detections: whether images are 120 x 120 crops already",
     )
     parser.add_argument("--shards", type=at_least_one, help="number of shards")
-    parser.add_argument("--limit", type=at_least_one, help="only the first faces; for synthetic sources their number")
+    parser.add_argument("--limit", type=at_least_one, help="use only the first faces; synthetic sources: their number")
     parser.add_argument(
         "--pixel_origin",
         type=float,
         default=0.0,
-        help="wild_csv: what the table calls the centre of the first pixel; 1 where it counts from 1",
+        help="wild_csv: the table's coordinate of the centre of the first pixel; 1 if it counts from 1",
     )
     parser.add_argument("--margin", type=int, default=20, help="pixels stored around the 120-pixel crop (default 20)")
     parser.add_argument(
         "--max_skipped",
         type=_fraction,
         default=MAX_SKIPPED,
-        help=f"stop when more than this fraction of all listed faces cannot be read (default {MAX_SKIPPED});"
+        help=f"stop if more than this fraction of all listed faces is unreadable (default {MAX_SKIPPED});"
         f" faces skipped for {', '.join(EXPECTED_SKIPS)} do not count",
     )
     parser.add_argument(
@@ -188,12 +184,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--runner",
         default=beam_engine.LOCAL,
-        help="who runs the Beam pipeline: local (default), or any runner of Beam by its name:"
-        " FlinkRunner, SparkRunner, DataflowRunner, ...; its workers must see --input and"
-        " --output under the same paths",
+        help="runner of the Beam pipeline: local (default), or the name of any Beam runner: FlinkRunner, SparkRunner,"
+        " DataflowRunner, ...; its workers must see --input and --output under the same paths",
     )
     parser.add_argument("--beam_options", default="", metavar="'--a=b --c'", help="flags passed on to Beam")
-    parser.add_argument("--seed", type=int, default=0, help="of synthetic faces")
+    parser.add_argument("--seed", type=int, default=0, help="seed of synthetic faces")
     return parser
 
 

@@ -1,11 +1,11 @@
-"""CroppedFaces of photos, folders, videos or a camera as meshes, landmarks, pose, and a page to look at them.
+"""Reconstructs the faces of photos, folders, videos or a camera as meshes, landmarks, pose, and an HTML viewer.
 
     python -m scripts.reconstruct photo.jpg --checkpoint=runs/demo --output_dir=out
     python -m scripts.reconstruct photos/ "more/*.png" --checkpoint=runs/demo --output_dir=out --outputs=all
     python -m scripts.reconstruct talk.mp4 --checkpoint=runs/demo --output_dir=out --smooth
 
-Each picture gets a folder of its name in the output folder, a video its overlay.mp4 and alpha.npz. Inputs
-that fail are listed at the end, the others are done; the exit status is then 1, and 130 after Ctrl-C.
+Each photo gets a folder of its name in the output folder, and each video overlay.mp4 and alpha.npz. Failed inputs are
+skipped and listed at the end, with exit status 1. The exit status after Ctrl-C is 130.
 """
 
 import argparse
@@ -15,13 +15,13 @@ import sys
 
 from scripts.option_types import at_least_one
 
-# Only what --help needs is imported here; everything else where it is used.
+# Only what --help needs is imported here; everything else is imported on use.
 
 INTERRUPTED = 130  # the exit status of shells after Ctrl-C
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.reconstruct", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,34 +35,34 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="comma-separated, or all; default: landmarks,mesh,json,glb,viewer. Also:"
         " dense, depth, pncc, uv, pose, obj, ply",
     )
-    add("--boxes", metavar="FILE", help="where the faces are: file, x1, y1, x2, y2[, roll] (.csv), or a faces.json")
+    add("--boxes", metavar="FILE", help="boxes of the faces: file, x1, y1, x2, y2[, roll] (.csv), or a faces.json")
     add("--landmarks", metavar="FILE", help="landmarks of the faces: 18, 21 or 68 points (.csv, .npz, .json)")
     add(
         "--detector",
         choices=("cascade", "any_way_up", "face-alignment", "whole"),
         default="cascade",
-        help="cascade: frontal faces, turned up to 60 degrees; any_way_up: turned by any angle; face-alignment: an"
-        " extra package that finds profiles too; whole: the picture is a tight crop of one face",
+        help="cascade: frontal faces, rolled up to 60 degrees; any_way_up: rolled by any angle; face-alignment: an"
+        " extra package that detects profiles too; whole: the image is a tight crop of one face",
     )
-    add("--passes", type=at_least_one, default=3, help="looks at each face (default 3)")
-    add("--min_confidence", type=float, default=0.4, help="faces below it are left out (default 0.4)")
-    add("--morphable_model", help="where the checkpoint's morphable model lies now")
+    add("--passes", type=at_least_one, default=3, help="forward passes for each face (default 3)")
+    add("--min_confidence", type=float, default=0.4, help="faces below it are skipped (default 0.4)")
+    add("--morphable_model", help="path of the checkpoint's morphable model, if it was moved")
     add("--best", action="store_true", help="the run's best checkpoint, not its last")
     add(
         "--frame",
         choices=("image", "model"),
         default="image",
-        help="of exported meshes: pixels of the photo, or the morphable model's, in metres, without pose",
+        help="frame of exported meshes: pixels of the photo, or the morphable model's, in metres, without pose",
     )
     add("--uv", metavar="FILE", help="UV coordinates of the morphable model (.npy, or .mat with UV)")
-    add("--texture_size", type=at_least_one, default=1024, help="texels a side (default 1024)")
-    add("--smooth", action="store_true", help="videos: steady the faces (one-euro filter)")
-    add("--max_frames", type=at_least_one, help="videos and cameras: stop after so many frames")
+    add("--texture_size", type=at_least_one, default=1024, help="texels per side (default 1024)")
+    add("--smooth", action="store_true", help="videos: smooth the faces over time (one-euro filter)")
+    add("--max_frames", type=at_least_one, help="videos and cameras: stop after this number of frames")
     return parser.parse_args(arguments)
 
 
 def detector_of(options: argparse.Namespace):
-    """What says where the faces are."""
+    """The detector of the options."""
     from twodal_jax.detection import detectors, from_file
 
     if options.boxes and options.landmarks:
@@ -80,7 +80,7 @@ def detector_of(options: argparse.Namespace):
 
 
 def load(options: argparse.Namespace):
-    """The model with its detector, and the surface of its morphable model."""
+    """Loads the model with its detector, and the surface of its morphable model."""
     from scripts.evaluation_cli import UsageError
     from twodal_jax import load
     from twodal_jax.checkpointing.trained_model import BEST, LATEST
@@ -103,7 +103,7 @@ def load(options: argparse.Namespace):
 
 
 def reconstruct(options: argparse.Namespace, outcome) -> int:
-    """Runs the command; returns the exit status. What becomes of the inputs is added to a `photos.Outcome`."""
+    """Runs the command; returns the exit status. Results of the inputs are added to a `photos.Outcome`."""
     from scripts.evaluation_cli import console, progress
     from twodal_jax.detection.from_file import GivenError
     from twodal_jax.reconstruction import inputs, outputs, photos as photo_job, videos
@@ -114,7 +114,7 @@ def reconstruct(options: argparse.Namespace, outcome) -> int:
     outcome.failures += [tuple(problem.split(": ", 1)) for problem in problems]
     photos = [item for item in items if isinstance(item, inputs.Photo)]
     if (options.boxes or options.landmarks) and len(photos) < len(items):
-        raise GivenError("--boxes and --landmarks are for photos; a video's faces are found and followed.")
+        raise GivenError("--boxes and --landmarks are for photos; a video's faces are detected and tracked.")
     model, surface = load(options)
     settings = photo_job.PhotoSettings(
         options.output_dir, names, options.passes, options.min_confidence, options.frame, options.texture_size
@@ -142,11 +142,11 @@ def reconstruct(options: argparse.Namespace, outcome) -> int:
         except VideoError as error:
             outcome.failures.append((source.name, str(error)))
         outcome.done += 1
-    return tell(outcome, len(photos), options.output_dir, console)
+    return report(outcome, len(photos), options.output_dir, console)
 
 
-def tell(outcome, num_photos: int, output_dir: pathlib.Path, console) -> int:
-    """Says what was done and lists what was not; returns the exit status."""
+def report(outcome, num_photos: int, output_dir: pathlib.Path, console) -> int:
+    """Prints the number of faces and the failed inputs; returns the exit status."""
     if num_photos:
         where = f"written to {output_dir}" if outcome.faces else "so nothing was written for them"
         console.print(
@@ -160,14 +160,14 @@ def tell(outcome, num_photos: int, output_dir: pathlib.Path, console) -> int:
 
 
 def interrupted(outcome) -> str:
-    """What Ctrl-C leaves behind; outcome: None as long as modules are imported."""
+    """Message after Ctrl-C; `outcome` is None while modules are imported."""
     if outcome is None or not outcome.inputs:
         return "Interrupted before anything was written."
     return f"Interrupted: {outcome.done} of {outcome.inputs} input(s) were done. Files written so far are whole."
 
 
 def main() -> None:
-    """The command; what a user can mend is one message, and so is what Ctrl-C leaves."""
+    """Runs the command; errors that a user can fix, and Ctrl-C, are one message."""
     options, outcome = parse(), None
     try:
         from scripts import evaluation_cli as cli
@@ -179,7 +179,7 @@ def main() -> None:
 
         outcome, user_errors = Outcome(), (GivenError, InputError, OutputError, FrameError, ModuleNotFoundError)
         cli.run(lambda: sys.exit(reconstruct(options, outcome)), *user_errors, interrupted=lambda: interrupted(outcome))
-    except KeyboardInterrupt:  # during the imports; later ones are heard by `cli.run`
+    except KeyboardInterrupt:  # during the imports; `cli.run` handles later ones
         print(interrupted(outcome), file=sys.stderr)
         sys.exit(INTERRUPTED)
 

@@ -1,9 +1,9 @@
-"""Draws the faces of a training batch as the network gets them, to check data by eye.
+"""Draws the faces of a training batch as the network gets them, for a visual check of the data.
 
     python -m scripts.show_batch --data=PREPARED_FOLDER --output=batch.png
 
-A face is its crop, those of its 18 numbered landmarks that are visible (cyan: left side of an upright face, yellow:
-right, so a swap is plain to see), its heatmap and, in an annotated set, the 68 landmarks of its alpha.
+For each face: its crop, its visible ones of the 18 numbered landmarks (cyan on the left side of an upright face,
+yellow on the right, so that a swap is visible), its heatmap and, in an annotated set, the 68 landmarks of its alpha.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import os
 import pathlib
 import sys
 
-import cv2
 import jax
 import numpy as np
 
@@ -23,11 +22,12 @@ from twodal_jax import forward
 from twodal_jax.evaluation import metrics
 from twodal_jax.face_models.load import AssetError, load_morphable_model
 from twodal_jax.geometry import coefficients, morphable_model, projection
+from twodal_jax.reconstruction.outputs import write_picture
 from twodal_jax.rendering.batch_sheet import batch_sheet
 from twodal_jax.training import batch as training_batch
 from twodal_jax.training.augmentation import AugmentationSettings
 
-# Stronger than is good for training, so that a mistake in any of them shows.
+# Stronger than useful for training, so that an error in any of them is visible.
 STRONG = AugmentationSettings(
     rotation_degrees=45.0,
     scale=0.2,
@@ -48,8 +48,8 @@ WRONG_MODEL_NME = 5.0  # per cent; 40 + 10 components of the right model are wit
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
-    """The part of `training.batch.TrainSpec` that decides what the network sees."""
+class InputSpec:
+    """The part of `training.state.TrainSpec` that determines the network's input."""
 
     seed: int
     augmentation: AugmentationSettings
@@ -61,10 +61,10 @@ def parse(arguments):
         prog="python -m scripts.show_batch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help="folder made by scripts.prepare_data")
-    parser.add_argument("--output", required=True, help="picture to write, e.g. batch.png")
+    parser.add_argument("--output", required=True, help="image to write, e.g. batch.png")
     parser.add_argument("--count", type=at_least_one, default=16, help="number of faces")
-    parser.add_argument("--augment", action="store_true", help="augment more than training does")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other faces")
+    parser.add_argument("--augment", action="store_true", help="augment more strongly than in training")
+    parser.add_argument("--seed", type=int, default=0, help="selects the faces")
     parser.add_argument(
         "--morphable_model",
         default="builtin",
@@ -76,26 +76,26 @@ def parse(arguments):
     return options
 
 
-def network_view(batch, model, view):
-    """(CroppedFaces, heatmaps [n, 120, 120, 1], 68 landmarks of alpha [n, 68, 3] or None) of one batch."""
+def network_inputs(batch, model, spec):
+    """(AugmentedBatch, heatmaps [n, 120, 120, 1], 68 landmarks of alpha [n, 68, 3] or None) of one batch."""
     if model is None:
-        faces, landmarks_68 = training_batch.prepare_wild(batch, view), None
+        faces, landmarks_68 = training_batch.prepare_wild(batch, spec), None
     else:
-        faces = training_batch.prepare_annotated(batch, model, view)
+        faces = training_batch.prepare_annotated(batch, model, spec)
         alpha = coefficients.unwhiten(faces.whitened, model.alpha_mean, model.alpha_std)
         landmarks_68 = projection.landmarks_crop(model, alpha)
     heatmap_points = faces.heatmap_landmarks, faces.heatmap_visible
-    inputs = forward.network_input(faces.image, *heatmap_points, view.heatmap)
+    inputs = forward.network_input(faces.image, *heatmap_points, spec.heatmap)
     return faces, inputs[..., 3:], landmarks_68
 
 
 def sheet(batch, model, *, augment, seed, names=()):
-    """One batch as `training.step` takes it → BGR uint8 sheet; model: None for wild faces."""
-    view = View(seed, STRONG if augment else AugmentationSettings())
+    """Draws one batch, as `training.step` takes it -> uint8 BGR image; `model` is None for wild faces."""
+    spec = InputSpec(seed, STRONG if augment else AugmentationSettings())
     if model is not None:
         model = morphable_model.without_mesh(model)
-    # Compiled as a whole: one by one, the many small operations take longer to compile.
-    faces, heatmaps, landmarks_68 = jax.jit(network_view, static_argnums=2)(batch, model, view)
+    # Compiled as a whole: compiling the many small operations one by one takes longer.
+    faces, heatmaps, landmarks_68 = jax.jit(network_inputs, static_argnums=2)(batch, model, spec)
     return batch_sheet(
         faces.image,
         np.asarray(heatmaps),
@@ -107,7 +107,7 @@ def sheet(batch, model, *, augment, seed, names=()):
 
 
 def warn_of_wrong_model(batch, model, name):
-    """A warning if alpha, projected with this model, does not give the landmarks beside it."""
+    """Prints a warning if alpha, projected with this model, does not give the stored landmarks."""
     if "landmarks68" not in batch:
         return
     true = np.asarray(batch["landmarks68"])[..., :2]
@@ -115,7 +115,7 @@ def warn_of_wrong_model(batch, model, name):
     error = float(np.nanmedian(metrics.nme(projected, true, true)))
     if not error < WRONG_MODEL_NME:
         print(
-            f"warning: alpha projected with --morphable_model={name} misses the stored landmarks "
+            f"warning: alpha projected with --morphable_model={name} differs from the stored landmarks "
             f"by {error:.1f} % NME; the faces were prepared with another model.",
             file=sys.stderr,
         )
@@ -145,22 +145,9 @@ def main(arguments=None) -> int:
         warn_of_wrong_model(batch, model, options.morphable_model)
     names = [os.fsdecode(name) for name in batch.pop("name")]
     picture = sheet(batch, model, augment=options.augment, seed=options.seed, names=names)
-    write_picture(options.output, picture)
+    write_picture(pathlib.Path(options.output), picture)
     print(f"{options.output}: {len(batch['image'])} of {prepared.count} {prepared.kind} faces")
     return 0
-
-
-def write_picture(path, picture):
-    """Writes a BGR picture atomically, in the format of the path's ending."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        if not cv2.imwrite(str(temporary), picture):
-            raise OSError(f"{path}: could not be written as a picture")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

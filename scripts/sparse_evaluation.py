@@ -10,16 +10,14 @@ from twodal_jax.evaluation import sparse
 from twodal_jax.evaluation.predictions import Predictions
 from twodal_jax.reporting import benchmark_output, published_results
 
-MENDABLE = (sparse.LandmarkMapError,)
+USER_ERRORS = (sparse.LandmarkMapError,)
 
 
 def parse(arguments, module: str, description: str, default_map: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    cli.add_method_options(
-        parser,
-        "the benchmark's folder",
+    parser = cli.make_evaluation_parser(
+        module,
+        description,
+        "the test set's folder",
         "68 detected landmarks a face, pixels of the 120-pixel crop; without them heatmaps are empty",
     )
     parser.add_argument(
@@ -31,14 +29,14 @@ def parse(arguments, module: str, description: str, default_map: str) -> argpars
 
 
 def predict(label, trained, options, truth, image_of, shown, problems) -> Predictions:
-    """The coefficients a checkpoint's network gives the benchmark's crops."""
+    """Alpha that a checkpoint's network predicts for the test set's crops."""
     faces, skipped = aflw_lfpa.read_faces(
         options.data_dir, truth, image_of, options.detections, authors_mouth=trained.spec.heatmap.authors_mouth
     )
     problems += [f"{label}: {problem}" for problem in skipped]
     source = options.detections and options.detections.name
-    shown[label] = cli.what_was_shown(label, trained, faces, source, options, problems)
-    return cli.predict_faces(label, trained, faces, truth, options.passes)
+    shown[label] = cli.describe_inputs(label, trained, faces, source, options, problems)
+    return cli.predict_faces(label, trained, faces, truth.keys, truth.roi_box, options.passes)
 
 
 def evaluate(
@@ -52,7 +50,7 @@ def evaluate(
     count: int,
     published_measure: str | None,
 ) -> None:
-    """Reads, predicts, measures, prints and writes."""
+    """Reads the test set, predicts and measures its landmarks, and prints and writes the results."""
     options = parse(arguments, module, description, default_map)
     trained, given = cli.load_checkpoints(options), cli.load_predictions(options)
     cli.check_labels(options, [*trained, *given])

@@ -1,4 +1,4 @@
-"""The AFLW2000-3D command on made data in the true file formats, with known answers."""
+"""The AFLW2000-3D command on synthetic data in the real file formats, with known errors."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ from tests.helpers_face_files import tiny_model, write_pair
 from twodal_jax.evaluation import metrics, nme_evaluation
 from twodal_jax.evaluation.predictions import Predictions, read_predictions
 from twodal_jax.face_models.load import load_morphable_model, save_morphable_model
+from twodal_jax.geometry import projection
 
 MODEL = tiny_model(num_vertices=300)
 COUNT = 5
@@ -57,7 +58,7 @@ def test_the_true_coefficients_have_no_error(truth):
 
 
 @pytest.mark.parametrize("shift", [3.0, -7.5])
-def test_a_shift_of_landmarks_is_exactly_the_error(truth, shift):
+def test_a_shift_of_landmarks_is_the_error(truth, shift):
     moved = truth.landmarks68 + [shift, 0.0, 4.0]
     errors, _ = measured(Predictions("m", tuple(truth.keys), landmarks68=moved), truth)
     expected = 100 * abs(shift) / box_size(truth)
@@ -66,10 +67,10 @@ def test_a_shift_of_landmarks_is_exactly_the_error(truth, shift):
     assert "nme_2d_dense" not in errors and "nme_reconstruction" not in errors
 
 
-def test_a_shift_of_meshes_is_exactly_the_error_and_none_after_icp(truth, tmp_path):
+def test_a_shift_of_meshes_is_the_error_but_not_after_icp(truth, tmp_path):
     moved = true_vertices(truth) + [0.0, 2.0, -150.0]
     path = tmp_path / "meshes.npz"
-    order = np.array([3, 0, 4, 1, 2])  # files need not be in the benchmark's order
+    order = np.array([3, 0, 4, 1, 2])  # files need not be in the test set's order
     vertices = np.swapaxes(moved, 1, 2)[order]
     np.savez(path, name=np.array(truth.keys)[order], vertices=vertices, pixel_origin=0)
     errors, problems = measured(read_predictions(path), truth)
@@ -79,9 +80,9 @@ def test_a_shift_of_meshes_is_exactly_the_error_and_none_after_icp(truth, tmp_pa
     assert (errors["nme_reconstruction"] < 0.5).all() and not problems
 
 
-def test_keypoints_only_in_two_dimensions_have_two_dimensional_errors_only(truth):
-    flat = truth.landmarks68[..., :2]
-    errors, _ = measured(Predictions("m", tuple(truth.keys), landmarks68=flat), truth)
+def test_2d_landmarks_have_2d_errors_only(truth):
+    landmarks = truth.landmarks68[..., :2]
+    errors, _ = measured(Predictions("m", tuple(truth.keys), landmarks68=landmarks), truth)
     assert list(errors) == ["nme_2d_68"] and (errors["nme_2d_68"] < 1e-4).all()
 
 
@@ -93,10 +94,8 @@ def test_meshes_without_correspondence_are_measured_by_icp_alone(truth, tmp_path
     assert "150 points, the morphable model 300" in problems[0]
 
 
-def test_another_crop_box_is_taken_from_the_predictions(truth):
-    """alpha of crops half as large, with their boxes, is the same face in the image."""
-    from twodal_jax.geometry import projection
-
+def test_the_predictions_own_crop_boxes_are_used(truth):
+    """Alpha of smaller crops, with their boxes, is the same face in the image."""
     centre = (truth.roi_box[:, :2] + truth.roi_box[:, 2:]) / 2
     half = (truth.roi_box[:, 2:] - truth.roi_box[:, :2]) / 3
     other = np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
@@ -118,8 +117,8 @@ AUTHORS = {
 
 @pytest.mark.slow
 @pytest.mark.skipif("TWODAL_DATA_DIR" not in os.environ, reason="TWODAL_DATA_DIR is not set")
-def test_the_authors_released_coefficients_have_their_known_errors_as_a_file_of_predictions():
-    """They are 3DDFA's, as a file that does not name its origin is; read as ours they would be about a pixel off."""
+def test_the_authors_coefficients_as_a_prediction_file_have_their_known_errors():
+    """They are in 3DDFA's frame, the default of files without an origin; in ours they would be about a pixel off."""
     folder = pathlib.Path(os.environ["TWODAL_DATA_DIR"])
     model = load_morphable_model(folder / "bfm_3ddfa")
     truth, _ = aflw2000.read_ground_truth(folder / "aflw2000")
@@ -130,13 +129,12 @@ def test_the_authors_released_coefficients_have_their_known_errors_as_a_file_of_
         assert np.round(row, 3).tolist() == list(expected), name
         assert found[name]["count"] == 1197
     ours = dataclasses.replace(predictions, alpha_of_3ddfa=False)
-    flat = nme_evaluation.measure(
-        ours, dataclasses.replace(truth, alpha=np.full_like(truth.alpha, np.nan)), model, with_icp=False
-    )["nme_2d_68"]
-    assert np.nanmean(flat) > 3.144 + 0.1
+    sparse = dataclasses.replace(truth, alpha=np.full_like(truth.alpha, np.nan))
+    errors = nme_evaluation.measure(ours, sparse, model, with_icp=False)
+    assert np.nanmean(errors["nme_2d_68"]) > 3.144 + 0.1
 
 
-def test_missing_and_not_finite_predictions_are_named_and_leave_the_others_alone(truth):
+def test_missing_and_not_finite_predictions_are_named_and_the_others_measured(truth):
     alpha = truth.alpha[:-1].copy()
     alpha[1, 20] = np.nan
     errors, problems = measured(Predictions("m", tuple(truth.keys[:-1]), alpha=alpha), truth)
@@ -146,7 +144,7 @@ def test_missing_and_not_finite_predictions_are_named_and_leave_the_others_alone
     assert "1 image (image4): no prediction" in text and "1 image (image1): not measurable" in text
 
 
-def test_images_without_mat_or_landmarks_are_named_and_the_rest_is_read(tmp_path):
+def test_images_without_mat_or_landmarks_are_named_and_the_others_read(tmp_path):
     write_pair(tmp_path, "good", MODEL, 0)
     write_pair(tmp_path, "bare", MODEL, 1, pt3d=False)
     write_pair(tmp_path, "broken", MODEL, 2, Shape_Para=np.full((199, 1), np.nan))
@@ -174,14 +172,9 @@ def test_the_command_writes_metrics_tables_figures_and_errors_by_image(folder, t
     names = np.array([f"{key}.jpg" for key in truth.keys])
     np.savez(tmp_path / "a.npz", name=names, alpha=truth.alpha, pixel_origin=0)
     np.savez(tmp_path / "b.npz", name=names, landmarks68=shifted, pixel_origin=0)
-    process = evaluate(
-        folder,
-        tmp_path / "out",
-        f"--predictions=exact:{tmp_path / 'a.npz'}",
-        f"--predictions=shifted|4:{tmp_path / 'b.npz'}",
-        f"--morphable_model={folder.parent / 'model.npz'}",
-        "--overlays=3",
-    )
+    predictions = f"--predictions=exact:{tmp_path / 'a.npz'}", f"--predictions=shifted|4:{tmp_path / 'b.npz'}"
+    model = f"--morphable_model={folder.parent / 'model.npz'}"
+    process = evaluate(folder, tmp_path / "out", *predictions, model, "--overlays=3")
     assert process.returncode == 0, process.stderr[-2000:]
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert found["methods"]["exact"]["nme_2d_68"]["mean_of_images"] < 0.05
@@ -203,12 +196,12 @@ def test_the_command_writes_metrics_tables_figures_and_errors_by_image(folder, t
         (["--predictions=none.npz", "--morphable_model=builtin"], "none.npz: no such file"),
         (["--morphable_model=builtin"], "Give --checkpoint=WORKDIR or --predictions"),
         (["--checkpoint=/nowhere"], "/nowhere: no run of twodal_jax.main"),
-        (["--predictions=a:{ok}", "--predictions=a:{ok}", "--morphable_model=builtin"], "one name"),
+        (["--predictions=a:{ok}", "--predictions=a:{ok}", "--morphable_model=builtin"], "same label"),
         (["--predictions={ok}"], "Give --morphable_model"),
         (["--predictions={ok}", "--morphable_model=builtin"], "does not fit this data set"),
     ],
 )
-def test_what_a_user_can_mend_is_one_message(folder, truth, tmp_path, arguments, message):
+def test_a_users_error_is_one_message(folder, truth, tmp_path, arguments, message):
     np.savez(tmp_path / "ok.npz", name=np.array(truth.keys), alpha=truth.alpha)
     arguments = [argument.format(ok=tmp_path / "ok.npz") for argument in arguments]
     process = evaluate(folder, tmp_path / "out", *arguments)

@@ -1,4 +1,4 @@
-"""Florence on made scans in the true file formats, with known answers."""
+"""Florence on synthetic scans in the real file formats, with known errors."""
 
 import json
 
@@ -41,21 +41,17 @@ def write_vrml(path, points, triangles, colours=None):
     color = ""
     if colours is not None:
         color = "color Color { color [ " + ", ".join("%.3f %.3f %.3f" % tuple(c) for c in colours) + " ] }"
-    text = (
-        "#VRML V2.0 utf8\n# a scanner's file\nShape { geometry IndexedFaceSet { coord Coordinate { point [\n"
-        + ",\n".join("%.5f %.5f %.5f" % tuple(p) for p in points)
-        + " ] }\n coordIndex [\n"
-        + ",\n".join("%d, %d, %d, -1" % tuple(t) for t in triangles)
-        + " ]\n"
-        + color
-        + " } }\n"
-    )
+    coordinates = ",\n".join("%.5f %.5f %.5f" % tuple(p) for p in points)
+    indices = ",\n".join("%d, %d, %d, -1" % tuple(t) for t in triangles)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(
+        "#VRML V2.0 utf8\n# a scanner's file\nShape { geometry IndexedFaceSet { coord Coordinate { point [\n"
+        f"{coordinates} ] }}\n coordIndex [\n{indices} ]\n{color} }} }}\n"
+    )
 
 
 @pytest.mark.parametrize("write, name", [(write_obj, "a.obj"), (write_vrml, "a.wrl")])
-def test_both_formats_give_the_mesh_back(tmp_path, head, write, name):
+def test_meshes_of_both_formats_are_read_as_written(tmp_path, head, write, name):
     write(tmp_path / name, *head)
     scan = mesh_scans.read_scan(tmp_path / name)
     np.testing.assert_allclose(scan.vertices, head[0], atol=1e-4)
@@ -74,7 +70,7 @@ def test_vrml_polygons_become_triangles_and_colours_bgr(tmp_path):
     np.testing.assert_allclose(scan.colours[0], [0.1, 0.5, 0.9], atol=1e-6)
 
 
-def test_broken_meshes_are_named_and_folders_without_any_refused(tmp_path, head):
+def test_broken_meshes_and_folders_without_a_mesh_are_errors(tmp_path, head):
     (tmp_path / "b.wrl").write_text("#VRML V1.0 ascii\n")
     with pytest.raises(SkipFace, match="unreadable mesh") as error:
         mesh_scans.read_scan(tmp_path / "b.wrl")
@@ -87,14 +83,14 @@ def test_broken_meshes_are_named_and_folders_without_any_refused(tmp_path, head)
         mesh_scans.list_scans(tmp_path / "empty")
 
 
-def test_poses_of_the_two_protocols():
+def test_the_two_protocols_differ_in_their_pitches():
     assert len(scan_protocol.poses("paper")) == len(scan_protocol.poses("vrn")) == 15
     assert {pitch for pitch, _ in scan_protocol.poses("paper")} == {-15.0, 20.0, 25.0}
     assert {pitch for pitch, _ in scan_protocol.poses("vrn")} == {-15.0, -20.0, -25.0}
 
 
 @pytest.mark.parametrize("pitch, yaw", [(0.0, 0.0), (20.0, -80.0), (-15.0, 40.0)])
-def test_projection_is_undone_and_the_face_is_in_the_picture(head, pitch, yaw):
+def test_unproject_inverts_project_and_the_face_is_inside_image_and_box(head, pitch, yaw):
     camera = scan_protocol.make_camera(head[0], pitch, yaw, 95.0)
     pixels = camera.project(head[0])
     np.testing.assert_allclose(camera.unproject(pixels), head[0], atol=1e-9)
@@ -104,7 +100,7 @@ def test_projection_is_undone_and_the_face_is_in_the_picture(head, pitch, yaw):
     assert (face[:, :2] >= box[:2]).all() and (face[:, :2] <= box[2:]).all()
 
 
-def test_a_turned_head_shows_its_side_and_a_raised_one_its_chin(head, model):
+def test_positive_yaw_is_to_the_right_and_positive_pitch_up(head, model):
     landmarks = np.asarray(model.landmark_indices)
     frontal, right, up = (
         scan_protocol.make_camera(head[0], *pose, 95.0).project(head[0])[landmarks]
@@ -114,8 +110,8 @@ def test_a_turned_head_shows_its_side_and_a_raised_one_its_chin(head, model):
     def nose(points):
         return points[30] - points[[36, 45]].mean(axis=0)
 
-    assert nose(right)[0] > nose(frontal)[0] + 20  # yaw > 0: towards the right of the picture
-    assert nose(up)[1] < nose(frontal)[1] - 10  # pitch > 0: upwards
+    assert nose(right)[0] > nose(frontal)[0] + 20  # towards the right of the image
+    assert nose(up)[1] < nose(frontal)[1] - 10
 
 
 @pytest.fixture(scope="module")
@@ -125,21 +121,21 @@ def target(head):
 
 
 @pytest.mark.parametrize("pitch, yaw", [(-15.0, 0.0), (25.0, 80.0), (20.0, -40.0)])
-@pytest.mark.parametrize("put_in", [0.0, 0.4, 1.0])
-def test_a_perturbed_prediction_gives_the_error_put_in(head, target, model, pitch, yaw, put_in):
-    """Vertices moved `put_in` mm off the surface, in and out by turns, at an unknown depth."""
+@pytest.mark.parametrize("distance", [0.0, 0.4, 1.0])
+def test_vertices_off_the_surface_have_that_distance_as_error(head, target, model, pitch, yaw, distance):
+    """Vertices moved by `distance` mm along their normals, randomly in or out, at an unknown depth."""
     rng = np.random.default_rng(0)
     side = np.where(rng.uniform(size=(len(head[0]), 1)) < 0.5, 1.0, -1.0)
     camera = scan_protocol.make_camera(head[0], pitch, yaw, 95.0)
-    pixels = camera.project(head[0] + put_in * side * target.normals) + [0.0, 0.0, 500.0]
+    pixels = camera.project(head[0] + distance * side * target.normals) + [0.0, 0.0, 500.0]
     error = scan_protocol.reconstruction_error(pixels, camera, target, 90.0)
-    np.testing.assert_allclose(error, 100 * put_in / 90.0, rtol=0.05, atol=0.02)
+    np.testing.assert_allclose(error, 100 * distance / 90.0, rtol=0.05, atol=0.02)
     assert scan_protocol.reconstruction_error(pixels, camera, target, 45.0) == pytest.approx(2 * error)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_fitted_model_tells_how_far_a_scans_eye_corners_are_apart(model, seed):
-    """Heads of random shape and expression, turned a little, with noise and in no order; 3 per cent."""
+def test_the_fitted_model_gives_the_interocular_distance_within_3_per_cent(model, seed):
+    """For heads of random shape and expression, slightly rotated, with noise and shuffled points."""
     rng = np.random.default_rng(seed)
     alpha = rng.normal(size=50) * np.asarray(model.alpha_std)[12:] + np.asarray(model.alpha_mean)[12:]
     points = np.asarray(model.mean, np.float64).T + np.einsum("k,kcn->nc", alpha, np.asarray(model.basis))
@@ -153,7 +149,7 @@ def test_a_fitted_model_tells_how_far_a_scans_eye_corners_are_apart(model, seed)
     assert found == pytest.approx(np.linalg.norm(eyes[0] - eyes[1]), rel=0.03)
 
 
-def test_one_distance_counts_for_all_methods_and_says_where_it_is_from(model, target):
+def test_annotated_distances_are_preferred_and_the_origin_is_reported(model, target):
     found = evaluate_florence.interocular_distances({"a": target, "b": target}, {"a": 88.0}, model, 95.0, [])
     assert found["a"] == (88.0, "landmarks.csv")
     assert found["b"][0] == pytest.approx(90.0, rel=0.03) and found["b"][1] == "fitted morphable model"
@@ -162,15 +158,15 @@ def test_one_distance_counts_for_all_methods_and_says_where_it_is_from(model, ta
 
 
 @pytest.mark.parametrize("collapsed", [0.0, np.nan, np.inf])
-def test_a_scan_no_face_fits_is_named_and_not_measured(monkeypatch, target, collapsed):
+def test_a_scan_without_a_fit_is_named_and_not_measured(monkeypatch, target, collapsed):
     monkeypatch.setattr(scan_eyes, "interocular_distance", lambda *_: collapsed)
     problems = []
     found = evaluate_florence.interocular_distances({"a": target}, {}, None, 95.0, problems)
     assert np.isnan(found["a"][0]) and "a: not measured: no face could be fitted" in problems[0]
 
 
-def test_eyes_set_too_far_apart_do_not_lower_the_error(tmp_path, head, target, model):
-    """The corners are two of thousands of vertices: 15 mm outwards change the error by their share alone."""
+def test_predicted_eyes_too_far_apart_do_not_lower_the_error(tmp_path, head, target, model):
+    """Both eye corners are moved by 15 mm; they are two of thousands of vertices, so the error hardly changes."""
     rng = np.random.default_rng(0)
     camera = scan_protocol.make_camera(head[0], 20.0, 40.0, 95.0)
     renderings = [evaluate_florence.Rendering(key, "s", 40.0, camera, np.zeros(4)) for key in ("right", "wide")]
@@ -185,18 +181,18 @@ def test_eyes_set_too_far_apart_do_not_lower_the_error(tmp_path, head, target, m
     assert errors[0] == pytest.approx(100 / 90.0, rel=0.05) and errors[1] == pytest.approx(errors[0], rel=0.01)
 
 
-def test_detected_landmarks_of_renderings_are_shown_in_the_crop(tmp_path):
+def test_detected_landmarks_of_renderings_are_converted_to_crop_pixels(tmp_path):
     camera = scan_protocol.Camera(np.eye(3), 1.0, np.zeros(3))
     box = np.array([100, 120, 340, 360], np.float32)
     renderings = [evaluate_florence.Rendering(f"s_p+20_y{yaw}", "s", 0.0, camera, box) for yaw in ("-40", "+40")]
     points = np.random.default_rng(0).uniform(120, 320, (68, 2)).round(2)
     path = tmp_path / "detected.csv"
     path.write_text("s_p+20_y+40.png," + ",".join(map(str, points.ravel())) + "\n")
-    pictures = [np.zeros((450, 450, 3), np.uint8)] * 2
-    faces = evaluate_florence.shown_faces(renderings, pictures, path, False)
+    images = [np.zeros((450, 450, 3), np.uint8)] * 2
+    faces = evaluate_florence.network_inputs(renderings, images, path, False)
     np.testing.assert_array_equal(faces.detected_visible.any(axis=1), [False, True])
     np.testing.assert_allclose(faces.detected[1, 13], (points[30] - box[:2] + 0.5) / 2 - 0.5, atol=0.3)  # nose tip
-    assert not evaluate_florence.shown_faces(renderings, pictures, None, False).detected_visible.any()
+    assert not evaluate_florence.network_inputs(renderings, images, None, False).detected_visible.any()
 
 
 @pytest.mark.slow
@@ -206,17 +202,13 @@ def test_the_command_renders_and_measures(tmp_path, head):
     (tmp_path / "data" / "subject_03").mkdir()
     (tmp_path / "data" / "subject_03" / "broken.wrl").write_text("nothing")
 
-    def command(*arguments):
-        return run_python(
-            "-m",
-            "scripts.evaluate_florence",
-            f"--data_dir={tmp_path / 'data'}",
-            f"--output_dir={tmp_path / 'out'}",
-            *arguments,
-        )
+    folders = f"--data_dir={tmp_path / 'data'}", f"--output_dir={tmp_path / 'out'}"
 
-    first = command("--render_only")
-    assert first.returncode == 0, first.stderr[-2000:]
+    def command(*arguments):
+        process = run_python("-m", "scripts.evaluate_florence", *folders, *arguments)
+        assert process.returncode == 0, process.stderr[-2000:]
+
+    command("--render_only")
     pictures = sorted(path.stem for path in (tmp_path / "out" / "renders").iterdir())
     assert len(pictures) == 30 and "subject_01_p+20_y-80" in pictures
     names, vertices = [], []
@@ -225,8 +217,7 @@ def test_the_command_renders_and_measures(tmp_path, head):
         names.append(f"subject_01_p{pitch:+.0f}_y{yaw:+.0f}.png")
         vertices.append(camera.project(head[0]).T)
     np.savez(tmp_path / "m.npz", name=np.array(names), vertices=np.stack(vertices).astype(np.float32))
-    process = command(f"--predictions={tmp_path / 'm.npz'}", "--morphable_model=builtin")
-    assert process.returncode == 0, process.stderr[-2000:]
+    command(f"--predictions={tmp_path / 'm.npz'}", "--morphable_model=builtin")
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     row = found["nme_reconstruction"]
     assert row["count"] == 15 and row["excluded"] == 15 and row["mean_of_images"] < 0.05
