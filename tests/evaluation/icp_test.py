@@ -1,4 +1,4 @@
-"""ICP finds a known rigid motion, from any start, under noise, outliers and missing parts."""
+"""ICP recovers a known rigid motion from any start, under noise, outliers and missing parts."""
 
 import numpy as np
 import pytest
