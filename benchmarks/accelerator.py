@@ -1,14 +1,14 @@
-"""ResNet-50's and 2DAL's training steps on one GPU or TPU: images/s, share of the measured peaks, what limits them.
+"""Training steps of ResNet-50 and of 2DAL on one GPU or TPU: images/s, shares of the measured peaks, and the limit.
 
     python -m benchmarks.accelerator [--quick]
 
-Needs neither TensorFlow nor data; where PyTorch sees the GPU, its plain step is timed in turn. Peaks are measured in
-the same run: a large matrix product, and a large copy (bytes read and bytes written). A step is timed in a queue of
-steps, as the training loop runs them. A step's time at two batch sizes gives what it costs before the first
-image (kernels too small to fill the device, waiting between them) and what each image adds.
+Needs neither TensorFlow nor data. Where PyTorch can use the GPU, its plain step is timed in turn with JAX's. The same
+run measures the peaks: a large matrix product, and a large copy (bytes read plus bytes written). A step is timed in a
+queue of steps, as in the training loop. The times at two batch sizes give the cost before the first image (kernels too
+small to fill the device, and the waits between them) and the cost of each further image.
 
-Programs are compiled one after the other, smallest first, and every row is shown (on standard error) as soon as it is
-known: on a GPU, XLA tries out each convolution's kernels, which takes minutes, and longer if anything else runs there.
+Programs are compiled one after the other, smallest first. Each row is printed to standard error as soon as it is
+measured: on a GPU, XLA tries out the kernels of every convolution, which takes minutes, and longer on a busy device.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ COPIED = 2**30  # float32 values
 
 @dataclasses.dataclass
 class Step:
-    """A compiled training step: `queued` runs so many and waits for the last; bytes_moved and held as XLA says."""
+    """A compiled training step. `queued` runs steps and waits for the last; `bytes_moved` and `held` are XLA's."""
 
     queued: Callable[[int], None]
     bytes_moved: float
@@ -39,7 +39,7 @@ class Step:
 
 
 def copy_bandwidth(seconds: float = 0.5) -> float:
-    """Bytes read and written a second, the best within so many seconds."""
+    """Bytes read plus bytes written per second: the best copy within a number of seconds."""
     import jax
     import jax.numpy as jnp
 
@@ -55,7 +55,7 @@ def copy_bandwidth(seconds: float = 0.5) -> float:
 
 
 def resnet50_step(dtype: str, batch: int) -> Step:
-    """The supervised step of `networks.supervised_step`, compiled."""
+    """The compiled supervised step of `networks.supervised_step`."""
     import jax
 
     from benchmarks import networks
@@ -76,7 +76,7 @@ def resnet50_step(dtype: str, batch: int) -> Step:
 
 
 def torch_step(dtype: str, batch: int, channels_last: bool) -> Callable[[int], None]:
-    """The plain PyTorch step (eager, autocast for bfloat16) on its GPU; runs so many and waits for the last."""
+    """The plain PyTorch step (eager, autocast for bfloat16) on its GPU: runs steps and waits for the last."""
     import torch
 
     from benchmarks import networks
@@ -106,7 +106,7 @@ def torch_sees_a_gpu() -> bool:
 
 
 def resnet50_rows(dtype: str, batch: int, peak: float, bandwidth: float) -> list[Row]:
-    """Images/s and shares of the peaks (FLOP/s, bytes/s) of one step; the first row's value is its time in ms."""
+    """Images/s and shares of the peaks (FLOP/s, bytes/s) of one step. The value of the first row is its time in ms."""
     began = time.perf_counter()
     step = resnet50_step(dtype, batch)
     compiling = time.perf_counter() - began
@@ -133,7 +133,7 @@ def resnet50_rows(dtype: str, batch: int, peak: float, bandwidth: float) -> list
 
 
 def limit_rows(few: tuple[int, float], many: tuple[int, float]) -> list[Row]:
-    """What a step costs before its first image and what each adds, from two (batch, milliseconds)."""
+    """The cost of a step before its first image and the cost of each image, from two (batch, milliseconds)."""
     each = (many[1] - few[1]) / (many[0] - few[0])
     fixed = few[1] - few[0] * each
     note = f"{100 * fixed / few[1]:.0f} % of a step of {few[0]}"
@@ -141,7 +141,7 @@ def limit_rows(few: tuple[int, float], many: tuple[int, float]) -> list[Row]:
 
 
 def measure(options) -> list[Row]:
-    """All rows, each shown when it is known."""
+    """All rows; each is printed as soon as it is measured."""
     from benchmarks import two_dal_step
 
     rows = []

@@ -1,10 +1,10 @@
-"""All tables, each in a process of its own, and all bars at the end.
+"""All tables, each in its own process, and a summary of all bars.
 
     python -m benchmarks.all [--quick] [--only=train_step,vertex_distance] [--output=benchmarks.json]
                              [--page=docs/benchmarks.md]
 
-Up to an hour on two cores, most of it compiling; `--quick` takes fewer rounds and sizes. Exit status 1
-where a table failed; a missed bar is told, not an error: a busy machine misses some.
+Takes up to an hour on two cores, most of it for compiling. `--quick` takes fewer rounds and sizes. The exit status is
+1 where a table failed. A missed bar is reported and is no error: on a busy machine some are missed.
 """
 
 import argparse
@@ -34,13 +34,13 @@ TABLES = (
 PAGE_HEAD = """# Benchmarks
 
 Written by `python -m benchmarks.all --page=docs/benchmarks.md`, after `pip install -r requirements-benchmarks.txt`.
-Two jobs that are compared run in turn; a ratio is the median of the rounds' ratios, a time the median of the rounds.
-What the figures mean for a whole run: [scaling.md](scaling.md).
+Jobs that are compared run in turn. A time is the median of the rounds, a ratio the median of the rounds' ratios.
+[scaling.md](scaling.md) has the cost of a whole run.
 """
 
 
 def run_table(name: str, quick: bool, folder: pathlib.Path) -> dict | None:
-    """Runs one table's command, shows what it prints, and returns its JSON; None where it failed."""
+    """Runs the command of one table, prints its output and returns its JSON; None where it failed."""
     path = folder / f"{name}.json"
     command = [sys.executable, "-m", f"benchmarks.{name}", f"--json={path}", *(["--quick"] if quick else [])]
     print(f"\n$ {' '.join(['python', *command[1:3], *command[4:]])}", flush=True)
@@ -52,7 +52,7 @@ def run_table(name: str, quick: bool, folder: pathlib.Path) -> dict | None:
 
 
 def bars(results: dict[str, dict]) -> list[Row]:
-    """The rows that have a bar, named with the row they belong to."""
+    """The rows that have a bar, each named together with the row it belongs to."""
     found = []
     for name, result in results.items():
         title = ""
@@ -66,7 +66,7 @@ def bars(results: dict[str, dict]) -> list[Row]:
 
 
 def page(results: dict[str, dict], summary: str) -> str:
-    """docs/benchmarks.md: what was measured, on what, by which command."""
+    """The text of docs/benchmarks.md: results, machine and command of every table."""
     parts = [PAGE_HEAD, "## Bars\n", f"```\n{summary}\n```\n"]
     for name, result in results.items():
         rows = [Row(**{key: value for key, value in row.items() if key != "verdict"}) for row in result["rows"]]
@@ -77,7 +77,7 @@ def page(results: dict[str, dict], summary: str) -> str:
 
 
 def write(results: dict[str, dict], output: pathlib.Path, page_path: pathlib.Path | None) -> None:
-    """The rows as JSON and, where asked for, as a page."""
+    """Writes the rows as JSON and, with `page_path`, as a page."""
     write_text(output, json.dumps(results, indent=1))
     if page_path:
         write_text(page_path, page(results, table("", bars(results)).strip("\n")))
@@ -98,7 +98,7 @@ def main() -> None:
         for name in names:
             if (result := run_table(name, options.quick, pathlib.Path(folder))) is not None:
                 results[name] = result
-            write(results, options.output, options.page)  # after each: who stops half-way keeps what there is
+            write(results, options.output, options.page)  # after each table: an interrupted run keeps its results
     print(f"\n{table('Bars', bars(results))}\n{time.perf_counter() - start:.0f} s in all; written to {options.output}")
     sys.exit(len(results) < len(names))
 

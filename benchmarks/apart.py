@@ -1,7 +1,6 @@
-"""Jobs in processes of their own, so that none has the other's memory, threads or settings of the C library.
+"""Jobs in processes of their own: none shares memory, threads or C library settings with another.
 
-A process is asked for one job after the other through its standard input, so that jobs of several processes can be
-timed in turn.
+A process runs one job per line on its standard input, so that jobs of several processes can be timed in turn.
 """
 
 import importlib
@@ -15,22 +14,22 @@ from typing import Any
 from benchmarks import timing
 from twodal_jax.runtime import xla_flags
 
-# How a process has its memory: as programs have it that say nothing, or as `twodal_jax.main` asks.
+# Memory settings of a process: the system's default, or those of `twodal_jax.main`.
 AS_THE_SYSTEM_HAS_IT = dict.fromkeys(xla_flags.HUGE_PAGES, "")
 AS_IN_TRAINING = xla_flags.HUGE_PAGES
 
 
 class Apart:
-    """A job that runs in a process of its own whenever it is called, until `end`.
+    """A job that runs in its own process at every call, until `end`.
 
     Args:
-      maker: "module:function"; `function(*arguments)` returns the job and something JSON can say.
-      arguments: what JSON can say.
-      environment: added to this process's.
+      maker: "module:function"; `function(*arguments)` returns the job and a JSON-serialisable value.
+      arguments: JSON-serialisable values.
+      environment: variables added to those of this process.
 
     Attributes:
-      told: what the maker returned beside the job.
-      peak_memory_gb: the most memory the process has held; known after `end`.
+      told: the second value that the maker returned.
+      peak_memory_gb: peak memory of the process, GB; known after `end`.
     """
 
     def __init__(self, maker: str, *arguments: Any, environment: dict[str, str]):
@@ -59,11 +58,11 @@ class Apart:
 
 
 def in_turn(jobs: Mapping[str, Apart], rounds: int, **others: Callable[[], object]) -> dict[str, list[float]]:
-    """`timing.in_turn` of jobs apart, and of others in this process; the jobs' processes end.
+    """`timing.in_turn` of jobs in other processes and in this one; ends the processes of the jobs.
 
-    Each is run once before it is timed: in a loop, which they stand for, a step finds the memory that the one before it
-    gave back. Here another process had its turn between them, and a virtual machine may meanwhile have handed that
-    memory to its host, from where it comes back slowly.
+    Each job runs once before it is timed. In a training loop a step gets the memory that the step before it released.
+    Here another process ran in between, and a virtual machine may have returned that memory to its host, which is slow
+    to give it back.
     """
     try:
         return timing.in_turn({**jobs, **others}, rounds, warm_ups=1)
@@ -73,9 +72,9 @@ def in_turn(jobs: Mapping[str, Apart], rounds: int, **others: Callable[[], objec
 
 
 def serve(maker: str, arguments: str) -> None:
-    """The process: makes the job, tells, and runs it once for every line it is sent."""
+    """Main function of the process: makes the job, reports its value, and runs it once per line on standard input."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries may print; answers have a way of their own
+    os.dup2(2, 1)  # libraries may print to stdout; answers have their own channel
     xla_flags.set_cpu_flags()
     module, _, function = maker.partition(":")
     job, told = getattr(importlib.import_module(module), function)(*json.loads(arguments))

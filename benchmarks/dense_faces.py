@@ -2,9 +2,9 @@
 
     python -m benchmarks.dense_faces [--quick]
 
-A batch is measured in turn with as many single calls. The rasteriser has 105,840 triangles, as the 40 + 10 BFM
-has; without it (TWODAL_DATA_DIR) the built-in face's triangles are split until they are as many. Sim3DR, which
-the bar of the rasteriser names, is timed in turn with it where it can be imported (`sim3dr_jobs` says how).
+A batch is timed in turn with the same number of single calls. The rasteriser draws the 105,840 triangles of the
+40 + 10 BFM in $TWODAL_DATA_DIR; without it, the triangles of the built-in face are split until there are as many.
+The rasteriser's bar compares it with Sim3DR, timed in turn where it can be imported (`sim3dr_jobs` describes how).
 """
 
 import time
@@ -57,7 +57,7 @@ def mesh_rows(model, rounds: int, many: int) -> list[Row]:
 
 
 def split_triangles(model, wanted: int):
-    """A model with each triangle split in four until there are `wanted`; new vertices at the edges' middles."""
+    """A model with each triangle split in four until there are `wanted`; new vertices lie at the middle of edges."""
     from twodal_jax.geometry import morphable_model
 
     mean, basis, triangles = (np.asarray(getattr(model, name)) for name in ("mean", "basis", "triangles"))
@@ -76,16 +76,16 @@ def split_triangles(model, wanted: int):
     )
 
 
-# Milliseconds a face that Sim3DR's C++ took on a core of another server (AVX2), where this rasteriser took 1.3, 2.4
-# and 5.5: what the bar compares with where Sim3DR cannot be imported.
+# Milliseconds per face of Sim3DR's C++ on one core of another server (AVX2), where this rasteriser took 1.3, 2.4 and
+# 5.5. The bar uses them where Sim3DR cannot be imported.
 SIM3DR = {105: 2.4, 200: 4.8, 450: 13.1}
 
 
 def sim3dr_jobs(faces: np.ndarray, triangles: np.ndarray, size: int) -> dict[str, Callable[[], object]]:
-    """Sim3DR's two rasterisers by name, as jobs over all faces, with the arrays it wants made as it makes them itself.
+    """Sim3DR's two rasterisers by name, as jobs over all faces. The arrays are made in the way Sim3DR makes them.
 
-    Empty where its extension `Sim3DR_Cython` cannot be imported. It is not part of this project: built from the
-    folder Sim3DR of 3DDFA_V2 by its own setup.py, it is found through PYTHONPATH.
+    Empty where the extension `Sim3DR_Cython` cannot be imported. It is not part of this project: build it in the folder
+    Sim3DR of 3DDFA_V2 with its setup.py, and add the folder to PYTHONPATH.
     """
     try:
         import Sim3DR_Cython
@@ -120,7 +120,7 @@ def raster_rows(model, sizes: tuple[int, ...], rounds: int) -> list[Row]:
         rasterizer.rasterize_batch(faces[:2], triangles, size, size)  # compiles
 
         def one_by_one(faces=faces, size=size):
-            for face in faces:  # nothing is kept: memory that is held makes the next face wait for fresh pages
+            for face in faces:  # results are dropped: held memory makes the next face wait for new pages
                 rasterizer.rasterize(face, triangles, size, size)
 
         sim3dr = sim3dr_jobs(faces, triangles, size)
@@ -133,7 +133,7 @@ def raster_rows(model, sizes: tuple[int, ...], rounds: int) -> list[Row]:
         note = f"{len(triangles):,} triangles; {batch:.2f} ms in a batch of {BATCH}"
         rows.append(Row(f"rasteriser, face of {size} pixels", single, "ms", note=note))
         for name in sim3dr:
-            bar = 0.6 if name == "rasterize_triangles" else None  # which gives what ours gives
+            bar = 0.6 if name == "rasterize_triangles" else None  # the one with the same outputs as ours
             share, note = ratio(times["single"], times[name]), f"Sim3DR {milliseconds[name]:.2f} ms"
             rows.append(Row(f"  time / Sim3DR's {name}", share, "x", bar, note=note))
         if not sim3dr:
@@ -142,7 +142,7 @@ def raster_rows(model, sizes: tuple[int, ...], rounds: int) -> list[Row]:
 
 
 def measure(options) -> list[Row]:
-    """Meshes, then pixels."""
+    """The rows of meshes, then those of the rasteriser."""
     xla_flags.set_cpu_flags()
     model = models.full_size()
     rounds = 5 if options.quick else 9

@@ -1,9 +1,10 @@
-"""How a step's cost grows with images and devices, and pmap against jit(shard_map), on virtual CPU devices.
+"""Cost of a step by number of images and devices, and pmap against jit(shard_map), on virtual CPU devices.
 
     python -m benchmarks.devices_speed [--quick] [--devices=8]
 
-Virtual devices share this machine's cores: they show the cost of dividing, not a speed-up. A small ResNet-18 of the
-configs/aflw.py kind, all losses, the same global batch on every number of devices.
+Virtual devices share the cores of this machine: they show the overhead of dividing a batch, not a speed-up. The step
+is a small ResNet-18 like that of configs/aflw.py with all losses, with the same global batch on every number of
+devices.
 """
 
 import argparse
@@ -84,7 +85,7 @@ def shard_map_job(spec, state, batch, model):
 
 
 def measure_here(images: int, rounds: int, both: bool) -> dict[str, float]:
-    """Milliseconds of a step on this process's devices, by way of mapping."""
+    """Milliseconds of a step on the devices of this process, by kind of mapping."""
     arguments = small_step(images)
     jobs = {"pmap": pmap_job(*arguments)} | ({"shard_map": shard_map_job(*arguments)} if both else {})
     losses = {name: float(job()["loss"]) for name, job in jobs.items()}
@@ -97,7 +98,7 @@ def measure_here(images: int, rounds: int, both: bool) -> dict[str, float]:
 
 
 def on_devices(count: int, images: int, rounds: int, both: bool) -> dict[str, float]:
-    """`measure_here` in a process with so many virtual devices."""
+    """`measure_here` in a process with `count` virtual devices."""
     code = (
         "from twodal_jax.runtime import xla_flags; xla_flags.set_cpu_flags(); import json;"
         " from benchmarks.devices_speed import measure_here;"
@@ -113,7 +114,7 @@ def on_devices(count: int, images: int, rounds: int, both: bool) -> dict[str, fl
 
 
 def measure(options) -> list[Row]:
-    """pmap against shard_map; then more devices; then more images."""
+    """pmap against shard_map, then by number of devices, then by number of images."""
     count = options.devices
     found = on_devices(count, 32, 5 if options.quick else 9, True)
     note = f"{count} virtual devices, 32 + 32 images; losses agree to {found['apart']:.0e}"
@@ -136,7 +137,7 @@ def measure(options) -> list[Row]:
 
 
 def more_options(parser: argparse.ArgumentParser) -> None:
-    """How many virtual devices."""
+    """Adds --devices, the number of virtual devices."""
     parser.add_argument("--devices", type=int, default=8)
 
 

@@ -1,11 +1,11 @@
-"""Time and memory of measuring 2,000 reconstructions of 53,215 vertices, with and without ICP.
+"""Time and memory of evaluating 2,000 reconstructions of 53,215 vertices, with and without ICP.
 
     python -m benchmarks.evaluation_speed [--quick] [--images=2000] [--icp_images=100]
 
-Uses the 40 + 10 BFM of $TWODAL_DATA_DIR where it is, else the built-in face with points of its surface added to as
-many vertices.
-ICP is timed on fewer images and told per 2,000; and against plain ICP: the same steps, but all vertices looked up in
-each, none accelerated, to the same tolerance. Its result is compared with plain ICP that goes on to a tenth of that.
+Uses the 40 + 10 BFM of $TWODAL_DATA_DIR; without it, the built-in face with points of its surface added up to the
+same number of vertices. ICP is timed on fewer images and scaled to 2,000. It is also compared with plain ICP: the
+same steps without acceleration, with a nearest-neighbour search for all vertices in each step, to the same tolerance.
+The difference of the result is taken from plain ICP that goes on to a tenth of that tolerance.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def made_truth(model, count: int) -> tuple[nme_evaluation.GroundTruth, Predictio
 
 
 def evaluation_rows(model, count: int, with_icp: bool) -> list[Row]:
-    """Seconds for 2,000 images, from a measurement of `count`."""
+    """Seconds for 2,000 images, scaled from a measurement of `count`."""
     truth, predictions = made_truth(model, count)
     nme_evaluation.measure(predictions, truth, model, with_icp=False)  # compiles
     start = time.perf_counter()
@@ -54,7 +54,7 @@ def evaluation_rows(model, count: int, with_icp: bool) -> list[Row]:
 def plain_icp(
     points: np.ndarray, target: icp.Target, motion: icp.RigidMotion, to_planes: bool, tolerance: float
 ) -> icp.RigidMotion:
-    """Steps of one kind with all points [N, 3], from `motion` until one moves less than `tolerance` of the target."""
+    """Steps of one kind with all points, from `motion` until one moves less than `tolerance` of the target's size."""
     rotation, translation = motion.rotation, motion.translation
     for _ in range(2000):
         moved = points @ rotation.T + translation
@@ -83,7 +83,7 @@ def made_pairs(model, faces: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def icp_rows(model, faces: int) -> list[Row]:
-    """ICP against plain ICP, a face a round."""
+    """ICP against plain ICP, one face per round."""
     pairs = made_pairs(model, faces)
     found, stopped, converged, motions = [], [], [], []
 
@@ -132,7 +132,7 @@ def icp_rows(model, faces: int) -> list[Row]:
 
 
 def measure(options) -> list[Row]:
-    """Whole evaluations, then one alignment."""
+    """The rows of whole evaluations, then those of one alignment."""
     model = models.full_size()
     images, icp_images = (200, 16) if options.quick else (options.images, options.icp_images)
     rows = evaluation_rows(model, images, False) + evaluation_rows(model, icp_images, True)
@@ -140,7 +140,7 @@ def measure(options) -> list[Row]:
 
 
 def more_options(parser: argparse.ArgumentParser) -> None:
-    """How many images are measured."""
+    """Adds --images and --icp_images, the numbers of images."""
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--icp_images", type=int, default=100)
 

@@ -1,9 +1,10 @@
-"""How many real faces the built-in detector finds, by yaw, and how many things that are none.
+"""Recall of the built-in face detector on real faces by yaw, and its false detections.
 
     TWODAL_DATA_DIR=... python -m benchmarks.face_detector [--split=val]
 
-Needs `aflw2000/` there: images with annotations.npz (name, split, yaw_deg, roi_box). A find is right when its
-middle lies within a quarter of the true box's side of that box's middle, and its side is 0.5 to 1.6 of it.
+Reads `aflw2000/` there: images with annotations.npz (name, split, yaw_deg, roi_box). A detection is right where its
+centre lies within a quarter of the side of the true box from that box's centre, and its side is 0.5 to 1.6 of that
+side.
 """
 
 import argparse
@@ -21,7 +22,7 @@ BINS = ((0, 30), (30, 60), (60, 181))
 
 
 def is_right(found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """bool [K]: found [K, 3] against true [3], both centre x, y and side."""
+    """bool [K]: detections [K, 3] against the true box [3], each as centre x, y and side."""
     off = np.linalg.norm(found[:, :2] - true[:2], axis=1) / true[2]
     size = found[:, 2] / true[2]
     return (off < 0.25) & (size > 0.5) & (size < 1.6)
@@ -48,9 +49,10 @@ def main() -> None:
     for low, high in BINS:
         chosen = (yaw >= low) & (yaw < high)
         print(
-            f"yaw {low} to {min(high, 90)}: {hits[chosen].sum()} of {chosen.sum()} found ({100 * hits[chosen].mean():.0f} %)"
+            f"yaw {low} to {min(high, 90)}: {hits[chosen].sum()} of {chosen.sum()} found"
+            f" ({100 * hits[chosen].mean():.0f} %)"
         )
-    print(f"false finds: {wrong / len(hits):.2f} an image; median time {1000 * np.median(seconds):.0f} ms")
+    print(f"false detections: {wrong / len(hits):.2f} per image; median time {1000 * np.median(seconds):.0f} ms")
 
 
 if __name__ == "__main__":

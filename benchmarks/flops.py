@@ -1,7 +1,7 @@
-"""Floating-point operations: by formula, layer by layer, and as the compiler counts them.
+"""Floating-point operations by formula, layer by layer, and as the compiler counts them.
 
-One multiply-add is two. The two counts are made from different things, a formula and a traced program, and so
-check each other; what the compiler adds are the element-wise operations.
+One multiply-add is two operations. The two counts have independent sources, a formula and a traced program, and check
+each other. The compiler's count also contains the element-wise operations.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Layer:
 
 
 def resnet50_layers(variant: str = "authors") -> list[Layer]:
-    """Every convolution of the network for a 120 x 120 x 4 input; all are followed by batch normalisation."""
+    """Every convolution of the network for a 120 x 120 x 4 input; batch normalisation follows each of them."""
     sizes = (30, 15, 8, 8 if variant == "authors" else 4)
     layers, wide, before = [Layer(7, 4, 64, 120, 60)], 64, 30
     for (features, blocks), size in zip(STAGES, sizes):
@@ -53,7 +53,7 @@ def resnet50_forward(variant: str = "authors") -> int:
 
 
 def resnet50_training_values(variant: str = "authors") -> int:
-    """Values that memory gives or takes in one image's pass and its gradient, element-wise operations fused.
+    """Values read from or written to memory in the pass and the gradient of one image, element-wise operations fused.
 
     A convolution reads its input and writes its output; for the gradients it reads the input once and the
     output's gradient twice, and writes the input's gradient. Batch normalisation with its ReLU reads its
@@ -67,7 +67,7 @@ def resnet50_training_values(variant: str = "authors") -> int:
 
 
 def encoder_forward() -> int:
-    """Of one 120 x 120 x 3 image."""
+    """FLOPs of one 120 x 120 x 3 image."""
     total, wide, size = 0, 3, 120
     for features in ENCODER_FEATURES:
         total += Layer(3, wide, features, size, size).flops
@@ -76,17 +76,17 @@ def encoder_forward() -> int:
 
 
 def critic_forward() -> int:
-    """Of one latent code with its coefficients."""
+    """FLOPs of one latent code with its coefficients."""
     sizes = (ENCODER_FEATURES[-1] + 62, *CRITIC_FEATURES, 1)
     return sum(2 * a * b for a, b in zip(sizes, sizes[1:]))
 
 
 def paper_step(annotated: int, wild: int, *, stage: int = 1) -> float:
-    """Of one step of `configs/paper.py`: stage 1 with all losses, stage 2 with VDC alone.
+    """FLOPs of one step of `configs/paper.py`: stage 1 with all losses, stage 2 with VDC alone.
 
-    A backward pass costs two forward passes. Stage 1: the regressor sees the wild images twice; the encoder
-    and the critic are trained on both; the new encoder sees the wild images once more, and the regressor's loss
-    goes back through the critic's dense layers.
+    A backward pass costs as much as two forward passes. Stage 1: the regressor processes the wild images twice; the
+    encoder and the critic train on both sets; the new encoder processes the wild images once more, and the gradient of
+    the regressor's loss passes through the critic's dense layers.
     """
     if stage == 2:
         return 3.0 * resnet50_forward() * annotated
@@ -97,6 +97,6 @@ def paper_step(annotated: int, wild: int, *, stage: int = 1) -> float:
 
 
 def counted(function: Callable, *arguments, **keywords) -> dict[str, float]:
-    """{"flops", "bytes"} as XLA counts them in the traced program, before anything is fused."""
+    """{"flops", "bytes"} of the traced program as XLA counts them, before any fusion."""
     analysis = jax.jit(function).lower(*arguments, **keywords).cost_analysis()
     return {"flops": float(analysis["flops"]), "bytes": float(analysis["bytes accessed"])}

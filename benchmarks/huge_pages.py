@@ -1,10 +1,10 @@
-"""Training steps on a CPU as the system gives memory, with huge pages (`xla_flags.HUGE_PAGES`, what training sets), and with
-huge pages on a heap that never shrinks; each in a process of its own, in turn.
+"""Training steps on a CPU with default memory pages, with huge pages, and with huge pages on a heap that never shrinks.
 
     python -m benchmarks.huge_pages [--quick]
 
-XLA asks for its buffers anew at every step. Where /sys/kernel/mm/transparent_hugepage/enabled says [madvise], as most
-distributions have it, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (glibc 2.35 or newer) lets them lie in pages of 2 MB.
+Training sets huge pages (`xla_flags.HUGE_PAGES`). Each setting has its own process, and the steps run in turn. XLA
+allocates its buffers anew at every step. Where /sys/kernel/mm/transparent_hugepage/enabled has [madvise], the default
+of most distributions, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (glibc 2.35 or newer) places them in pages of 2 MB.
 """
 
 import pathlib
@@ -33,7 +33,7 @@ def aflw_step(batch: int):
     return job, None
 
 
-# One heap, from which buffers of any size come and which keeps them: no page is asked for twice.
+# One heap for buffers of any size that never returns memory: no page is allocated twice.
 KEPT = "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold={0}:glibc.malloc.trim_threshold={0}"
 SETTINGS = {
     "as the system has it": AS_THE_SYSTEM_HAS_IT,
@@ -43,7 +43,7 @@ SETTINGS = {
 
 
 def step_rows(title: str, rounds: int, maker: str, *arguments) -> list[Row]:
-    """A step's time with each setting."""
+    """The time of a step with each setting."""
     jobs = {name: Apart(maker, *arguments, environment=setting) for name, setting in SETTINGS.items()}
     times = in_turn(jobs, rounds)
     first, *others = SETTINGS
@@ -54,7 +54,7 @@ def step_rows(title: str, rounds: int, maker: str, *arguments) -> list[Row]:
 
 
 def measure(options) -> list[Row]:
-    """Two kinds of step."""
+    """The rows of two kinds of step."""
     system = SETTING.read_text().strip() if SETTING.is_file() else "none"
     rounds = 15 if options.quick else 40
     return [
@@ -65,4 +65,4 @@ def measure(options) -> list[Row]:
 
 
 if __name__ == "__main__":
-    timing.run("How memory is had", __doc__, measure)
+    timing.run("Memory pages", __doc__, measure)

@@ -1,11 +1,11 @@
-"""The input pipeline: images a second from files, shards and memory, and how long a step waits for them.
+"""The input pipeline: images/s from files, shards and memory, and the time a step waits for them.
 
     python -m benchmarks.input_pipeline [--quick] [--threads=N]
 
-Files: JPEG crops, read and decoded one by one, as preparing a set does. Shards: ArrayRecord through tf.data's
-decoder, shuffled, in batches. Memory: memory-mapped arrays, shuffled, in batches. All give uint8 crops of 160 pixels
-(120 and a margin) with their landmarks, as a step takes them: the order of the channels, the heatmap and the
-augmentation are made on the device.
+Files: JPEG crops, read and decoded one by one, as the preparation of a set does. Shards: ArrayRecord through the
+decoder of tf.data, shuffled, in batches. Memory: memory-mapped arrays, shuffled, in batches. All yield uint8 crops of
+160 pixels (120 and a margin) with their landmarks, the input of a step: channel order, heatmap and augmentation are
+made on the device.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from twodal_jax.runtime import xla_flags
 from twodal_jax.training import step as train_step
 
 SIZE, BATCH = 160, 32
-MADE_AHEAD = 16  # more than any way to read keeps ready: while those are taken, others refill theirs
-# What one fast GPU asks for: 64 images in a step of 4 to 7 ms (docs/scaling.md).
+MADE_AHEAD = 16  # more batches than any reader prepares in advance; the readers refill while these are taken
+# Demand of one fast GPU: 64 images in a step of 4 to 7 ms (docs/scaling.md).
 GPU_NEEDS = (9_000, 16_000)
 
 
@@ -93,7 +93,7 @@ def wild_batches(prepared, config):
 
 
 def rate_of(batches, seconds: float) -> float:
-    """Images a second of an iterator of batches of BATCH, after those that it had made ahead."""
+    """Images/s of an iterator of batches of BATCH; batches that it had prepared in advance do not count."""
     for _ in range(MADE_AHEAD):
         next(batches)
     start, count = time.perf_counter(), 0
@@ -104,7 +104,7 @@ def rate_of(batches, seconds: float) -> float:
 
 
 def _decoded(decode, items, threads: int):
-    """Endless batches of decoded images, made by threads that do nothing else."""
+    """Endless batches of decoded images, from threads that only decode."""
     batches = itertools.cycle([items[i : i + BATCH] for i in range(0, len(items) - BATCH + 1, BATCH)])
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         pending = [pool.submit(decode, next(batches)) for _ in range(2 * threads + 2)]
@@ -114,9 +114,9 @@ def _decoded(decode, items, threads: int):
 
 
 def bare_decoder(copied: bool = True):
-    """A list of JPEGs -> uint8 images, by the decoder the shards are read with, and nothing else.
+    """A list of JPEGs -> uint8 images, by the decoder that reads shards, without anything else.
 
-    copied: into an array of NumPy's own, as `.numpy()` does; else a view of TensorFlow's memory.
+    copied: into a NumPy array, as `.numpy()` does; else a view of TensorFlow's memory.
     """
     from data_pipelines.storage.array_record import tensorflow_on_cpu
 
@@ -134,7 +134,7 @@ def bare_decoder(copied: bool = True):
 
 
 def reading_rows(encoded, sets, folder, threads: int, seconds: float, rounds: int) -> list[Row]:
-    """Images a second, each way in turn, and the shards against the bare decoder; medians of the rounds."""
+    """Images/s of each way in turn, and of the shards against the bare decoder; medians of the rounds."""
     from data_pipelines.loading import loader
     from twodal_jax.io.images import read_image
 
@@ -168,7 +168,7 @@ def reading_rows(encoded, sets, folder, threads: int, seconds: float, rounds: in
 
 
 def _ratio(batches, reference, rounds: int, seconds: float) -> float:
-    """Median of rate over the reference's, which is measured before and after it in each round."""
+    """Median of a rate over that of the reference, which each round measures before and after it."""
     rates, references = [], [rate_of(reference, seconds)]
     for _ in range(rounds):
         rates.append(rate_of(batches, seconds))
@@ -177,7 +177,7 @@ def _ratio(batches, reference, rounds: int, seconds: float) -> float:
 
 
 def waiting_rows(sets, steps: int) -> list[Row]:
-    """Share of a step of configs/aflw.py, stage 2, that passes in waiting for the next batch."""
+    """Share of a step of configs/aflw.py, stage 2, that the loop waits for the next batch."""
     import jax
 
     from benchmarks.two_dal_step import load_config, prepared
@@ -217,7 +217,7 @@ def _resized(annotated: dict) -> dict:
 
 
 def measure(options) -> list[Row]:
-    """Rates, waiting, and what a fast GPU would ask for."""
+    """The rates, the waiting time, and the demand of a fast GPU."""
     xla_flags.set_cpu_flags()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -231,7 +231,7 @@ def measure(options) -> list[Row]:
 
 
 def more_options(parser: argparse.ArgumentParser) -> None:
-    """How many threads read: by default as many as in training."""
+    """Adds --threads, the number of reading threads; default: as in training."""
     parser.add_argument("--threads", type=int, default=reading_threads())
 
 

@@ -1,4 +1,4 @@
-"""The face models that benchmarks measure with."""
+"""Face models for the benchmarks."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ NUM_VERTICES = 53_215
 
 
 def full_size() -> morphable_model.MorphableModel:
-    """The 40 + 10 BFM of $TWODAL_DATA_DIR, or the built-in face with as many vertices."""
+    """The 40 + 10 BFM of $TWODAL_DATA_DIR, or the built-in face with the same number of vertices."""
     path = pathlib.Path(os.environ.get("TWODAL_DATA_DIR", "nowhere"), "bfm_3ddfa")
     if path.exists():
         model = load_morphable_model(path)
@@ -24,7 +24,7 @@ def full_size() -> morphable_model.MorphableModel:
 
 
 def with_points(num_vertices: int) -> morphable_model.MorphableModel:
-    """The built-in face and points drawn evenly from its surface, this many together; the triangles stay."""
+    """The built-in face with points drawn evenly from its surface, up to a number of vertices; the triangles stay."""
     small = load_morphable_model("builtin")
     mean, basis, triangles = (np.asarray(values) for values in (small.mean, small.basis, small.triangles))
     first, second, third = (mean.T[corner] for corner in triangles.T)
@@ -43,7 +43,7 @@ def with_points(num_vertices: int) -> morphable_model.MorphableModel:
 
 
 def random_alpha(model: morphable_model.MorphableModel, count: int, seed: int = 0) -> np.ndarray:
-    """[count, 62] float32, raw, plausible faces of the model's whitening."""
+    """[count, 62] float32, raw coefficients of plausible faces, by the whitening of the model."""
     spread = np.random.default_rng(seed).standard_normal((count, 62))
     return (np.asarray(model.alpha_mean) + 0.5 * np.asarray(model.alpha_std) * spread).astype(np.float32)
 

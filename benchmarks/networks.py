@@ -31,8 +31,8 @@ def network_batch(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def filled(shapes, seed: int = 0):
     """Values for the shapes of variables or of a whole training state, without compiling an initialiser.
 
-    He et al.'s kernels, scales and variances of one (fresh ones of zero would let gradients of zeros, which
-    are not what training computes, through most layers), a small head, zeros for the rest.
+    He et al.'s kernels, scales and variances of one, a small head, zeros for the rest. Fresh scales of zero would pass
+    gradients of zero through most layers, which is not what training computes.
     """
     rng = np.random.default_rng(seed)
 
@@ -81,7 +81,7 @@ def supervised_step(network: Regressor) -> tuple[Callable, Callable]:
 
 
 def training_batch(model: morphable_model.MorphableModel, count: int, wild: int, size: int = 120) -> dict:
-    """A batch as `training.step` takes it: noise for images, plausible faces; size: of the images."""
+    """A batch in the format of `training.step`: noise as images [count, size, size, 3], and plausible faces."""
     rng = np.random.default_rng(0)
     alpha = np.asarray(model.alpha_mean) + 0.5 * np.asarray(model.alpha_std) * rng.standard_normal((count, 62))
     image = rng.integers(0, 256, (count + wild, size, size, 3), np.uint8)
@@ -101,19 +101,19 @@ def training_batch(model: morphable_model.MorphableModel, count: int, wild: int,
 
 
 def stage_spec(config, stage: int, axis_name: str | None = None) -> TrainSpec:
-    """The spec of a config's stage (0 or 1), for one device or a mapped axis."""
+    """The spec of stage 0 or 1 of a config, for one device or a mapped axis."""
     spec = builder.build_stages(config)[stage].spec
     return spec.replace(regressor=spec.regressor.clone(axis_name=axis_name))
 
 
 def training_model(model: morphable_model.MorphableModel, config) -> morphable_model.MorphableModel:
-    """The model as the training loop hands it to a step."""
+    """The model in the form in which the training loop passes it to a step."""
     if config.augmentation.mirror_annotated:
         model = symmetry.with_mirror(model)
     return morphable_model.without_mesh(model)
 
 
 def without_augmentation(config):
-    """The config with every augmentation off."""
+    """The config with all augmentation off."""
     config.augmentation.update(dict.fromkeys(config.augmentation, 0.0))
     return config

@@ -1,10 +1,10 @@
-"""What a whole run of configs/paper.py costs: counted FLOPs and bytes, and from them an ESTIMATE for fast devices.
+"""Cost of a whole run of configs/paper.py: FLOPs and bytes are counted; from them an ESTIMATE for fast devices.
 
     python -m benchmarks.paper_run [--quick]
 
-FLOPs and bytes are counted twice: by formula (`benchmarks.flops`), which the estimate rests on, and by XLA, FLOPs in
-the traced step and bytes in the step compiled here (left out by `--quick`), which says how far to trust the formula.
-Peaks are those of the makers' data sheets; the shares of them are assumed.
+FLOPs and bytes are counted twice. The estimate uses the formula (`benchmarks.flops`). XLA's counts check it: FLOPs of
+the traced step, and bytes of the step compiled here (left out by `--quick`). Peaks are those of the data sheets. The
+shares of the peaks are assumed.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ class Chip:
 H100 = Chip("H100 SXM", 989e12, 3.35e12, 450e9)
 V5E = Chip("TPU v5e", 197e12, 819e9, 100e9)
 SETUPS = ((H100, 1), (H100, 8), (V5E, 8))
-# Assumed: the share of the peak the matrix products reach, the least with few images on a device, and the share of
-# the bandwidth. A gradient or a layer's statistics cost a round of messages of so many seconds.
+# Assumptions: matrix products reach these shares of the peak, the smallest with few images on a device; memory reaches
+# BANDWIDTH_SHARE of its bandwidth; a gradient or the statistics of a layer cost one message round of ROUND_SECONDS.
 SHARES = (0.12, 0.20, 0.35)
 BANDWIDTH_SHARE = 0.7
 ROUND_SECONDS = 15e-6
@@ -44,7 +44,7 @@ NORM_LAYERS = 53
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-    """FLOPs and bytes (bfloat16) of one step on all devices, and its images."""
+    """FLOPs and bytes (bfloat16) of one step on all devices, and its number of images."""
 
     flops: float
     bytes: float
@@ -52,7 +52,7 @@ class StepCost:
 
 
 def estimate(cost: StepCost, chip: Chip, devices: int, share: float, parameters: float) -> float:
-    """Seconds of a step: the slower of computing and moving memory, and what devices tell each other."""
+    """Seconds of a step: the slower of arithmetic and memory traffic, plus the communication between devices."""
     computing = cost.flops / devices / (share * chip.flops)
     moving = cost.bytes / devices / (BANDWIDTH_SHARE * chip.bandwidth)
     if devices == 1:
@@ -63,15 +63,17 @@ def estimate(cost: StepCost, chip: Chip, devices: int, share: float, parameters:
 
 
 def formula_cost(stage: int, parameters: int) -> StepCost:
-    """Of a step of 32 + 32 in stage 0 or 1: the regressor's images, and its parameters in float32 with
-    gradient and momentum (7 times through memory)."""
+    """FLOPs and bytes of a step of 32 + 32 images in stage 0 or 1.
+
+    Bytes: those of the regressor's images, and its float32 parameters with gradient and momentum (7 passes).
+    """
     images = 32 + 2 * 32 if stage == 0 else 32
     moved = 2 * flops.resnet50_training_values() * images + 7 * 4 * parameters
     return StepCost(flops.paper_step(32, 32, stage=stage + 1), moved, 2 if stage == 0 else 1)
 
 
 def stage_cost(stage: int, compile_it: bool) -> tuple[StepCost, dict[str, float], float]:
-    """(cost, {counts to print}, parameters) of a step of configs/paper.py in stage 0 or 1."""
+    """(cost, {printed counts}, number of parameters) of a step of configs/paper.py in stage 0 or 1."""
     import jax
 
     from benchmarks.two_dal_step import load_config, prepared
@@ -83,7 +85,7 @@ def stage_cost(stage: int, compile_it: bool) -> tuple[StepCost, dict[str, float]
         step = jax.jit(functools.partial(train_step, spec=spec)).lower(state, batch, model)
         return step, num_parameters(state.regressor.params)
 
-    # In float32 a CPU needs fewer operations for some convolutions than they have by their definition.
+    # bfloat16: in float32 some convolutions on a CPU take fewer operations than by their definition.
     step, parameters = lowered("bfloat16")
     cost = formula_cost(stage, parameters)
     counts = {
@@ -99,7 +101,7 @@ def stage_cost(stage: int, compile_it: bool) -> tuple[StepCost, dict[str, float]
 
 
 def measure(options) -> list[Row]:
-    """Counts, then the estimates."""
+    """The rows of the counts, then those of the estimates."""
     xla_flags.set_cpu_flags()
     from configs import paper
 

@@ -1,12 +1,12 @@
-"""How fast a set like UMDFaces is prepared, and in how much memory.
+"""Speed and memory of preparing a set in UMDFaces' layout.
 
     python -m benchmarks.prepare_speed                       # 2,000 and 20,000 images
     python -m benchmarks.prepare_speed --counts=2000 --broken=0.01 --format=arrays
 
-Writes UMDFaces' layout with made pictures of 250 x 250 pixels (about 15 kB each, 200 different ones) into a
-temporary folder, prepares it by the command a user gives, and prints images a second (with and without the start
-of the processes) and the highest resident memory of the command and of its largest worker. Broken pictures, cut
-in half or empty, must be counted exactly.
+Writes synthetic pictures of 250 x 250 pixels (about 15 kB each, 200 different ones) in UMDFaces' layout to a temporary
+folder and prepares them with the documented command. Prints images/s (with and without the start of the processes)
+and the highest resident memory of the command and of its largest worker. The number of broken pictures, truncated or
+empty, must be reported exactly.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ POINTS = 21
 
 @dataclasses.dataclass
 class Run:
-    """What one preparation took: seconds, peak bytes of the command and of each other process, its last line."""
+    """The result of one preparation: seconds, peak bytes of the command and of each other process, its last line."""
 
     seconds: float
     parent: int
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def write_umdfaces(root: pathlib.Path, count: int, broken: float = 0.0) -> int:
-    """Writes a batch of UMDFaces with made pictures; returns how many are broken."""
+    """Writes a batch of UMDFaces with synthetic pictures; returns the number of broken ones."""
     batch = root / "umdfaces_batch1"
     random = np.random.default_rng(0)
     pictures = [_picture(random) for _ in range(min(200, count))]
@@ -112,7 +112,7 @@ def _picture(random: np.random.Generator) -> bytes:
 
 
 def prepare(root: pathlib.Path, format: str, workers: int) -> Run:
-    """Runs the command and watches its processes."""
+    """Runs the command and monitors its processes."""
     command = [
         sys.executable,
         "-m",

@@ -1,8 +1,8 @@
-"""Start-up: imports, the first reconstruction, and compilation with and without the persistent cache.
+"""Start-up: imports, the help text of reconstruction, and compilation with and without the persistent cache.
 
     python -m benchmarks.start_up [--quick]
 
-Each line is a fresh process. "Compile" is what the first training step takes more than the second.
+Each line is a fresh process. "Compile" is the time of the first training step minus that of the second.
 """
 
 import json
@@ -19,7 +19,7 @@ IMPORT = "import time; s = time.perf_counter(); import {0}; print(time.perf_coun
 
 
 def in_new_process(*arguments: str, **environment: str) -> tuple[str, float]:
-    """(the last line it printed, seconds from start to end) of a Python process."""
+    """(last line of output, seconds from start to end) of a Python process."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, *arguments], env=os.environ | environment, capture_output=True, text=True, check=False
@@ -31,7 +31,7 @@ def in_new_process(*arguments: str, **environment: str) -> tuple[str, float]:
 
 
 def first_step(config_name: str, batch: int, cache: str) -> None:
-    """Prints the seconds of the first and of the second training step (in a process of its own)."""
+    """Prints the seconds of the first and of the second training step (in its own process)."""
     from twodal_jax.runtime import xla_flags
     from twodal_jax.training import step as train_step
 
@@ -58,7 +58,7 @@ def first_step(config_name: str, batch: int, cache: str) -> None:
 
 
 def measure(options) -> list[Row]:
-    """Imports, command lines, compilation."""
+    """The rows of imports, of a command line, and of compilation."""
     rows = []
     for name in ("jax", "twodal_jax.train", "twodal_jax", "scripts.reconstruct"):
         found = sorted(float(in_new_process("-c", IMPORT.format(name))[0]) for _ in range(3))

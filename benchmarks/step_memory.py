@@ -2,8 +2,8 @@
 
     python -m benchmarks.step_memory            # ResNet-50, 32 + 32, the paper's losses
 
-Compiles only, for the first device there is; prints the program's temporary memory and the time it took. On a CPU
-rematerialised blocks take less only with XLA_FLAGS=--xla_disable_hlo_passes=cse_barrier_expander.
+Compiles only, for the first device. Prints the program's temporary memory and the compilation time. On a CPU,
+rematerialised blocks save memory only with XLA_FLAGS=--xla_disable_hlo_passes=cse_barrier_expander.
 """
 
 import time
@@ -54,7 +54,7 @@ def temporary_bytes(batch: int, *, name: str, width: float, remat: bool = False,
 
 
 def main(_):
-    """Prints a line for each variant."""
+    """Prints one line per variant."""
     for variant, settings in VARIANTS.items():
         began = time.monotonic()
         size = temporary_bytes(_BATCH.value, name=_NAME.value, width=_WIDTH.value, **settings)

@@ -1,4 +1,4 @@
-"""How everything here is timed and told: jobs in turn, medians, ratios of neighbours, tables with bars."""
+"""Timing and tables of all benchmarks: jobs in turn, medians, ratios by round, rows with bars."""
 
 import argparse
 import dataclasses
@@ -17,9 +17,9 @@ class Row:
     """One line of a table.
 
     Attributes:
-      name: what was measured. value, unit: the figure; None where it could not be measured.
-      bar: the largest (or, with `at_least`, least) value that passes; None without a bar.
-      note: what the reader needs to know.
+      name: what was measured. value, unit: the result; None where it could not be measured.
+      bar: the largest (or, with `at_least`, the smallest) value that passes; None without a bar.
+      note: a remark for the reader.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """ "pass", "MISS", "not measured", or nothing without a bar."""
+        """One of "pass", "MISS", "not measured", or "" without a bar."""
         if self.bar is None:
             return ""
         if self.value is None:
@@ -41,10 +41,12 @@ class Row:
 
 
 def in_turn(jobs: Mapping[str, Callable[[], object]], rounds: int, warm_ups: int = 0) -> dict[str, list[float]]:
-    """Seconds of each job, `rounds` of them, measured one after the other so that a busy machine slows
-    all of them; every other round backwards, so that none always follows the same one.
+    """Seconds of each job in each round.
 
-    warm_ups: how often each is run, untimed, before it is timed in a round.
+    Jobs run one after the other, so that a busy machine slows all of them. Every other round has the reverse order, so
+    that no job always follows the same one.
+
+    warm_ups: untimed runs of each job before it is timed in a round.
     """
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(rounds):
@@ -69,7 +71,7 @@ def median_ms(times: Sequence[float]) -> float:
 
 
 def gemm(dtype: str = "float32") -> tuple[Callable[[], object], float]:
-    """(job, its FLOPs): a large square matrix product on one device, what a share of the peak refers to."""
+    """(job, its FLOPs): a large square matrix product on one device, the reference of shares of the peak."""
     import jax
     import jax.numpy as jnp
 
@@ -81,7 +83,7 @@ def gemm(dtype: str = "float32") -> tuple[Callable[[], object], float]:
 
 
 def measured_peak(dtype: str = "float32", seconds: float = 1.0) -> float:
-    """FLOP/s of `gemm`, the best within so many seconds."""
+    """FLOP/s of `gemm`, the best within a number of seconds."""
     job, flops = gemm(dtype)
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
@@ -92,9 +94,9 @@ def measured_peak(dtype: str = "float32", seconds: float = 1.0) -> float:
 
 
 def peak_memory_gb() -> float:
-    """The most memory this process has held.
+    """Peak memory of this process, GB.
 
-    Where there is /proc, from there: `ru_maxrss` begins with what the process that started this one held.
+    Read from /proc where there is one: `ru_maxrss` starts at the memory of the parent process.
     """
     try:
         status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
@@ -104,7 +106,7 @@ def peak_memory_gb() -> float:
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """A description of this machine."""
     import jax
 
     name = platform.processor() or platform.machine()
@@ -146,7 +148,7 @@ def run(
     measure: Callable[[argparse.Namespace], list[Row]],
     more_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> None:
-    """The command of one table: measures, prints, and writes JSON where `--json` says."""
+    """The command of one table: measures, prints, and writes JSON with `--json`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller sizes")
     parser.add_argument("--json", type=pathlib.Path, help="file to write the rows to")

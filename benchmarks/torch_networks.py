@@ -1,6 +1,6 @@
-"""The networks of 2DAL written plainly in PyTorch, only to be timed against; weights come from JAX.
+"""The networks of 2DAL in plain PyTorch, for comparison of times only; weights come from JAX.
 
-NCHW, as PyTorch has it; ResNet-50 in the authors' variant. Nothing here is tuned.
+NCHW, PyTorch's layout; ResNet-50 in the authors' variant. Nothing is tuned.
 """
 
 import numpy as np
@@ -91,7 +91,7 @@ class Critic(nn.Module):
 
 
 class EncoderCritic(nn.Module):
-    """Both, as one set of parameters."""
+    """Encoder and critic as one set of parameters."""
 
     def __init__(self):
         super().__init__()

@@ -1,7 +1,7 @@
-"""One step of 2DAL written plainly in PyTorch, only to be timed against: critic and regressor, stage 1.
+"""One step of 2DAL in plain PyTorch, for comparison of times only: critic and regressor, stage 1.
 
-The formulas are those of `twodal_jax.losses`, without augmentation and without noise on what the critic sees. The first step's losses are compared with
-JAX's, so that both do the same work.
+The formulas are those of `twodal_jax.losses`, without augmentation and without noise on the critic's input. The losses
+of the first step are compared with JAX's, which shows that both do the same work.
 """
 
 import numpy as np
@@ -53,7 +53,7 @@ def draw(points, visible, sigma):
 
 
 def distance(a, b):
-    """Euclidean, with a gradient of 0 at 0."""
+    """Euclidean distance with a gradient of 0 at 0."""
     squared = ((a - b) ** 2).sum(-1)
     return torch.where(squared > 0, torch.where(squared > 0, squared, 1.0).sqrt(), 0.0)
 
@@ -106,7 +106,7 @@ class Step:
         return self.critic.critic(latent, whitened.index_fill(1, torch.tensor([T_Z_INDEX]), 0.0))
 
     def __call__(self, batch) -> dict[str, float]:
-        """batch: as `training.step`'s, images of 120 pixels -> losses."""
+        """batch: in the format of `training.step`, images of 120 pixels -> losses."""
         annotated, wild = (
             {k: to_torch(v) for k, v in batch[name].items() if k != "position"} for name in ("annotated", "wild")
         )
@@ -138,7 +138,7 @@ class Step:
         return {name: float(term.detach()) for name, term in terms.items()}
 
     def _second_pass(self, image, points):
-        """Landmarks of the wild images seen with their own first prediction; statistics stay as they are."""
+        """Landmarks of the wild images with the first prediction as heatmap; the running statistics do not change."""
         norms = [m for m in self.regressor.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         for norm in norms:
             norm.track_running_stats, norm.saved = False, (norm.running_mean, norm.running_var)
@@ -162,7 +162,7 @@ class Step:
         }
 
     def _critic_update(self, images, true, predicted):
-        """Encoder and critic learn soft labels; returns -L_sc, of labels 1 and 0."""
+        """Updates encoder and critic on soft labels; returns -L_sc of the labels 1 and 0."""
         self.adam.zero_grad(set_to_none=True)
         latents = [self.encode(image) for image in images]
         real, made = self.criticize(latents[0], true), self.criticize(latents[1], predicted)

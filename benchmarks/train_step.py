@@ -2,9 +2,9 @@
 
     python -m benchmarks.train_step [--quick]
 
-Jobs in turn, each in a process of its own as its users run it (JAX's training with `xla_flags.HUGE_PAGES`); the median of
-the rounds' ratios. PyTorch is timed with and without that setting, and the faster counts. Without PyTorch
-(requirements-benchmarks.txt) the comparison is left out.
+Jobs run in turn, each in its own process as its users run it (JAX's training with `xla_flags.HUGE_PAGES`); a ratio is
+the median of the rounds' ratios. PyTorch is timed with and without that setting, and the faster one counts. Without
+PyTorch (requirements-benchmarks.txt) there is no comparison.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ FORWARD_BACKWARD = 3  # a backward pass costs two forward passes
 
 
 def have_torch() -> bool:
-    """Whether PyTorch is installed; it then uses all cores, as XLA does."""
+    """Whether PyTorch is installed; it is then set to use all cores, as XLA does."""
     if importlib.util.find_spec("torch") is None:
         return False
     import torch
@@ -29,7 +29,7 @@ def have_torch() -> bool:
 
 
 def jax_training(batch: int, dtype: str, plain: bool = False):
-    """A job that takes one step, and the first step's loss; plain: no convolution by Winograd's form."""
+    """A job that takes one step, and the loss of the first step. plain: without Winograd's convolutions."""
     import jax
 
     from benchmarks import networks
@@ -49,7 +49,7 @@ def jax_training(batch: int, dtype: str, plain: bool = False):
 
 
 def counted_step(batch: int) -> float:
-    """FLOPs of the step in float32 as it is traced here."""
+    """FLOPs of the float32 step as it is traced on this machine."""
     import jax
 
     from benchmarks import flops, networks
@@ -75,7 +75,7 @@ def torch_training(batch: int, dtype: str, channels_last: bool = False):
 
 
 def torch_jobs(maker: str, *arguments) -> dict[str, Apart]:
-    """{name: job} of a PyTorch job with the memory of either setting; none without PyTorch."""
+    """{name: job} of a PyTorch job with each memory setting; empty without PyTorch."""
     if not have_torch():
         return {}
     return {
@@ -85,7 +85,7 @@ def torch_jobs(maker: str, *arguments) -> dict[str, Apart]:
 
 
 def torch_rows(times: dict[str, list[float]], job: str, bar: float | None) -> list[Row]:
-    """A job's time against PyTorch's: the faster of its settings is what the bar is for."""
+    """The time of a job against PyTorch's; the bar is for the faster setting of PyTorch."""
     found = {name: ratio(times[job], times[name]) for name in ("torch", "torch, huge pages") if name in times}
     if not found:
         return [Row("  time / torch", None, "x", bar)]
@@ -95,7 +95,7 @@ def torch_rows(times: dict[str, list[float]], job: str, bar: float | None) -> li
 
 
 def memory_note(jobs: dict[str, Apart]) -> str:
-    """The most memory that JAX's and PyTorch's processes held, after their end."""
+    """Peak memory of the processes of JAX and PyTorch, known after their end."""
     found = [f"{name} {jobs[name].peak_memory_gb:.1f} GB" for name in ("jax", "torch") if name in jobs]
     return f"peak memory {', '.join(found)}"
 
@@ -203,7 +203,7 @@ def inference_rows(batch: int, rounds: int, bar: float) -> list[Row]:
 
 
 def measure(options) -> list[Row]:
-    """All rows; bfloat16 and batch 32 in the long run only."""
+    """All rows; bfloat16 and batch 32 without `--quick` only."""
     xla_flags.set_cpu_flags()
     rows = [Row("GEMM peak, float32", timing.measured_peak() / 1e9, "GFLOP/s")]
     rows += train_rows(8, "float32", 5 if options.quick else 9, 1.05, more=not options.quick)

@@ -1,12 +1,12 @@
-"""One step of 2DAL, stage by stage: time, FLOPs, share of the machine's peak, memory; and against PyTorch.
+"""One step of 2DAL by part: time, FLOPs, share of the machine's peak, memory; and the whole step against PyTorch.
 
     python -m benchmarks.two_dal_step [--quick] [--batch=32] [--config=paper] [--dtype=float32]
 
-The stages are compiled apart and timed in turn with the whole step, so they need not add up to it exactly: the
-whole shares what the stages would compute twice. FLOPs are those of the traced program: a convolution that takes
-Winograd's form counts with the products it makes, not with those of its definition. The PyTorch step
-(`torch_step.py`) has no augmentation; JAX's is timed against it without, each in a process of its own (see
-`training.step`), and both must find the same losses.
+The parts are compiled separately and timed in turn with the whole step. They need not add up to it exactly: the whole
+step shares what several parts compute. FLOPs are those of the traced program: a convolution in Winograd's form counts
+with the products it computes, not with those of its definition. The PyTorch step (`torch_step.py`) has no
+augmentation. It is timed against JAX's without augmentation, each in its own process, and both must compute the same
+losses.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from twodal_jax.runtime import xla_flags
 
 
 def load_config(name: str, batch: int, dtype: str = "float32"):
-    """configs/NAME.py with this batch of annotated and of wild faces."""
+    """configs/NAME.py with a batch of `batch` annotated and `batch` wild faces."""
     config = importlib.import_module(f"configs.{name}").get_config()
     config.batch_annotated = config.batch_wild = batch
     config.regressor.dtype = dtype
@@ -30,7 +30,7 @@ def load_config(name: str, batch: int, dtype: str = "float32"):
 
 
 def pieces(spec, state, batch, model) -> dict:
-    """{stage: (function, arguments)}; every function is pure and runs with its gradients."""
+    """{part: (function, arguments)}; every function is pure and runs with its gradients."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -115,7 +115,7 @@ def compiled(function, arguments):
 
 
 def prepared(config, stage: int):
-    """(spec, state, batch, model) of a config's stage, on one device."""
+    """(spec, state, batch, model) of a stage of a config, on one device."""
     import jax
 
     from benchmarks import networks
@@ -130,7 +130,7 @@ def prepared(config, stage: int):
 
 
 def stage_rows(config, stage: int, rounds: int, peak: float) -> list[Row]:
-    """The whole step and its stages."""
+    """The rows of the whole step and of its parts."""
     from twodal_jax.training import step as train_step
     from twodal_jax.training.state import WILD_LOSSES
 
@@ -162,12 +162,12 @@ def first_stage(name: str, batch: int, dtype: str):
 
     config = networks.without_augmentation(load_config(name, batch, dtype))
     config.optimizer.clip_norm = 0.0
-    config.critic.coefficient_noise = 0.0  # PyTorch does not have JAX's random numbers
+    config.critic.coefficient_noise = 0.0  # PyTorch cannot draw JAX's random numbers
     return config, *prepared(config, 0)
 
 
 def jax_job(name: str, batch: int, dtype: str):
-    """A job that takes a step, and the first step's losses."""
+    """A job that takes one step, and the losses of the first step."""
     import jax
 
     from twodal_jax.training import step as train_step
@@ -207,7 +207,7 @@ def torch_job(name: str, batch: int, dtype: str):
 
 
 def against_torch(name: str, batch: int, dtype: str, rounds: int) -> list[Row]:
-    """The whole step of stage 1, without augmentation, against the plain PyTorch one."""
+    """The whole step of stage 1, without augmentation, against the plain PyTorch step."""
     title = f"2DAL step, {dtype}, batch {batch} + {batch}"
     if not have_torch():
         return [Row(f"{title}: time / torch", None, "x", note="PyTorch is not installed")]
@@ -224,7 +224,7 @@ def against_torch(name: str, batch: int, dtype: str, rounds: int) -> list[Row]:
 
 
 def measure(options) -> list[Row]:
-    """The step CPU users run, then the paper's."""
+    """The rows of the step of CPU users, then of the paper's step."""
     xla_flags.set_cpu_flags()
     peak = timing.measured_peak()
     rows = [Row("GEMM peak, float32", peak / 1e9, "GFLOP/s")]
@@ -242,7 +242,7 @@ def measure(options) -> list[Row]:
 
 
 def more_options(parser: argparse.ArgumentParser) -> None:
-    """Options to look at one configuration alone, e.g. on a GPU."""
+    """Adds the options that select one configuration, for example on a GPU."""
     parser.add_argument("--config", help="only this config, both stages")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--dtype", default="float32")

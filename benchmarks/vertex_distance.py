@@ -1,9 +1,11 @@
-"""Stage 2's vertex distance (VDC): in closed form against making both meshes, with gradients.
+"""The vertex distance of stage 2 (VDC) in closed form against that of two meshes, with gradients.
 
     python -m benchmarks.vertex_distance [--quick]
 
-32 faces; the closed form (`losses.loss_vdc`) never makes a mesh, and costs the same for any number of vertices.
+32 faces. The closed form (`losses.loss_vdc`) computes no mesh, and costs the same for any number of vertices.
 """
+
+import functools
 
 from benchmarks import models, timing
 from benchmarks.timing import in_turn, median_ms, ratio, Row
@@ -35,9 +37,15 @@ def programs(model):
         program = jax.jit(jax.value_and_grad(function)).lower(*arguments).compile()
         memory = program.memory_analysis()
         held = sum(leaf.nbytes for leaf in jax.tree.leaves(needed))
-        job = lambda program=program, arguments=arguments: jax.block_until_ready(program(*arguments))  # noqa: E731
+        job = functools.partial(_run, program, arguments)
         found[name] = job, (memory.temp_size_in_bytes if memory else 0) + held, program(*arguments)
     return found
+
+
+def _run(program, arguments) -> None:
+    import jax
+
+    jax.block_until_ready(program(*arguments))
 
 
 def rows_for(model, rounds: int) -> list[Row]:
@@ -58,7 +66,7 @@ def rows_for(model, rounds: int) -> list[Row]:
 
 
 def measure(options) -> list[Row]:
-    """The paper's mesh, and how both grow with it."""
+    """The rows of the paper's mesh, and of larger ones."""
     xla_flags.set_cpu_flags()
     rounds = 5 if options.quick else 9
     rows = rows_for(models.full_size(), rounds)
