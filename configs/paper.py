@@ -37,7 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.name = "paper"
     config.seed = 0
     # Several processes as one run: "auto" where SLURM, Open MPI or a TPU slice started them, "cluster" (JAX
-    # finds them), "alone", or "HOST:PORT,COUNT,INDEX". docs/several_machines.md has the commands.
+    # finds them), "alone", or "HOST:PORT,COUNT,INDEX". docs/several-machines.md has the commands.
     config.distributed = "auto"
 
     # Data. Morphable model: a folder or file `twodal_jax.face_models.load` reads, or "builtin".
@@ -94,7 +94,7 @@ def get_config() -> ml_collections.ConfigDict:
     # .pth or .safetensors, that a new run starts from: `twodal_jax.checkpointing.pretrained`.
     config.regressor.pretrained = ""
     config.regressor.dtype = "float32"
-    config.regressor.remat = False  # compute residual blocks again, not keep them: docs/several_machines.md
+    config.regressor.remat = False  # compute residual blocks again, not keep them: docs/several-machines.md
     config.critic = ml_collections.ConfigDict()
     config.critic.width = 1.0  # [ours: encoder 32 to 256 features; critic 512, 1024, 1024, 1: paper]
     config.critic.downsample_input = False  # [ours] True: the encoder sees 60 pixels, for small machines
