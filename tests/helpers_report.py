@@ -42,18 +42,15 @@ class Page(html.parser.HTMLParser):
 def example_report(**changes):
     rng = np.random.default_rng(0)
     steps = np.arange(0, 2000, 10)
-    fall = np.exp(-steps / 300.0)
-    errors = rng.gamma(6.0, 0.6, 199)
-    yaw = rng.uniform(-90, 90, 199)
+    errors, yaw = rng.gamma(6.0, 0.6, 199), rng.uniform(-90, 90, 199)
     summary, untrained = (metrics.summarize(errors * factor, yaw) for factor in (1, 6))
     picture = rng.integers(0, 255, (96, 96, 3), dtype=np.uint8)
-    names = metrics.rank_names(3)
     data = html_report.ReportData(
         title="A run of the test",
         lede="Made-up numbers.",
         headlines={"NME, mean of bins": "4.1 %"},
         summary={"parameters": 2_812_345, "images/s": 213.74, "config": "configs/demo.py"},
-        losses={"l_3d": list(zip(steps, fall + 0.01)), "vdc": [(1500, 3.0), (1600, math.nan)]},
+        losses={"l_3d": list(zip(steps, np.exp(-steps / 300.0) + 0.01)), "vdc": [(1500, 3.0), (1600, math.nan)]},
         loss_units={"vdc": "crop pixels²"},
         nme_curves={"detected": [(0, 25.0), (1000, 5.0), (1990, 4.0)]},
         stage_starts=[(1400, "stage 2")],
@@ -64,8 +61,8 @@ def example_report(**changes):
         ],
         error_distributions={"detected": errors, "before training": errors * 6},
         examples=[
-            html_report.Example(f"image{i}.jpg", nme, -40.0, {"input": picture, "68": picture}, r)
-            for i, (nme, r) in enumerate(zip((1.0, 3.0, 20.0), names))
+            html_report.Example(f"image{i}.jpg", nme, -40.0, {"input": picture, "68": picture}, rank)
+            for i, (nme, rank) in enumerate(zip((1.0, 3.0, 20.0), metrics.rank_names(3)))
         ],
         num_images_by_bin=metrics.count_by_bin(yaw),
         notes=["One update was skipped."],

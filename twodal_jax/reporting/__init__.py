@@ -1,4 +1,4 @@
-"""Tables, charts and HTML pages of evaluations and training runs.
+"""Tables, figures and HTML reports of evaluations and training runs.
 
 May import `evaluation`, `training` and `rendering`.
 """

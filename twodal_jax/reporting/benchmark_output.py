@@ -1,8 +1,8 @@
-"""What an evaluation leaves behind: metrics.json, tables.md, per_image.csv and figures.
+"""Output of an evaluation: metrics.json, tables.md, per_image.csv and figures.
 
-metrics.json: {"benchmark", "images", "methods": {label: {measure: summary}}, "about": {measure: what it
-is}, "shown": {label: what its network saw besides the crop}, "published": [...], "problems": [...]}; a summary has the
-keys of `metrics.summarize`. With a single method its measures stand at the top level as well.
+metrics.json: {"benchmark", "command", "images", "methods": {label: {measure: summary}}, "about": {measure: normaliser
+and ground truth}, "shown": {label: input of its network besides the crop}, "published": [...], "problems": [...]}. A
+summary has the keys of `metrics.summarize`. With a single method its measures are at the top level too.
 """
 
 import csv
@@ -22,15 +22,16 @@ from twodal_jax.reporting import nme_tables, paper_figures, published_results as
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """The errors of all methods on one benchmark.
+    """Errors of all methods on one test set.
 
     Attributes:
-      name: of the benchmark. keys: [n] images. yaw_deg: [n].
+      name: of the test set. keys: [n], its images. yaw_deg: [n].
       errors: {method: {measure: [n] per cent, NaN where not measured}}.
-      titles: {measure: what tables call it}. about: {measure: normaliser and ground truth}.
-      published: rows to stand beside, by measure. problems: messages: how something was read, what was left out.
-      shown: {method: what its network was shown besides the crops}, of checkpoints.
-      extra: more for metrics.json.
+      titles: {measure: title in tables}. about: {measure: normaliser and ground truth}.
+      published: {measure: published rows of the same table}.
+      problems: messages on how files were interpreted and what was skipped.
+      shown: {method: input of its network besides the crops}, only for checkpoints.
+      extra: further entries of metrics.json.
     """
 
     name: str
@@ -45,29 +46,29 @@ class Results:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def measures(self) -> list[str]:
-        """Those any method has, in the order of the titles."""
+        """Measures that at least one method has, in the order of the titles."""
         return [m for m in self.titles if any(m in by_measure for by_measure in self.errors.values())]
 
     def summaries(self) -> dict[str, dict[str, dict]]:
-        """{method: {measure: summary}}."""
+        """{method: {measure: summary of `metrics.summarize`}}."""
         return {
             label: {m: metrics.summarize(e[m], self.yaw_deg) for m in self.measures() if m in e}
             for label, e in self.errors.items()
         }
 
 
-def rows_of(results: Results, measure: str, summaries: Mapping) -> list[nme_tables.Row]:
-    """A table's rows: the published ones, then the measured ones."""
+def _rows_of(results: Results, measure: str, summaries: Mapping) -> list[nme_tables.Row]:
+    """Rows of a table: published ones, then measured ones."""
     measured = [(label, found[measure]) for label, found in summaries.items() if measure in found]
     return nme_tables.published_rows(results.published.get(measure, ())) + measured
 
 
 def print_tables(results: Results, console: rich.console.Console) -> None:
-    """All tables, then what the networks were shown, then the notes."""
+    """Prints all tables, then the input of the networks, then the notes."""
     summaries = results.summaries()
     for measure in results.measures():
         title = f"{results.name}: NME (%), {results.titles[measure]}; {results.about[measure]}"
-        console.print(nme_tables.screen_table(title, rows_of(results, measure, summaries)))
+        console.print(nme_tables.screen_table(title, _rows_of(results, measure, summaries)))
     if any(results.published.get(measure) for measure in results.measures()):
         console.print(f"{nme_tables.PUBLISHED_MARK} published in {published.SOURCE}", style="dim")
     for label, what in results.shown.items():
@@ -77,7 +78,7 @@ def print_tables(results: Results, console: rich.console.Console) -> None:
 
 
 def write(results: Results, folder: pathlib.Path, command: str = "") -> None:
-    """Writes everything but pictures of faces into `folder`."""
+    """Writes metrics.json, tables.md, per_image.csv and the figures into `folder`, which is made if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     summaries = results.summaries()
     content = {
@@ -112,10 +113,10 @@ def _markdown(results: Results, summaries: Mapping, command: str) -> str:
     parts = [f"# {results.name}: NME in per cent", *([f"    {escape_hidden(command)}"] if command else [])]
     for measure in results.measures():
         parts.append(f"## {results.titles[measure]}\n\n{results.about[measure]}.")
-        parts.append(nme_tables.markdown_table(rows_of(results, measure, summaries)))
+        parts.append(nme_tables.markdown_table(_rows_of(results, measure, summaries)))
     if results.shown:
         lines = (f"- {as_markdown_cell(f'{label}: {what}')}" for label, what in results.shown.items())
-        parts.append("## What the networks were shown\n\n" + "\n".join(lines))
+        parts.append("## Input of the networks\n\n" + "\n".join(lines))
     if any(results.published.get(measure) for measure in results.measures()):
         parts.append(f"{nme_tables.PUBLISHED_MARK} published in {published.SOURCE}.")
     if results.problems:
@@ -138,13 +139,13 @@ def _write_csv(path: pathlib.Path, results: Results) -> None:
 
 
 def about_measures(truth: nme_evaluation.GroundTruth, truth_name: str = "original annotation") -> dict[str, str]:
-    """{measure: normaliser, ground truth}, as the tables say it."""
-    shown = {}
+    """{measure: normaliser and ground truth}, as tables show them."""
+    about = {}
     for name in nme_evaluation.TITLES:
-        given = "re-annotated landmarks" if name.endswith(nme_evaluation.REANNOTATED) else truth_name
+        source = "re-annotated landmarks" if name.endswith(nme_evaluation.REANNOTATED) else truth_name
         if name in (*nme_evaluation.DENSE_MEASURES, nme_evaluation.RECONSTRUCTION):
-            given = f"meshes of the annotated parameters, {truth.components} components"
-        shown[name] = f"normaliser: {nme_evaluation.NORMALISERS[name]}; ground truth: {given}"
+            source = f"meshes of the annotated parameters, {truth.components} components"
+        about[name] = f"normaliser: {nme_evaluation.NORMALISERS[name]}; ground truth: {source}"
         if name in published.NOTES:
-            shown[name] += f"; {published.NOTES[name]}"
-    return shown
+            about[name] += f"; {published.NOTES[name]}"
+    return about

@@ -1,4 +1,4 @@
-"""Tables of NME by yaw, for a terminal and as Markdown, with published rows marked as such."""
+"""Tables of NME by yaw for a terminal and as Markdown; published rows are marked."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,28 +23,26 @@ Row = tuple[str, Mapping[str, float | int | None]]
 
 
 def cell(column: str, value: float | int | None) -> str:
-    """A number as tables show it: per cent with three decimals, counts plain, "-" for none."""
+    """Text of a table cell: per cent with three decimals, a count without, "-" for None."""
     if value is None:
         return "-"
     return str(value) if column == "count" else f"{value:.3f}"
 
 
 def published_rows(published: Sequence[Published]) -> list[Row]:
-    """Rows of published figures, their methods marked."""
+    """Rows of published results, with a mark behind the method."""
     return [(f"{row.method} {PUBLISHED_MARK}", row.as_row()) for row in published]
 
 
-def _published_cell(column: str, value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
 def _cells(label: str, row: Mapping, columns: Sequence[str]) -> list[str]:
-    show = _published_cell if label.endswith(PUBLISHED_MARK) else cell
-    return [label, *(show(column, row.get(column)) for column in columns)]
+    values = [(column, row.get(column)) for column in columns]
+    if label.endswith(PUBLISHED_MARK):
+        return [label, *("-" if value is None else f"{value:.2f}" for _, value in values)]
+    return [label, *(cell(column, value) for column, value in values)]
 
 
 def screen_table(title: str, rows: Sequence[Row], columns: Mapping[str, str] = COLUMNS) -> rich.table.Table:
-    """The rows as a `rich` table; published ones dimmed."""
+    """The rows as a `rich` table; published rows are dimmed."""
     table = rich.table.Table(title=title, title_justify="left", box=rich.box.SIMPLE)
     table.add_column("method")
     for column in columns.values():
@@ -56,7 +54,7 @@ def screen_table(title: str, rows: Sequence[Row], columns: Mapping[str, str] = C
 
 
 def markdown_table(rows: Sequence[Row], columns: Mapping[str, str] = COLUMNS) -> str:
-    """The same as a Markdown table."""
+    """The rows as a Markdown table."""
     lines = ["| " + " | ".join(["method", *columns.values()]) + " |", "|---" + "|---:" * len(columns) + "|"]
     for label, row in rows:
         cells = [as_markdown_cell(text) for text in _cells(label, row, list(columns))]

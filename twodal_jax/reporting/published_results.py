@@ -1,8 +1,8 @@
-"""What the paper's tables say, to stand beside what is measured here.
+"""Results of the paper's tables, to compare with measured ones.
 
-Source of every number: Tu et al., "3D Face Reconstruction from A Single Image Assisted by 2D Face Images
-in the Wild" (Tables I, II, III and the text of Section IV). The paper took the figures of Table I's other
-methods from their own publications. NME in per cent; None where the paper has none.
+Source of every number: Tu et al., "3D Face Reconstruction from A Single Image Assisted by 2D Face Images in the Wild"
+(Tables I, II, III and the text of Section IV). The paper took the results of the other methods of Table I from their
+own publications. NME in per cent; None where the paper has no number.
 """
 
 import dataclasses
@@ -12,12 +12,12 @@ SOURCE = "Tu et al., 3D Face Reconstruction from A Single Image Assisted by 2D F
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """One method's published row: by yaw bin and the mean of the bins.
+    """Published NME of one method.
 
     Attributes:
-      method: as the paper calls it. measure: key as in `nme_evaluation.TITLES`, or "nme_lfpa".
-      by_bin: 0-30, 30-60, 60-90 degrees. mean_of_bins: the table's "Mean". mean_of_images: the same of AFLW-LFPA,
-        whose images have no bins here. table: where it stands.
+      method: its name in the paper. measure: key of `nme_evaluation.TITLES`, or "nme_lfpa".
+      by_bin: of yaw bins 0-30, 30-60, 60-90 degrees. mean_of_bins: column "Mean" of the table.
+      mean_of_images: of AFLW-LFPA, for which the paper has no bins. table: of the paper.
     """
 
     method: str
@@ -28,13 +28,13 @@ class Published:
     table: str = "Table I"
 
     def as_row(self) -> dict[str, float | None]:
-        """With the keys of `metrics.summarize`; what was not published is None."""
+        """The row with keys of `metrics.summarize`; unpublished numbers are None."""
         bins = dict(zip(("0-30", "30-60", "60-90"), self.by_bin))
         return {**bins, "mean_of_bins": self.mean_of_bins, "mean_of_images": self.mean_of_images}
 
 
-# Table I heads a column "3D Landmarks"; by Section IV-B it is of 50,000 and more dense points: the gains over DeFA and
-# 3DDFA that are named there, 4.32 and 1.92, are those of this column.
+# A column of Table I is titled "3D Landmarks". Its numbers are of 50,000 and more dense points: the gains over DeFA
+# and 3DDFA that Section IV-B gives for dense points, 4.32 and 1.92, are those of this column.
 NOTES = {
     "nme_3d_dense": 'published: Table I\'s "3D Landmarks", which by the text of Section IV-B are dense points, against'
     " truth of 199 + 29 components"
@@ -58,17 +58,17 @@ TABLE_1 = (
     Published("2DAL", "nme_lfpa", _NO_BINS, None, mean_of_images=2.88),
 )
 
-# {method: {number of wild images: NME}}; the paper's text does not say which points or mean.
+# {method: {number of wild images: NME}}; the paper does not define the points or the mean.
 TABLE_2 = {
     "3DDFA": {77_228: 4.08, 115_126: 4.01, 175_534: 3.97, 367_888: 3.91},
     "DeFA": {77_228: 4.25, 115_126: 4.13, 175_534: 4.04, 367_888: 3.96},
     "2DAL": {77_228: 3.83, 115_126: 3.64, 175_534: 3.52, 367_888: 3.39},
 }
 
-# {weights red : pink : yellow: (NME after stage 1, after stage 2)}.
+# {weights of the red, pink and yellow landmarks: (NME after stage 1, NME after stage 2)}.
 TABLE_3 = {"1:1:1": (4.15, 3.94), "2:1:0": (3.75, 3.52), "4:2:1": (3.65, 3.39)}
 
 
 def rows_for(measure: str) -> list[Published]:
-    """What Table I has for a measure, in the paper's order."""
+    """Rows of Table I for a measure, in the paper's order."""
     return [row for row in TABLE_1 if row.measure == measure]

@@ -1,4 +1,4 @@
-"""The end of a run: final error, `metrics.json`, `html_report.html` and `examples.jpg`."""
+"""Final evaluation of a training run: `metrics.json`, `report.html` and `examples.jpg`."""
 
 import os
 import pathlib
@@ -31,14 +31,14 @@ LOSS_UNITS = {
 
 
 def _titles(held_out: HeldOut) -> dict[str, str]:
-    """{protocol: how the report calls it} of a set."""
+    """{protocol: title in the report} of a set."""
     if held_out_module.DETECTED not in held_out.protocols:
         return {held_out_module.EMPTY: NO_DETECTIONS}
     return {held_out_module.DETECTED: "Detected landmarks", held_out_module.EMPTY: "Empty heatmap (image alone)"}
 
 
 def _all_titles(data: Any) -> dict[str, str]:
-    """{name an error is logged by: title}, the test set's and that of the validation part."""
+    """{name in the log: title} of the test set's protocols and of the validation part."""
     titles = _titles(data.held_out)
     if data.validation is not None:
         title = _titles(data.validation)[data.validation.protocols[0]]
@@ -47,7 +47,7 @@ def _all_titles(data: Any) -> dict[str, str]:
 
 
 def _stage_ends(config: ml_collections.ConfigDict) -> dict[str, int]:
-    """{name of the weights: step}, before training and after each stage."""
+    """{stage of the weights: step}, before training and after each stage."""
     ends, step = {"before training": 0}, 0
     for name, stage in builder.stage_configs(config).items():
         step += stage.steps
@@ -56,7 +56,7 @@ def _stage_ends(config: ml_collections.ConfigDict) -> dict[str, int]:
 
 
 def _summaries(history: list[dict], step: int) -> dict[str, dict[str, Any]]:
-    """{protocol: summary} of the evaluation logged at `step`; "validation/PROTOCOL": of the validation part."""
+    """{protocol: summary} of the evaluation logged at `step`; the validation part is "validation/PROTOCOL"."""
     for entry in history:
         if entry["kind"] == "evaluation" and entry["step"] == step:
             split = [(*name.rsplit("/", 1), value) for name, value in entry.items() if "/" in name]
@@ -66,7 +66,7 @@ def _summaries(history: list[dict], step: int) -> dict[str, dict[str, Any]]:
 
 
 def _histories(history: list[dict], kind: str, chosen) -> dict[str, list[tuple[int, float]]]:
-    """{name: [(step, value), ...]} of the entries of a kind whose name `chosen` accepts."""
+    """{name: [(step, value), ...]} of the log entries of a kind whose name `chosen` accepts."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for entry in history:
         if entry["kind"] != kind:
@@ -80,16 +80,13 @@ def _histories(history: list[dict], kind: str, chosen) -> dict[str, list[tuple[i
 def _examples(
     held_out: HeldOut, model: MorphableModel, spec: TrainSpec, protocol: str, alphas, points, errors, count
 ) -> list[html_report.Example]:
-    """Faces from best to worst, each with its four pictures."""
+    """`count` faces from best to worst, each with four pictures."""
     chosen = metrics.best_to_worst(errors, count)
-    visible = held_out.detected_visible * float(protocol == held_out_module.DETECTED)
+    visible = held_out.detected_visible * float(protocol == held_out_module.DETECTED and spec.heatmap.enabled)
     examples = []
     for index, rank in zip(chosen, metrics.rank_names(len(chosen))):
         channel = heatmap.heatmap(
-            held_out.detected[index],
-            visible[index] * float(spec.heatmap.enabled),
-            sigma=spec.heatmap.sigma,
-            kind=spec.heatmap.kind,
+            held_out.detected[index], visible[index], sigma=spec.heatmap.sigma, kind=spec.heatmap.kind
         )
         pictures = overlay.example_pictures(
             trim_margin(held_out.image[index]),
@@ -111,16 +108,6 @@ def _examples(
     return examples
 
 
-def _parts(predictions: dict, held_out: HeldOut, model, spec, config) -> dict[str, Any]:
-    protocol = held_out.protocols[0]
-    alphas, points, errors = predictions[protocol]
-    return dict(
-        error_distributions={_titles(held_out)[p]: e for p, (_, _, e) in predictions.items()},
-        num_images_by_bin=metrics.count_by_bin(held_out.yaw_deg),
-        examples=_examples(held_out, model, spec, protocol, alphas, points, errors, config.run.report_faces),
-    )
-
-
 def write(
     workdir: pathlib.Path,
     config: ml_collections.ConfigDict,
@@ -131,9 +118,9 @@ def write(
     *,
     seconds: float,
 ) -> None:
-    """Measures the final state and writes metrics.json and report.html into `workdir`.
+    """Evaluates the final state and writes metrics.json, report.html and examples.jpg into `workdir`.
 
-    data: the run's `train.TrainingData`. seconds: wall time of this process's part of the training.
+    data: the run's `train.TrainingData`. seconds: wall time that this process trained for.
     """
     held_out = data.held_out
     predictions = {}
@@ -161,6 +148,7 @@ def write(
     curves = {name.rsplit("/", 1)[0]: curve for name, curve in curves.items()}
     stages = list(_stage_ends(config).items())
     skipped = int(state.skipped)
+    first = held_out.protocols[0]
     page = html_report.ReportData(
         title=f"2DAL training run: {config.name}",
         lede=_lede(config, data),
@@ -189,14 +177,16 @@ def write(
             if (summary := summaries.get(p))
         ],
         notes=[f"{skipped} step(s) were skipped: a loss or gradient was not finite."] if skipped else [],
-        **_parts(predictions, held_out, model, spec, config),
+        error_distributions={titles[p]: errors for p, (_, _, errors) in predictions.items()},
+        num_images_by_bin=metrics.count_by_bin(held_out.yaw_deg),
+        examples=_examples(held_out, model, spec, first, *predictions[first], config.run.report_faces),
     )
     html_report.write_report(workdir / "report.html", page)
     _write_picture(workdir / "examples.jpg", page.examples)
 
 
 def _write_picture(path: pathlib.Path, examples: list[html_report.Example], rows: int = 4) -> None:
-    """The gallery as one picture: a row a face, from the best to the worst of the gallery."""
+    """Writes up to `rows` faces of the gallery, from best to worst, as one picture with a row for each face."""
     chosen = np.unique(np.linspace(0, len(examples) - 1, min(rows, len(examples))).astype(int))
     sheet = drawing.panels(
         [[drawing.caption(picture, text) for text, picture in examples[index].pictures.items()] for index in chosen]
@@ -211,7 +201,7 @@ def _percent(value: float | None) -> str:
 
 
 def _wild_images(config: ml_collections.ConfigDict) -> str:
-    """Which stages see wild images beside the annotated ones."""
+    """Text on the wild images in a batch and the stages that use them."""
     stages = builder.build_stages(config)
     names = [stage.name.replace("stage", "stage ") for stage in stages if stage_batches.uses_wild(stage)]
     where = "" if len(names) == len(stages) else f" in {names[0]}" if names else ""
