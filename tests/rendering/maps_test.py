@@ -1,4 +1,4 @@
-"""Depth, normals and PNCC against a sphere, of which all three are known."""
+"""Depth, normals and PNCC of a sphere, compared with their closed forms."""
 
 import numpy as np
 import pytest
@@ -9,14 +9,18 @@ from twodal_jax.rendering import maps, rasterizer
 SIZE, RADIUS = 160, 0.4 * 160
 
 
-@pytest.fixture(scope="module")
-def sphere_maps():
+def sphere_maps(yaw=0.0):
+    """Depth, normals and PNCC of the unit sphere turned by yaw degrees, and the mask of its pixels."""
     points, triangles = ball()
-    return maps.render_maps(in_picture(points, SIZE), triangles, SIZE, SIZE, mean=points.T)
+    vertices = in_picture(points, SIZE, yaw)
+    fragments = rasterizer.rasterize(vertices, triangles, SIZE, SIZE)
+    pncc = maps.pncc(maps.normalised_coordinates(points.T), triangles, fragments)
+    normals = maps.normal_map(vertices, triangles, fragments)
+    return maps.depth_map(fragments), normals, pncc, fragments.triangle_index >= 0
 
 
 def unit_coordinates():
-    """x, y (up) and z of the unit sphere at each pixel, and where it is well inside."""
+    """x, y (up) and z of the unit sphere at each pixel, and the mask of pixels away from its outline."""
     rows, columns = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
     x, y = columns / RADIUS, -rows / RADIUS
     squared = x**2 + y**2
@@ -24,49 +28,28 @@ def unit_coordinates():
     return np.stack([x, y, np.sqrt(np.maximum(1 - squared, 0))], axis=-1), inside
 
 
-def test_depth_is_that_of_the_sphere_and_nan_outside(sphere_maps):
+def test_depth_normals_and_pncc_of_a_sphere_match_their_closed_forms():
+    depth, normals, pncc, mask = sphere_maps()
     expected, inside = unit_coordinates()
-    np.testing.assert_allclose(sphere_maps.depth[inside], RADIUS * expected[inside][:, 2], atol=0.25)
-    assert np.isnan(sphere_maps.depth[0, 0]) and sphere_maps.depth.dtype == np.float32
-    np.testing.assert_array_equal(np.isfinite(sphere_maps.depth), sphere_maps.mask)
-
-
-def test_normals_are_those_of_the_sphere_with_y_up(sphere_maps):
-    expected, inside = unit_coordinates()
-    assert (np.sum(sphere_maps.normals * expected, axis=-1)[inside] > 0.999).all()
-    np.testing.assert_allclose(np.linalg.norm(sphere_maps.normals[sphere_maps.mask], axis=-1), 1, atol=1e-5)
-    assert (sphere_maps.normals[~sphere_maps.mask] == 0).all()
-
-
-def test_pncc_of_the_mean_is_its_own_normalised_coordinates(sphere_maps):
-    expected, inside = unit_coordinates()
+    np.testing.assert_allclose(depth[inside], RADIUS * expected[inside][:, 2], atol=0.25)
+    np.testing.assert_array_equal(np.isfinite(depth), mask)
+    assert depth.dtype == np.float32 and not mask[0, 0]
+    assert (np.sum(normals * expected, axis=-1)[inside] > 0.999).all()
+    np.testing.assert_allclose(np.linalg.norm(normals[mask], axis=-1), 1, atol=1e-5)
     points, _ = ball()
     low, size = points.min(axis=0), np.ptp(points, axis=0)
-    np.testing.assert_allclose(sphere_maps.pncc[inside], ((expected - low) / size)[inside], atol=0.005)
-    assert (sphere_maps.pncc[~sphere_maps.mask] == 0).all()
+    np.testing.assert_allclose(pncc[inside], ((expected - low) / size)[inside], atol=0.005)
+    assert (normals[~mask] == 0).all() and (pncc[~mask] == 0).all()
 
 
-def test_pncc_stays_with_the_surface_when_the_head_turns():
-    points, triangles = ball()
-    turned = maps.render_maps(in_picture(points, SIZE, yaw=90), triangles, SIZE, SIZE, mean=points.T)
-    # The middle of the picture now shows the point of the mean that looks to the left: x = -1 or 1, z = 0.
-    x, y, z = turned.pncc[SIZE // 2, SIZE // 2]
+def test_pncc_turns_with_the_surface():
+    # The middle of the picture shows the point of the mean shape that was at the side: x = -1 or 1, z = 0.
+    x, y, z = sphere_maps(yaw=90)[2][SIZE // 2, SIZE // 2]
     assert min(x, 1 - x) < 0.01 and abs(y - 0.5) < 0.02 and abs(z - 0.5) < 0.02
 
 
-def test_one_rasterisation_gives_the_same_maps_as_each_function(sphere_maps):
-    points, triangles = ball()
-    vertices = in_picture(points, SIZE)
-    fragments = rasterizer.rasterize(vertices, triangles, SIZE, SIZE)
-    np.testing.assert_array_equal(maps.depth_map(fragments), sphere_maps.depth)
-    np.testing.assert_array_equal(maps.normal_map(vertices, triangles, fragments), sphere_maps.normals)
-    codes = maps.normalised_coordinates(points.T)
-    np.testing.assert_array_equal(maps.pncc(codes, triangles, fragments), sphere_maps.pncc)
-    assert maps.render_maps(vertices, triangles, SIZE, SIZE).pncc is None
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_depth_picture_can_be_read_back(dtype):
+def test_depths_can_be_recovered_from_a_depth_picture(dtype):
     depth = np.array([[np.nan, -3.0], [0.5, 7.0]], np.float32)
     picture = maps.depth_picture(depth, dtype, low=-5, high=10)
     largest = np.iinfo(dtype).max
@@ -75,7 +58,7 @@ def test_a_depth_picture_can_be_read_back(dtype):
     np.testing.assert_allclose(read.ravel()[1:], depth.ravel()[1:], atol=15 / largest)
 
 
-def test_a_depth_picture_uses_its_whole_range_and_near_is_bright():
+def test_a_depth_picture_uses_the_full_range_and_near_is_bright():
     picture = maps.depth_picture(np.array([[1.0, 2.0, np.nan]], np.float32))
     assert picture.tolist() == [[1, 255, 0]]
     assert maps.depth_picture(np.full((2, 3), np.nan)).tolist() == [[0] * 3] * 2
@@ -87,7 +70,7 @@ def test_pictures_are_bgr():
     assert maps.normal_picture(np.array([[[0.0, 0.0, 1.0], [0, 0, 0]]])).tolist() == [[[255, 128, 128], [0] * 3]]
 
 
-def test_wrong_input_is_named():
+def test_errors_name_the_wrong_argument():
     with pytest.raises(ValueError, match="dtype"):
         maps.depth_picture(np.zeros((2, 2)), np.int32)
     with pytest.raises(ValueError, match="mean"):

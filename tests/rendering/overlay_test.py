@@ -1,4 +1,4 @@
-"""Faces drawn over whole photos, and landmarks told hidden from visible."""
+"""Faces drawn over whole photos, and the visibility of landmarks."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def head():
 
 
 def posed(points, yaw, size=200.0, pitch=0.0):
-    """The head in a picture of 1.4 size: [N, 3], y down."""
+    """Vertices [N, 3], y down, of the head in a picture whose side is 1.4 `size`."""
     y, p = np.radians([yaw, pitch])
     turn = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
     tilt = np.array([[1, 0, 0], [0, np.cos(p), -np.sin(p)], [0, np.sin(p), np.cos(p)]])
@@ -27,7 +27,7 @@ def posed(points, yaw, size=200.0, pitch=0.0):
 
 
 def hidden_by_rays(vertices, triangles, indices, slack):
-    """Each landmark's line of sight against every triangle, float64."""
+    """bool [P]: line of sight of each landmark against every triangle, float64."""
     corners = vertices[triangles].astype(np.float64)
     a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     area = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
@@ -43,7 +43,7 @@ def hidden_by_rays(vertices, triangles, indices, slack):
 
 
 @pytest.mark.parametrize("yaw", [-90, -65, -30, 0, 40, 80, 90])
-def test_hidden_landmarks_are_those_behind_a_triangle(head, yaw):
+def test_landmarks_behind_a_triangle_are_hidden(head, yaw):
     points, triangles, indices = head
     vertices = posed(points, yaw, pitch=7)
     visible = overlay.visible_landmarks(vertices, triangles, indices, 280, 280)
@@ -54,7 +54,7 @@ def test_hidden_landmarks_are_those_behind_a_triangle(head, yaw):
 
 
 @pytest.mark.parametrize("yaw", [90, -90])
-def test_a_profile_shows_one_eye_and_one_cheek(head, yaw):
+def test_a_profile_has_one_visible_eye_and_cheek(head, yaw):
     points, triangles, indices = head
     visible = overlay.visible_landmarks(posed(points, yaw), triangles, indices)
     left, right = [*range(36, 42), *range(17, 21), *range(1, 6)], [*range(42, 48), *range(23, 27), *range(11, 16)]
@@ -63,7 +63,7 @@ def test_a_profile_shows_one_eye_and_one_cheek(head, yaw):
     assert visible[[27, 28, 29, 30]].all()
 
 
-def test_the_mirrored_pose_shows_the_mirrored_landmarks(head):
+def test_the_mirrored_pose_has_the_mirrored_visible_landmarks(head):
     points, triangles, indices = head
     one = overlay.visible_landmarks(posed(points, 55), triangles, indices)
     other = overlay.visible_landmarks(posed(points, -55), triangles, indices)
@@ -89,7 +89,7 @@ def test_landmarks_outside_the_picture_are_hidden_only_if_its_size_is_given(head
     assert not overlay.visible_landmarks(broken, triangles, indices)[30]
 
 
-def test_a_face_in_a_large_photo_changes_only_its_surroundings(head):
+def test_drawing_a_face_changes_only_pixels_near_it(head):
     points, triangles, indices = head
     photo = np.full((900, 1500, 3), GREY, np.uint8)
     vertices = posed(points, 20, 100) + np.float32([700, 300, 0])
@@ -107,7 +107,7 @@ def test_a_face_in_a_large_photo_changes_only_its_surroundings(head):
 
 
 @pytest.mark.parametrize("shift", [(-40, 30), (150, -60), (5000, 0)])
-def test_a_mesh_drawn_in_its_window_is_the_mesh_drawn_in_the_whole_picture(shift, monkeypatch):
+def test_a_mesh_drawn_in_tiles_equals_one_render_of_the_whole_picture(shift, monkeypatch):
     points, triangles = ball(40, 40)
     vertices = in_picture(points, 200) + np.float32([*shift, 0])
     canvas = np.random.default_rng(0).integers(0, 256, (220, 240, 3)).astype(np.uint8)
@@ -127,7 +127,7 @@ def test_a_mesh_drawn_in_its_window_is_the_mesh_drawn_in_the_whole_picture(shift
         assert np.abs(drawn.astype(int) - whole).max() <= 1
 
 
-def test_marks_grow_with_the_face_and_never_vanish(head):
+def test_marks_grow_with_the_face_and_stay_visible(head):
     points, triangles, indices = head
     photo = np.full((1300, 1300, 3), GREY, np.uint8)
     shares, counts = [], []
@@ -141,13 +141,13 @@ def test_marks_grow_with_the_face_and_never_vanish(head):
     assert drawing.face_unit(np.full((68, 2), np.nan)) > 0
 
 
-def test_the_unit_on_an_enlarged_crop_is_that_of_a_face_that_fills_it():
+def test_the_unit_of_marks_is_one_on_an_enlarged_crop():
     landmarks = np.random.default_rng(0).uniform(17, 102, (68, 2))
     landmarks[:2] = [[17, 17], [102, 102]]
     assert abs(drawing.face_unit(landmarks, scale=3) - 1) < 0.01
 
 
-def test_hidden_landmarks_are_rings_with_faint_lines_to_them():
+def test_hidden_landmarks_are_rings_with_faint_lines():
     landmarks = np.full((68, 2), np.nan)
     landmarks[:17] = np.stack([20 + 30 * np.arange(17), np.full(17, 40)], axis=1)
     photo = np.full((80, 540, 3), GREY, np.uint8)
@@ -158,7 +158,7 @@ def test_hidden_landmarks_are_rings_with_faint_lines_to_them():
     assert (between[9:16] < 0.6 * between[0]).all() and (between[9:16] > 0).all()
 
 
-def test_visible_vertices_are_dotted_with_their_codes(head):
+def test_visible_vertices_are_drawn_as_dots_in_the_colours_of_their_codes(head):
     points, triangles, indices = head
     vertices = posed(points, 0)
     photo = np.full((280, 280, 3), GREY, np.uint8)
@@ -166,6 +166,6 @@ def test_visible_vertices_are_dotted_with_their_codes(head):
     drawn = overlay.draw_dense(photo, vertices, visible, np.tile([1.0, 0.0, 0.0], (len(vertices), 1)))
     changed = (drawn != GREY).any(axis=-1)
     assert changed[:, :138].any() and not changed[:, 144:].any()
-    assert 0.02 < changed[:, :140].mean() < 0.4  # dots, and the photo between them
+    assert 0.02 < changed[:, :140].mean() < 0.4, "dots with the photo between them"
     assert (drawn[changed][:, 2] >= drawn[changed][:, 0]).all() and drawn[..., 2].max() > 200
     np.testing.assert_array_equal(overlay.draw_dense(photo, vertices, np.zeros(len(vertices), bool), vertices), photo)

@@ -1,4 +1,4 @@
-"""Skin from a photo: what is sampled, what is mirrored, and that a texture put back on its mesh is the photo."""
+"""Vertex colours and textures from a photo: sampled, mirrored and filled parts, and the way back to the photo."""
 
 import time
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers_mesh import ball, in_picture, sheet
 
+from twodal_jax.geometry import symmetry
 from twodal_jax.rendering import rasterizer, shading, symmetric_fill, texture
 from twodal_jax.rendering.uv import split_seam
 
@@ -19,7 +20,7 @@ def smooth_photo(height=SIZE, width=SIZE):
 
 
 def flat_mesh(tilt=0.6):
-    """A tilted sheet that covers the middle of the photo, y down, and its UV."""
+    """Vertices, y down, triangles and UV of a tilted sheet that covers the middle of the photo."""
     points, triangles = sheet(30, 40)
     x, y = 30 + 180 * points[:, 0], 30 + 170 * (1 - points[:, 1])
     return np.stack([x, y, tilt * x], axis=1).astype(np.float32), triangles, points
@@ -31,13 +32,13 @@ def sphere_uv(points):
 
 
 def skin(points):
-    """A colour for each place on the unit sphere, the same left and right: [N, 3] -> [N, 3], 0 to 1."""
+    """Colours, 0 to 1, of points [N, 3] of the unit sphere, symmetric about x = 0."""
     x, y, z = np.abs(points[:, 0]), points[:, 1], points[:, 2]
     return 0.5 + 0.4 * np.stack([np.sin(3 * x + y), np.cos(2.5 * y + x), np.sin(2 * z + 2 * y)], axis=1)
 
 
 def photo_of_sphere(yaw):
-    """The coloured sphere turned by yaw, on a green ground; its vertices; its unit points."""
+    """Photo of the coloured sphere turned by yaw before a green background; its vertices, triangles and unit points."""
     points, triangles = ball()
     vertices = in_picture(points, SIZE, yaw)
     fragments = rasterizer.rasterize(vertices, triangles, SIZE, SIZE)
@@ -52,7 +53,7 @@ def mirror():
     return symmetric_fill.mirror_points(points.T, triangles)
 
 
-def test_vertices_take_the_colour_between_pixels():
+def test_vertex_colours_are_bilinear_samples():
     ramp = np.add.outer(np.arange(SIZE), np.zeros(SIZE))
     photo = np.stack([ramp, ramp.T, 255 - ramp], axis=-1).astype(np.uint8)
     vertices, triangles, _ = flat_mesh()
@@ -63,33 +64,34 @@ def test_vertices_take_the_colour_between_pixels():
     assert colours.dtype == np.float32 and known.dtype == bool and known.mean() > 0.8
 
 
-def test_what_the_photo_does_not_show_is_not_known():
+def test_vertices_that_the_photo_does_not_show_are_not_known():
     vertices, triangles, points = flat_mesh()
-    behind = vertices + np.float32([0, 0, -200])
-    both = np.concatenate([vertices, behind])
-    known = texture.vertex_colours(smooth_photo(), both, np.concatenate([triangles, triangles + len(vertices)]))[1]
-    assert known[: len(vertices)].mean() > 0.8 and not known[len(vertices) :].any()
+
+    def known(vertices, triangles):
+        return texture.vertex_colours(smooth_photo(), vertices, triangles)[1]
+
+    both = np.concatenate([vertices, vertices + np.float32([0, 0, -200])])
+    front, behind = np.split(known(both, np.concatenate([triangles, triangles + len(vertices)])), 2)
+    assert front.mean() > 0.8 and not behind.any()
     shifted = vertices + np.float32([120, 0, 0])
-    known = texture.vertex_colours(smooth_photo(), shifted, triangles)[1]
-    assert known.any() and not known[shifted[:, 0] > SIZE - 1].any()
-    grazing = vertices * np.float32([1, 1, 20])
-    assert not texture.vertex_colours(smooth_photo(), grazing, triangles)[1].any()
-    away = triangles[:, ::-1]
-    assert not texture.vertex_colours(smooth_photo(), vertices, away)[1].any()
-    rim = (points <= 0).any(axis=1) | (points >= 1).any(axis=1)
-    assert not texture.vertex_colours(smooth_photo(), vertices, triangles)[1][rim].any()
+    inside = known(shifted, triangles)
+    assert inside.any() and not inside[shifted[:, 0] > SIZE - 1].any()
+    assert not known(vertices * np.float32([1, 1, 20]), triangles).any(), "a grazing angle"
+    assert not known(vertices, triangles[:, ::-1]).any(), "the back"
+    outline = (points <= 0).any(axis=1) | (points >= 1).any(axis=1)
+    assert not known(vertices, triangles)[outline].any()
 
 
 @pytest.mark.parametrize("yaw", [90, -90])
-def test_half_of_a_profile_is_hidden(yaw):
+def test_half_of_a_profile_is_not_known(yaw):
     photo, vertices, triangles, points = photo_of_sphere(yaw)
     known = texture.vertex_colours(photo, vertices, triangles)[1]
-    # Turned by 90 degrees the viewer looks at one side of the sphere: x of the unturned points.
+    # At a yaw of 90 degrees x of the unturned points is the direction to the viewer.
     towards = -np.sign(yaw) * points[:, 0]
     assert known[towards > 0.5].all() and not known[towards < 0.1].any()
 
 
-def test_the_texture_put_back_on_its_mesh_is_the_photo():
+def test_a_mesh_rendered_with_its_texture_reproduces_the_photo():
     photo = smooth_photo()
     vertices, triangles, points = flat_mesh()
     skin_map, source = texture.uv_texture(photo, vertices, triangles, points, 512)
@@ -111,34 +113,34 @@ def test_v_points_upwards():
 
 
 @pytest.mark.parametrize("yaw", [0, 45, -70, 90])
-def test_hidden_skin_comes_from_the_other_side(mirror, yaw):
+def test_hidden_skin_is_copied_from_the_mirrored_side(mirror, yaw):
     photo, vertices, triangles, points = photo_of_sphere(yaw)
     flat_uv = sphere_uv(points)
     skin_map, source = texture.uv_texture(photo, vertices, triangles, flat_uv, 256, mirror)
     flat = split_seam(flat_uv, triangles)
-    level = np.zeros((len(flat.uv), 1))
-    texels = np.hstack([flat.uv[:, :1] * 256 - 0.5, (1 - flat.uv[:, 1:]) * 256 - 0.5, level])
+    z = np.zeros((len(flat.uv), 1))
+    texels = np.hstack([flat.uv[:, :1] * 256 - 0.5, (1 - flat.uv[:, 1:]) * 256 - 0.5, z])
     fragments = rasterizer.rasterize(texels, flat.triangles, 256, 256)
     expected = 255 * shading.interpolate(skin(points)[flat.vertex], flat.triangles, fragments)
     place = shading.interpolate(points[flat.vertex], flat.triangles, fragments)
     error = np.abs(skin_map - expected).max(axis=-1)
     for name, share in ((symmetric_fill.SEEN, 0.15), (symmetric_fill.MIRRORED, 0.0 if yaw == 0 else 0.05)):
         assert (source == name).mean() >= share
-        # Where two sources blend at the limb the one trusted less may be a little off.
+        # Where two sources blend at the outline, the one of lower weight may differ slightly.
         assert np.percentile(error[source == name], 98) < 12 if share else True
     assert (source == texture.OUTSIDE).mean() < 0.1
-    hidden = np.sin(np.radians(yaw)) * place[..., 0] > 0.6  # far over on the side that looks away
+    hidden = np.sin(np.radians(yaw)) * place[..., 0] > 0.6  # on the averted side
     assert not ((source == symmetric_fill.SEEN) & hidden & (abs(yaw) == 90)).any()
 
 
-def test_no_green_ground_gets_onto_the_skin(mirror):
+def test_the_skin_contains_no_background(mirror):
     photo, vertices, triangles, points = photo_of_sphere(60)
     skin_map, source = texture.uv_texture(photo, vertices, triangles, sphere_uv(points), 256, mirror)
     green = (skin_map[..., 1] > 240) & (skin_map[..., [0, 2]] < 20).all(axis=-1)
     assert not green.any()
 
 
-def test_vertices_are_filled_from_their_mirror_image_then_from_around(mirror):
+def test_unknown_vertices_are_filled_from_their_mirror_image_then_from_their_surroundings(mirror):
     points, triangles = ball()
     colours = skin(points).astype(np.float32)
     known = points[:, 0] > 0.3
@@ -155,7 +157,7 @@ def test_vertices_are_filled_from_their_mirror_image_then_from_around(mirror):
     assert (filled[between] >= low - 1e-5).all() and (filled[between] <= high + 1e-5).all()
 
 
-def test_the_filled_part_is_smooth():
+def test_filled_colours_are_smooth():
     points, triangles = sheet(40, 40)
     colours = np.repeat(np.where(points[:, :1] < 0.5, 0.2, 0.8), 3, axis=1)
     known = (points[:, 0] < 0.25) | (points[:, 0] > 0.75)
@@ -164,7 +166,7 @@ def test_the_filled_part_is_smooth():
     assert steps.max() < 0.1
 
 
-def test_with_nothing_known_everything_is_grey():
+def test_without_known_colours_everything_is_grey():
     points, triangles = ball(20, 20)
     filled, source = symmetric_fill.fill_by_symmetry(np.zeros((400, 3)), np.zeros(400, bool), None, points, triangles)
     assert (filled == 0.5).all() and (source == symmetric_fill.FILLED).all()
@@ -175,20 +177,18 @@ def test_with_nothing_known_everything_is_grey():
     assert abs(int(skin_map[32, 32, 0]) - 128) <= 1
 
 
-def test_mirror_images_lie_on_the_surface_where_the_vertices_do_not():
+def test_mirror_images_are_on_the_surface_between_vertices():
     points, triangles = ball()
     turned = points @ np.array([[np.cos(0.013), 0, np.sin(0.013)], [0, 1, 0], [-np.sin(0.013), 0, np.cos(0.013)]])
     found = symmetric_fill.mirror_points(turned.T, triangles)
     np.testing.assert_allclose(found.weights.sum(axis=1), 1, atol=1e-5)
     expected = turned * [-1, 1, 1]
     fine = np.linalg.norm(symmetric_fill.mirrored(turned, found) - expected, axis=1)
-    coarse = np.linalg.norm(turned[symmetric_fill.mirror_index(turned.T)] - expected, axis=1)
+    coarse = np.linalg.norm(turned[symmetry.paired_vertices(turned.T)] - expected, axis=1)
     assert np.median(coarse) > 0.005 and np.median(fine) < 0.1 * np.median(coarse)
-    index = symmetric_fill.mirror_index(turned.T)
-    np.testing.assert_array_equal(symmetric_fill.mirrored(turned, index), turned[index])
 
 
-def test_the_border_of_the_chart_goes_on_outwards():
+def test_the_border_of_the_chart_is_continued_outwards():
     photo = np.full((SIZE, SIZE, 3), 200, np.uint8)
     vertices, triangles, points = flat_mesh()
     skin_map, source = texture.uv_texture(photo, vertices, triangles, 0.3 + 0.4 * points, 128)
@@ -197,13 +197,12 @@ def test_the_border_of_the_chart_goes_on_outwards():
 
 
 def test_a_photo_finer_than_the_texture_is_averaged():
-    # Black and white columns one pixel wide: a texel that took one of them would be black or white.
+    # Black and white columns one pixel wide: a texel that samples one pixel is black or white.
     photo = np.zeros((1200, 1200, 3), np.uint8)
     photo[:, ::2] = 255
     vertices, triangles, points = flat_mesh()
     skin_map, source = texture.uv_texture(photo, vertices * np.float32(5), triangles, points, 64)
-    core = skin_map[8:56, 8:56].astype(int)
-    assert np.abs(core - 128).max() < 30
+    assert np.abs(skin_map[8:56, 8:56].astype(int) - 128).max() < 30
 
 
 @pytest.mark.parametrize(
@@ -214,14 +213,14 @@ def test_a_photo_finer_than_the_texture_is_averaged():
         (np.zeros((8, 8, 3), np.uint8), 3, "uv"),
     ],
 )
-def test_wrong_input_is_named(image, rows, name):
+def test_errors_name_the_wrong_argument(image, rows, name):
     vertices, triangles, points = flat_mesh()
     with pytest.raises(ValueError, match=name):
         texture.uv_texture(image, vertices, triangles, points[:rows], 16)
 
 
 @pytest.mark.slow
-def test_a_large_texture_of_a_dense_face_is_made_in_about_a_second():
+def test_a_texture_of_1024_texels_of_a_dense_face_takes_about_a_second():
     points, triangles = ball(230, 232)
     vertices = in_picture(points, 450, 30)
     photo, flat_uv = smooth_photo(450, 450), sphere_uv(points)

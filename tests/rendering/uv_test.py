@@ -1,4 +1,4 @@
-"""Unwrapping: nothing folds, the seam is behind, and files of others are read or refused with a reason."""
+"""UV coordinates: unwrapping without folds, the seam behind the head, third-party files."""
 
 import os
 import pathlib
@@ -22,7 +22,7 @@ def signed_areas(flat: uv.UvMap) -> np.ndarray:
     return 0.5 * (ax * by - ay * bx)
 
 
-def turned_triangles(flat: uv.UvMap) -> int:
+def num_inverted(flat: uv.UvMap) -> int:
     return int((signed_areas(flat) <= 0).sum())
 
 
@@ -34,7 +34,7 @@ def builtin():
 
 
 def bent_strip(bulge: float = 0.0):
-    """A strip bent by 240 degrees, 2 high; a bulge makes its middle mushroom over its surroundings."""
+    """Strip bent by 240 degrees, 2 high; with a bulge its middle overhangs its surroundings."""
     points, triangles = sheet(61, 81)
     angle, y = np.radians(240) * (points[:, 0] - 0.5), 2 * points[:, 1]
     inner = np.exp(-(((points[:, 0] - 0.5) / 0.05) ** 2 + ((points[:, 1] - 0.5) / 0.07) ** 2))
@@ -44,7 +44,7 @@ def bent_strip(bulge: float = 0.0):
     return np.stack([radius * np.sin(angle), y, radius * np.cos(angle)]), triangles
 
 
-def test_a_cylinder_is_unrolled_evenly():
+def test_a_cylinder_is_unwrapped_without_distortion():
     mean, triangles = bent_strip()
     found = uv.cylinder_uv(mean, triangles)
     expected = sheet(61, 81)[0]
@@ -52,41 +52,41 @@ def test_a_cylinder_is_unrolled_evenly():
         slope, offset = np.polyfit(expected[:, axis], found[:, axis], 1)
         assert 0.95 < slope <= 1
         np.testing.assert_allclose(slope * expected[:, axis] + offset, found[:, axis], atol=0.02)
-    assert turned_triangles(uv.split_seam(found, triangles)) == 0
+    assert num_inverted(uv.split_seam(found, triangles)) == 0
 
 
-def test_an_overhang_is_unfolded_and_what_does_not_fold_stays():
+def test_an_overhang_is_unfolded():
     mean, triangles = bent_strip(bulge=0.9)
     x, _, z = mean
     angle = np.arctan2(x, z)
     bare = np.stack([angle / 6, mean[1] / 2], axis=1).astype(np.float32)
-    assert turned_triangles(uv.UvMap(bare, triangles, np.arange(len(bare)))) > 0
-    assert turned_triangles(uv.split_seam(uv.cylinder_uv(mean, triangles), triangles)) == 0
+    assert num_inverted(uv.UvMap(bare, triangles, np.arange(len(bare)))) > 0
+    assert num_inverted(uv.split_seam(uv.cylinder_uv(mean, triangles), triangles)) == 0
 
 
-def test_the_built_in_head_lies_flat_both_ways(builtin):
+def test_the_built_in_head_is_unwrapped_without_folds_by_grid_and_by_cylinder(builtin):
     mean, triangles, cylinder = builtin
     middle = np.flatnonzero((np.abs(mean[0]) < 1e-3) & (mean[2] > 40))
     assert len(middle) > 50
     for found in (unwrap.grid_uv(), cylinder):
         assert found.shape == (mean.shape[1], 2) and found.dtype == np.float32
         assert found.min() >= 0 and found.max() <= 1
-        assert turned_triangles(uv.split_seam(found, triangles)) == 0
+        assert num_inverted(uv.split_seam(found, triangles)) == 0
         np.testing.assert_allclose(found[middle, 0], 0.5, atol=0.002)
-        # u runs to the right of a frontal face, v upwards.
+        # u points to the right of a frontal face, v upwards.
         front = mean[2] > 40
         assert np.corrcoef(mean[0, front], found[front, 0])[0, 1] > 0.9
         assert np.corrcoef(mean[1, front], found[front, 1])[0, 1] > 0.9
 
 
-def test_the_grid_gives_the_face_more_of_the_square_than_a_cylinder(builtin):
+def test_the_face_gets_more_texels_by_grid_than_by_cylinder(builtin):
     mean, triangles, cylinder = builtin
     face = (mean[2] > 40) & (np.abs(mean[1]) < 70)
     assert np.ptp(unwrap.grid_uv()[face, 0]) > max(0.5, 1.2 * np.ptp(cylinder[face, 0]))
     assert unwrap.uv_for(triangles) is unwrap.grid_uv() and unwrap.uv_for(triangles[1:]) is None
 
 
-def test_splitting_the_seam_changes_no_triangle_of_the_surface():
+def test_splitting_the_seam_keeps_the_triangles_of_the_surface():
     points, triangles = ball()
     around = 0.5 + np.arctan2(points[:, 0], points[:, 2]) / (2 * np.pi)
     flat = uv.split_seam(np.stack([around, 0.5 + 0.4 * points[:, 1]], axis=1), triangles)
@@ -94,7 +94,7 @@ def test_splitting_the_seam_changes_no_triangle_of_the_surface():
     np.testing.assert_array_equal(flat.vertex[: len(points)], np.arange(len(points)))
     np.testing.assert_array_equal(flat.vertex[flat.triangles], triangles)
     assert np.ptp(flat.uv[flat.triangles, 0], axis=1).max() < 0.5
-    assert flat.uv.min() >= 0 and flat.uv.max() <= 1 and turned_triangles(flat) == 0
+    assert flat.uv.min() >= 0 and flat.uv.max() <= 1 and num_inverted(flat) == 0
     again = uv.split_seam(flat.uv, flat.triangles)
     assert len(again.vertex) == len(flat.vertex)
 
@@ -107,16 +107,16 @@ def test_a_mask_has_no_seam():
 
 
 @needs_data
-def test_bfm_lies_flat_and_fills_the_square():
+def test_bfm_is_unwrapped_without_folds_and_fills_the_square():
     model = load_morphable_model(pathlib.Path(os.environ["TWODAL_DATA_DIR"], "bfm_3ddfa"))
     found = uv.cylinder_uv(np.asarray(model.mean), np.asarray(model.triangles))
     flat = uv.split_seam(found, model.triangles)
-    assert turned_triangles(flat) == 0 and len(flat.vertex) == model.num_vertices
+    assert num_inverted(flat) == 0 and len(flat.vertex) == model.num_vertices
     np.testing.assert_allclose([found.min(axis=0), found.max(axis=0)], [[0.008] * 2, [0.992] * 2], atol=1e-6)
     assert signed_areas(flat).sum() > 0.7
 
 
-def test_files_of_others_are_read(tmp_path):
+def test_third_party_files_are_read(tmp_path):
     made = np.random.default_rng(0).uniform(0, 1, (7, 2)).astype(np.float32)
     np.save(tmp_path / "uv.npy", made)
     scipy.io.savemat(tmp_path / "uv.mat", {"UV": made.astype(np.float64)})
@@ -128,7 +128,7 @@ def test_files_of_others_are_read(tmp_path):
     np.testing.assert_array_equal(uv.read_uv(tmp_path / "uv.npy", 3, np.array([5, 0, 2])), made[[5, 0, 2]])
 
 
-def test_unusable_files_are_refused_with_their_name_and_a_reason(tmp_path):
+def test_errors_name_the_file_and_the_reason(tmp_path):
     def refused(name, match, count=4, **options):
         with pytest.raises(ValueError, match=match) as caught:
             uv.read_uv(tmp_path / name, count, **options)
@@ -163,6 +163,6 @@ def test_unusable_files_are_refused_with_their_name_and_a_reason(tmp_path):
         (lambda: uv.split_seam(np.zeros((5, 3)), np.zeros((1, 3), int)), "uv"),
     ],
 )
-def test_a_wrong_shape_is_named(call, name):
+def test_errors_name_the_argument_of_wrong_shape(call, name):
     with pytest.raises(ValueError, match=name):
         call()

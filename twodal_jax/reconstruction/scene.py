@@ -121,9 +121,9 @@ class Scene:
     @functools.cached_property
     def sights(self) -> list:
         """`rendering.texture.VertexVisibility` of each face."""
-        from twodal_jax.rendering.texture import sight
+        from twodal_jax.rendering.texture import vertex_visibility
 
-        return [sight(face.vertices, self.surface.triangles) for face in self.faces]
+        return [vertex_visibility(face.vertices, self.surface.triangles) for face in self.faces]
 
     @functools.cached_property
     def textures(self) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Drawing without a display: the rasteriser, shading, textures, overlays and maps.
+"""Rendering without a display: rasteriser, shading, textures, overlays, depth and coordinate maps.
 
 May import `geometry` and `io`.
 """

@@ -1,4 +1,4 @@
-"""A sheet of training faces as the network gets them, to judge by eye whether they are right."""
+"""Sheet of training faces as the network receives them, for a visual check."""
 
 from collections.abc import Sequence
 
@@ -19,15 +19,17 @@ def batch_sheet(
     faces_per_row: int = 2,
     scale: int = 3,
 ) -> np.ndarray:
-    """Draws n faces: the crop, its numbered landmarks, the heatmap and, if given, the 68.
+    """Draws n faces: the crop, its numbered landmarks, the heatmap and optionally the 68 landmarks.
 
     Args:
       images: [n, 120, 120, 3], BGR from 0 to 255, uint8 or float.
-      heatmaps: [n, 120, 120, 1] in [-1, 1], what the network sees in its fourth channel.
-      landmarks: [n, P, 2], crop pixels, y down; visible: [n, P], hidden where <= 0, and then not drawn. P is 18,
-        or 21 with the jaw points (`heatmap.JAW_NAMES`).
-      landmarks_68: [n, 68, >=2], crop pixels, or None. names: [n] captions, or empty.
-      faces_per_row: faces side by side. scale: canvas pixels a crop pixel.
+      heatmaps: [n, 120, 120, 1] in [-1, 1], the fourth channel of the network's input.
+      landmarks: [n, P, 2], crop pixels, y down. P is 18, or 21 with the jaw points (`heatmap.JAW_NAMES`).
+      visible: [n, P]; a landmark is hidden, and not drawn, where it is <= 0.
+      landmarks_68: [n, 68, >=2], crop pixels, or None.
+      names: [n] captions, or empty.
+      faces_per_row: faces side by side.
+      scale: canvas pixels per crop pixel.
 
     Returns:
       BGR uint8 sheet. Cyan landmarks belong to the left of an upright face, yellow to the right.
@@ -38,9 +40,9 @@ def batch_sheet(
         canvas = drawing.upscale(image, scale)
         name = names[index] if len(names) else f"face {index}"
         seen = np.asarray(visible[index]) > 0
-        # Sets have no position of a hidden landmark, but (0, 0).
+        # Data sets store (0, 0) for a hidden landmark.
         marked = drawing.draw_numbered(canvas, np.where(seen[:, None], landmarks[index], np.nan), scale=scale)
-        parts = [part for part in np.split(seen, [NUM_LANDMARKS]) if len(part)]  # the 18, and jaw points if any
+        parts = [part for part in np.split(seen, [NUM_LANDMARKS]) if len(part)]  # the 18, then the jaw points
         count = " + ".join(f"{part.sum()} of {len(part)}" for part in parts)
         face = [
             drawing.caption(canvas, name),

@@ -1,9 +1,8 @@
-"""Pictures for people: landmarks, heatmaps and meshes on top of a photograph, panels with captions.
+"""Landmarks and heatmaps drawn on a photo, and panels with captions.
 
-Pictures are BGR uint8 [H, W, 3], and no function changes its input. Landmarks and vertices are in
-pixels of the original picture, y down, the centre of the first pixel at (0, 0). To be crisp on a
-120-pixel crop, everything is drawn on an enlarged canvas: `upscale` the picture once, then pass the
-same `scale` along with points in original pixels.
+Pictures are BGR uint8 [H, W, 3]. Only `draw_dots` changes its input. Points are in pixels of the original picture, y
+down, with the centre of the first pixel at (0, 0). Drawings are made on an enlarged canvas, so that they are sharp on a
+120-pixel crop: `upscale` the picture once, then pass the same `scale` with points in original pixels.
 """
 
 import base64
@@ -12,31 +11,21 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-# Told apart by their lightness as well as their hue, so that they survive colour blindness.
+# They differ in lightness as well as in hue, for colour-blind readers.
 PREDICTED_BGR = (255, 190, 40)
 TRUE_BGR = (40, 205, 255)
-# Image-left, image-right and middle ones of the 18 landmarks and the jaw points: a swap of sides is plain to see.
+# Colours of the 18 landmarks and the jaw points by image side (left, right, centre), which show a swap of sides.
 SIDE_BGR = {"L": (255, 225, 60), "R": (50, 215, 255), "C": (245, 245, 245)}
 SIDES = "LLLRRRLLLRRRLCRLCRLRC"
 INK_BGR, PAPER_BGR = (40, 34, 30), (255, 255, 255)
 # First landmark of each line of the 68 in iBUG order, and whether the line closes.
-LINES_68 = (
-    (0, False),
-    (17, False),
-    (22, False),
-    (27, False),
-    (31, False),
-    (36, True),
-    (42, True),
-    (48, True),
-    (60, True),
-)
+_LINES_68 = tuple((start, start >= 36) for start in (0, 17, 22, 27, 31, 36, 42, 48, 60))
 _SUBPIXEL_BITS = 4
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def upscale(image: np.ndarray, scale: int = 3) -> np.ndarray:
-    """Enlarges a picture `scale` times (cubic); always returns a new BGR array."""
+    """Enlarges a BGR picture `scale` times (cubic); returns a new array."""
     image = _as_bgr(image)
     if scale == 1:
         return image.copy()
@@ -50,12 +39,12 @@ def _as_bgr(image: np.ndarray) -> np.ndarray:
 
 
 def to_canvas(points: np.ndarray, scale: int) -> np.ndarray:
-    """Original pixels → pixels of the canvas of `upscale`: pixel centres fall on pixel centres."""
+    """Original pixels → pixels of the canvas of `upscale`; pixel centres map to pixel centres."""
     return (np.asarray(points, np.float64)[..., :2] + 0.5) * scale - 0.5
 
 
 def _fixed_point(points: np.ndarray) -> np.ndarray:
-    # Far outside is clipped, because OpenCV wraps around at 2**15 pixels.
+    # Clipped because OpenCV wraps around at 2**15 pixels.
     return np.round(np.clip(points, -8000, 8000) * 2**_SUBPIXEL_BITS).astype(np.int32)
 
 
@@ -64,14 +53,15 @@ def _drawable(points: np.ndarray) -> np.ndarray:
 
 
 def face_unit(landmarks: np.ndarray, scale: float = 1) -> float:
-    """How large marks on a face should be, whatever the size of the picture around it.
+    """Size of marks on a face, independent of the size of the picture.
 
     Args:
-      landmarks: [P, >=2], original pixels. scale: canvas pixels an original one.
+      landmarks: [P, >=2], original pixels.
+      scale: canvas pixels per original pixel.
 
     Returns:
-      `unit` of `draw_landmarks`: 1 where they span 255 canvas pixels, as on a crop enlarged 3 times; never so
-      small that a dot vanishes.
+      `unit` of `draw_landmarks`: 1 for landmarks that span 255 canvas pixels, as on a crop enlarged 3 times; at least
+      0.35, so that dots stay visible.
     """
     points = np.asarray(landmarks, np.float64)[..., :2]
     points = points[_drawable(points)]
@@ -80,16 +70,16 @@ def face_unit(landmarks: np.ndarray, scale: float = 1) -> float:
 
 
 def draw_landmarks(canvas, landmarks, *, scale=3, visible=None, color=PREDICTED_BGR, size=1.0, unit=None):
-    """Draws landmarks: 68 with the lines of the face, any other number as dots.
+    """Draws landmarks as dots; 68 landmarks also get the lines of the face.
 
     Args:
-      canvas: [H, W, 3], the picture enlarged `scale` times.
-      landmarks: [P, >=2], original pixels, y down. Non-finite ones are left out.
-      visible: [P] or None (all). Visible ones are filled dots, hidden ones (<= 0) hollow rings, with the
-        lines to them faint.
-      color: BGR. size: 1 is right for a face that fills its canvas.
-      unit: canvas pixels that a dot's size is counted in; `face_unit` for a face somewhere in a photo, None
-        for one that fills its canvas.
+      canvas: [H, W, 3], the enlarged picture.
+      landmarks: [P, >=2], original pixels, y down. Non-finite ones are skipped.
+      scale: canvas pixels per original pixel.
+      visible: [P] or None (all). Visible landmarks are filled dots. Hidden ones (<= 0) are rings with faint lines.
+      color: BGR.
+      size: factor of the default size.
+      unit: size of the marks; `face_unit` for a face in a photo, None for a face that fills its canvas.
 
     Returns:
       A new canvas.
@@ -105,10 +95,10 @@ def draw_landmarks(canvas, landmarks, *, scale=3, visible=None, color=PREDICTED_
 
 
 def _draw_lines_68(canvas, points, color, unit, seen):
-    starts = [start for start, _ in LINES_68] + [68]
+    starts = [start for start, _ in _LINES_68] + [68]
     thickness = max(1, round(1.4 * unit))
     style = (thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
-    for (start, closed), end in zip(LINES_68, starts[1:]):
+    for (start, closed), end in zip(_LINES_68, starts[1:]):
         line = points[start:end]
         if not _drawable(line).all():
             continue
@@ -125,7 +115,7 @@ def _draw_lines_68(canvas, points, color, unit, seen):
 
 
 def _faint_line(canvas, segment, color, thickness):
-    """A line that lets the picture through, blended where it runs."""
+    """Draws a transparent line."""
     low = np.clip(np.floor(segment.min(axis=0)) - thickness - 2, 0, None).astype(int)
     high = np.clip(np.ceil(segment.max(axis=0)) + thickness + 3, 0, None).astype(int)
     window = canvas[low[1] : high[1], low[0] : high[0]]
@@ -137,9 +127,7 @@ def _faint_line(canvas, segment, color, thickness):
 
 
 def _dot(canvas, point, radius, color, filled):
-    # Polygons: OpenCV draws circles of a few pixels as diamonds.
-    turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    circle = _circle(24)
     edge = max(0.6 if radius > 1.2 else 0.3, 0.1 * radius)
     rim = _fixed_point(point + (radius + edge) * circle)
     if filled:
@@ -151,27 +139,33 @@ def _dot(canvas, point, radius, color, filled):
         cv2.polylines(canvas, [rim], True, color, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
+def _circle(corners: int) -> np.ndarray:
+    # Drawn as a polygon because OpenCV draws circles of a few pixels as diamonds.
+    angle = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
 def draw_dots(canvas: np.ndarray, points: np.ndarray, radius: float, colours: np.ndarray) -> None:
-    """Draws plain dots INTO the canvas.
+    """Draws plain dots on the canvas itself.
 
     Args: points [P, 2] and radius in canvas pixels; colours [P, 3], BGR from 0 to 255.
     """
-    turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    circle = radius * np.stack([np.cos(turn), np.sin(turn)], axis=1)
-    for dot, colour in zip(_fixed_point(np.asarray(points)[:, None] + circle), np.asarray(colours).tolist()):
+    dots = np.asarray(points)[:, None] + radius * _circle(12)
+    for dot, colour in zip(_fixed_point(dots), np.asarray(colours).tolist()):
         cv2.fillConvexPoly(canvas, dot, colour, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
 def draw_numbered(canvas, landmarks, *, scale=3, visible=None):
-    """Draws the paper's 18 landmarks with their numbers, coloured by the side they belong to.
+    """Draws the paper's 18 landmarks with their numbers, coloured by side.
 
-    Cyan: left in the picture of an upright face; yellow: right; white: nose tip, mouth centre, chin. So
-    cyan points on the right-hand eye mean that left and right were swapped. Hidden ones are rings
-    without a number.
+    Cyan is the image-left side of an upright face, yellow the image-right side, white the middle (nose tip, mouth
+    centre, chin). Cyan points on the right-hand eye therefore mean that left and right were swapped. Hidden landmarks
+    are rings without a number.
 
     Args:
-      canvas: [H, W, 3], the picture enlarged `scale` times. landmarks: [18, >=2], original pixels,
-        or [21, >=2] with the jaw points (`heatmap.JAW_NAMES`) after them.
+      canvas: [H, W, 3], the enlarged picture.
+      landmarks: [18, >=2], original pixels, or [21, >=2] with the jaw points (`heatmap.JAW_NAMES`) at the end.
+      scale: canvas pixels per original pixel.
       visible: [18] or [21], or None (all).
 
     Returns:
@@ -194,7 +188,7 @@ def draw_numbered(canvas, landmarks, *, scale=3, visible=None):
 
 def _text(canvas, text, place, size, color, outline=False):
     place, text = tuple(int(v) for v in place), text.encode("ascii", "replace").decode()
-    if outline:  # a shadow on each side: thick strokes would fill the digits
+    if outline:  # shifted copies, because thick strokes would fill the digits
         for dx, dy in ((-1, 0), (1, 0), (0, -1), (0, 1), (1, 1)):
             shifted = (place[0] + dx, place[1] + dy)
             cv2.putText(canvas, text, shifted, _FONT, size, INK_BGR, 1, cv2.LINE_AA)
@@ -202,7 +196,7 @@ def _text(canvas, text, place, size, color, outline=False):
 
 
 def heatmap_picture(heatmap, scale: int = 3) -> np.ndarray:
-    """A landmark heatmap [H, W] or [H, W, 1] with values -1 (far) to 1 (on a landmark) as BGR."""
+    """BGR picture of a landmark heatmap, [H, W] or [H, W, 1], from -1 (far) to 1 (on a landmark)."""
     values = np.nan_to_num(np.asarray(heatmap, np.float32), nan=-1.0)
     values = values.reshape(values.shape[:2])
     grey = np.round(np.clip((values + 1) / 2, 0, 1) * 255).astype(np.uint8)
@@ -210,7 +204,7 @@ def heatmap_picture(heatmap, scale: int = 3) -> np.ndarray:
 
 
 def caption(picture: np.ndarray, text: str) -> np.ndarray:
-    """The picture with a white strip below that holds `text` (ASCII), shrunk to fit the width."""
+    """The picture above a white strip with `text` (ASCII), whose size is reduced to fit the width."""
     picture = _as_bgr(picture)
     width = picture.shape[1]
     height = max(16, round(width / 13))
@@ -223,7 +217,7 @@ def caption(picture: np.ndarray, text: str) -> np.ndarray:
 
 
 def panels(rows: Sequence[Sequence[np.ndarray]], gap: int = 6) -> np.ndarray:
-    """Puts pictures side by side, one list a row, on white with `gap` pixels between and around."""
+    """Arranges pictures in rows on a white sheet, with `gap` pixels between and around them."""
     height = max(picture.shape[0] for row in rows for picture in row)
     width = max(picture.shape[1] for row in rows for picture in row)
     columns = max(len(row) for row in rows)
@@ -236,18 +230,11 @@ def panels(rows: Sequence[Sequence[np.ndarray]], gap: int = 6) -> np.ndarray:
     return sheet
 
 
-def encode_png(picture: np.ndarray) -> str:
-    """BGR picture → base64 text of a PNG."""
-    return _encode(picture, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 9])
-
-
 def encode_jpeg(picture: np.ndarray, quality: int = 88) -> str:
-    """BGR picture → base64 text of a JPEG."""
-    return _encode(picture, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
-
-
-def _encode(picture, extension, options):
-    succeeded, data = cv2.imencode(extension, _as_bgr(picture), options)
+    """BGR picture → base64 text of a JPEG. Raises ValueError for other arrays and sizes that JPEG does not have."""
+    succeeded, data = cv2.imencode(".jpg", _as_bgr(picture), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not succeeded:
-        raise ValueError(f"Could not encode a picture of shape {picture.shape} as {extension}.")
+        raise ValueError(
+            f"Could not encode a picture of shape {picture.shape} as JPEG; its sides are 1 to 65500 pixels."
+        )
     return base64.b64encode(data).decode("ascii")

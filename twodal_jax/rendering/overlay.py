@@ -1,29 +1,29 @@
-"""A reconstruction on top of its photograph: shaded mesh, vertices, landmarks (hidden ones told apart)."""
+"""Overlays of a reconstruction on its photo: shaded mesh, vertices, visible and hidden landmarks."""
 
 import numpy as np
 from numba import njit
 
 from twodal_jax.rendering import drawing, shading
 
-# A large photo is drawn in squares of this many pixels: what the rasteriser keeps of a pixel takes 400 bytes.
+# Side of the tiles in which a large photo is drawn: the rasteriser needs 400 bytes per pixel.
 _TILE = 1024
-# How far behind the surface a landmark still counts as lying on it, as a share of the face's size.
+# Distance behind the surface at which a landmark still counts as visible, as a share of the face's size.
 _SLACK = 0.02
 CLAY_BGR = (0.80, 0.86, 0.92)
-# A lamp at the viewer's forehead: every face is lit alike, whatever its pose.
+# A light at the viewer's forehead illuminates faces of all poses equally.
 HEAD_LIGHT = shading.Light(direction=(0.0, 0.15, 1.0), colour=(0.72,) * 3, ambient=(0.24,) * 3, specular=0.06)
 
 
 def draw_mesh(canvas, vertices, triangles, *, scale=3, opacity=0.8, colours=None):
-    """Draws a mesh over a picture, shaded by a head light and blended.
+    """Draws a mesh over a picture, shaded by `HEAD_LIGHT` and blended.
 
     Args:
-      canvas: BGR uint8 [H, W, 3], the picture enlarged `scale` times (`drawing.upscale`).
-      vertices: [N, 3], original pixels, y down, larger z nearer. Triangles with non-finite vertices
-        are left out.
+      canvas: BGR uint8 [H, W, 3], the enlarged picture (`drawing.upscale`).
+      vertices: [N, 3], original pixels, y down, larger z nearer. Triangles with non-finite vertices are skipped.
       triangles: [T, 3], 0-based, counter-clockwise seen from outside (y up).
+      scale: canvas pixels per original pixel.
       opacity: 0 (only the picture) to 1 (only the mesh).
-      colours: [N, 3] BGR from 0 to 1, or None for clay.
+      colours: [N, 3] BGR from 0 to 1, or None for `CLAY_BGR`.
 
     Returns:
       A new canvas.
@@ -33,7 +33,7 @@ def draw_mesh(canvas, vertices, triangles, *, scale=3, opacity=0.8, colours=None
     if colours is None:
         colours = np.broadcast_to(np.float32(CLAY_BGR), vertices.shape)
     canvas = canvas.copy()
-    # Only where the face is: a photo may be a thousand times as large.
+    # Only the box of the face, because a photo can be a thousand times as large.
     left, top, right, bottom = _window(on_canvas, *canvas.shape[:2])
     for row in range(top, bottom, _TILE):
         for column in range(left, right, _TILE):
@@ -52,7 +52,7 @@ def draw_mesh(canvas, vertices, triangles, *, scale=3, opacity=0.8, colours=None
 
 
 def _window(points: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
-    """left, top, right, bottom of the pixels that points [N, >=2] reach, within the picture."""
+    """Box (left, top, right, bottom) of the pixels of points [N, >=2], clipped to the picture."""
     points = points[np.isfinite(points).all(axis=1), :2]
     if not len(points):
         return 0, 0, 0, 0
@@ -95,15 +95,17 @@ def visible_landmarks(
     height: int | None = None,
     width: int | None = None,
 ) -> np.ndarray:
-    """Tells which landmarks no other part of the face hides, and are inside the picture if its size is given.
+    """Visibility of landmarks: not hidden by the face, and inside the picture if its size is given.
 
-    The line of sight of each landmark is held against every triangle, exactly: unlike a z-buffer this does
-    not depend on the face's size in pixels, and is sure at the outline, where those of a profile lie.
+    The line of sight of each landmark is tested against every triangle. Unlike a z-buffer this is independent of the
+    size of the face in pixels, and exact at the outline, where the landmarks of a profile are.
 
     Args:
-      vertices: [N, 3], pixels, y down, larger z nearer. triangles: [T, 3].
+      vertices: [N, 3], pixels, y down, larger z nearer.
+      triangles: [T, 3].
       landmark_indices: [P], vertices of the landmarks.
-      height, width: of the picture, pixels; None: its border hides nothing.
+      height: of the picture, pixels, or None.
+      width: of the picture, pixels, or None.
 
     Returns:
       bool [P]; False for landmarks that are not finite.
@@ -125,15 +127,20 @@ def visible_landmarks(
 def draw_face(
     photo, vertices, triangles, landmark_indices, *, mesh=True, landmarks=True, opacity=0.6, color=drawing.PREDICTED_BGR
 ) -> np.ndarray:
-    """Draws one reconstructed face over a whole photo; call it once for each face, the farthest first.
+    """Draws one reconstructed face over a photo; several faces are drawn in turn, the farthest first.
 
     Args:
-      photo: BGR uint8 [H, W, 3], any size. vertices: [N, 3], its pixels, y down, larger z nearer.
-      triangles: [T, 3]. landmark_indices: [68], vertices of the landmarks.
-      mesh, landmarks: what to draw. opacity: of the mesh. color: of the landmarks, BGR.
+      photo: BGR uint8 [H, W, 3], any size.
+      vertices: [N, 3], pixels of the photo, y down, larger z nearer.
+      triangles: [T, 3].
+      landmark_indices: [68], vertices of the landmarks.
+      mesh: whether to draw the mesh.
+      landmarks: whether to draw the landmarks.
+      opacity: of the mesh.
+      color: of the landmarks, BGR.
 
     Returns:
-      A new picture. Marks are as large as the face asks for; hidden landmarks are rings.
+      A new picture. The size of marks follows that of the face; hidden landmarks are rings.
     """
     photo = draw_mesh(photo, vertices, triangles, scale=1, opacity=opacity) if mesh else photo.copy()
     if not landmarks:
@@ -144,11 +151,13 @@ def draw_face(
 
 
 def draw_face_landmarks(photo, landmarks, visible=None, color=drawing.PREDICTED_BGR) -> np.ndarray:
-    """Draws the landmarks of a face somewhere in a photo, as large as the face asks for.
+    """Draws the landmarks of a face in a photo, with marks whose size follows that of the face.
 
     Args:
-      photo: BGR uint8 [H, W, 3]. landmarks: [68, >=2], its pixels, y down.
-      visible: bool [68] or None (all); hidden ones are rings with faint lines. color: BGR.
+      photo: BGR uint8 [H, W, 3].
+      landmarks: [68, >=2], pixels of the photo, y down.
+      visible: bool [68] or None (all); hidden ones are rings with faint lines.
+      color: BGR.
 
     Returns:
       A new picture.
@@ -158,14 +167,14 @@ def draw_face_landmarks(photo, landmarks, visible=None, color=drawing.PREDICTED_
 
 
 def draw_dense(photo, vertices, visible, codes, spacing: float = 5.0) -> np.ndarray:
-    """Draws the visible vertices of a face as dots that let the photo through.
-
-    Where vertices lie closer together than dots can, one in each square of the photo is drawn.
+    """Draws visible vertices of a face as dots with space between them: one vertex in each square of the photo.
 
     Args:
-      photo: BGR uint8 [H, W, 3]. vertices: [N, 3], its pixels, y down. visible: bool [N].
-      codes: [N, 3] from 0 to 1, red, green, blue; `maps.normalised_coordinates` tells places apart.
-      spacing: pixels between dots on a face 255 pixels wide; never less than 3.
+      photo: BGR uint8 [H, W, 3].
+      vertices: [N, 3], pixels of the photo, y down.
+      visible: bool [N].
+      codes: [N, 3], red, green, blue from 0 to 1, such as `maps.normalised_coordinates`.
+      spacing: pixels between dots on a face 255 pixels wide; proportional to the face, but at least 3.
 
     Returns:
       A new picture.
@@ -186,17 +195,19 @@ def draw_dense(photo, vertices, visible, codes, spacing: float = 5.0) -> np.ndar
 def example_pictures(
     crop, heatmap, landmarks, vertices, triangles, *, landmarks_true=None, scale=3
 ) -> dict[str, np.ndarray]:
-    """The pictures that show one reconstruction, as the report places them.
+    """Four pictures of one reconstruction, in the order of the report.
 
     Args:
-      crop: BGR uint8 [120, 120, 3], what the network saw.
-      heatmap: [120, 120, 1] in [-1, 1], the landmark heatmap it saw.
-      landmarks: [68, >=2], predicted; vertices: [N, 3], predicted; both crop pixels, y down.
-      triangles: [T, 3]. landmarks_true: [68, >=2], crop pixels, or None.
-      scale: how much larger than the crop the pictures are.
+      crop: BGR uint8 [120, 120, 3], input of the network.
+      heatmap: [120, 120, 1] in [-1, 1], its landmark heatmap.
+      landmarks: [68, >=2], predicted, crop pixels, y down.
+      vertices: [N, 3], predicted, crop pixels, y down.
+      triangles: [T, 3].
+      landmarks_true: [68, >=2], crop pixels, or None.
+      scale: picture pixels per crop pixel.
 
     Returns:
-      Caption → BGR uint8 picture [120 scale, 120 scale, 3].
+      {caption: BGR uint8 picture [120 scale, 120 scale, 3]}.
     """
     canvas = drawing.upscale(crop, scale)
     marked = canvas

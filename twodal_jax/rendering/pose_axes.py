@@ -1,19 +1,21 @@
-"""Head pose drawn on a photograph: the head's own axes, as arrows from the middle of the face."""
+"""Head pose drawn on a photo as three arrows, the axes of the head."""
 
 import cv2
 import numpy as np
 
-# To the subject's left, up, and out of the face; red, green and blue, as axes are usually drawn.
+# Axes towards the subject's left, up, and out of the face, in the usual colours red, green and blue.
 AXES_BGR = ((60, 60, 235), (70, 190, 60), (235, 140, 40))
 _SHIFT = 4
 
 
 def draw_axes(canvas: np.ndarray, origin: np.ndarray, rotation: np.ndarray, length: float) -> np.ndarray:
-    """Draws three arrows, the one farthest from the viewer first.
+    """Draws three arrows, the farthest from the viewer first.
 
     Args:
-      canvas: BGR uint8 [H, W, 3]. origin: [2], canvas pixels, y down.
-      rotation: [3, 3], head to viewer, y UP (`coefficients.Pose.rotation`). length: of an arrow, pixels.
+      canvas: BGR uint8 [H, W, 3].
+      origin: [2], canvas pixels, y down.
+      rotation: [3, 3], head to viewer, y UP (`coefficients.Pose.rotation`).
+      length: of an arrow, pixels.
 
     Returns:
       A new canvas.

@@ -1,11 +1,11 @@
 """Z-buffer rasteriser on the CPU, compiled by numba.
 
-Notation: vertices [N, 3] are (x, y, z) in pixels, x right, y DOWN, pixel centres at integer
-coordinates, LARGER z NEARER to the viewer. Triangles of any orientation are drawn: a face mesh
-is open, and what is hidden is decided by depth alone.
+Notation: vertices [N, 3] are (x, y, z) in pixels, x right, y DOWN, pixel centres at integer coordinates, LARGER z
+NEARER to the viewer. Triangles of both orientations are drawn, because a face mesh is open: depth alone decides
+visibility.
 
-A face mesh has about 1e5 triangles whose median covers 0.07 pixel, so those whose box has no pixel
-centre are left out first, by the integer bounds of the box alone.
+A face mesh has about 1e5 triangles with a median area of 0.07 pixel. Therefore a first pass removes triangles whose
+bounding box contains no pixel centre.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import numpy as np
 from numba import njit
 
 _FAR = np.float32(-np.inf)
-_INDEX = np.uint32  # of a sign, numba would ask at each look-up whether it counts from the end
+_INDEX = np.uint32  # for signed indices numba adds a test for negative ones to each look-up
 
 
 class Fragments(NamedTuple):
-    """What the z-buffer holds.
+    """Content of the z-buffer.
 
     Attributes:
-      triangle_index: int32 [H, W], index of the nearest triangle, -1 where there is none.
+      triangle_index: int32 [H, W], index of the nearest triangle, -1 where empty.
       barycentric: float32 [H, W, 3], weights of its three corners (sum 1; 0 where empty).
       depth: float32 [H, W], interpolated z, -inf where empty.
     """
@@ -37,10 +37,10 @@ class Fragments(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def _boxes(vertices, triangles, height, width, boxes):
-    """Write [t, top, bottom, left, right] of the triangles whose box has a pixel centre; return their number.
+    """Writes [t, top, bottom, left, right] of triangles whose box contains a pixel centre; returns their number.
 
-    Without a branch, since nothing foretells which they are: each triangle is written, and the next one
-    writes over it if it has none. `boxes` has a row more than there are triangles.
+    The loop has no branch, because the branch would be unpredictable: each triangle is written, and the next one
+    overwrites it if its box contains no pixel centre. `boxes` has one row more than there are triangles.
     """
     zero, last_row, last_column = np.float32(0), np.float32(height - 1), np.float32(width - 1)
     count = 0
@@ -53,7 +53,7 @@ def _boxes(vertices, triangles, height, width, boxes):
         boxes[count, 0] = t
         boxes[count, 1], boxes[count, 2] = np.int32(top), np.int32(bottom)
         boxes[count, 3], boxes[count, 4] = np.int32(left), np.int32(right)
-        # A NaN fails the test; one that slips through makes the area NaN.
+        # A box with NaN fails the test. If a NaN passes it, the area is NaN.
         count += np.int64((top <= bottom) & (left <= right))
     return count
 
@@ -65,7 +65,7 @@ def _fill(vertices, triangles, triangle_index, barycentric, depth):
         t, top, bottom = _INDEX(box[0]), _INDEX(box[1]), _INDEX(box[2])
         left, right = _INDEX(box[3]), _INDEX(box[4])
         i, j, k = _INDEX(triangles[t, 0]), _INDEX(triangles[t, 1]), _INDEX(triangles[t, 2])
-        # Relative to corner 0, in double: far-away corners cost no precision near the pixel.
+        # In float64 relative to corner 0: far corners then do not reduce the precision near the pixel.
         x0, y0, z0 = np.float64(vertices[i, 0]), np.float64(vertices[i, 1]), np.float64(vertices[i, 2])
         ax, ay, az = vertices[j, 0] - x0, vertices[j, 1] - y0, vertices[j, 2] - z0
         bx, by, bz = vertices[k, 0] - x0, vertices[k, 1] - y0, vertices[k, 2] - z0
@@ -81,7 +81,7 @@ def _fill(vertices, triangles, triangle_index, barycentric, depth):
                 w2 = (ax * py - ay * px) * inverse
                 w0 = 1.0 - w1 - w2
                 z = np.float32(z0 + w1 * az + w2 * bz)
-                # One branch, not four: each would be as hard to foretell.
+                # One unpredictable branch instead of four.
                 if (w0 >= 0.0) & (w1 >= 0.0) & (w2 >= 0.0) & (z > depth[row, column]):
                     depth[row, column] = z
                     triangle_index[row, column] = t
@@ -102,7 +102,7 @@ def _checked(vertices: np.ndarray, triangles: np.ndarray, lead: str = "") -> tup
         triangles = triangles[:0]
     if triangles.size and (triangles.min() < 0 or triangles.max() >= count):
         wrong = ((triangles < 0) | (triangles >= count)).any(axis=1)
-        # A triangle without area is skipped, and the others keep their index.
+        # Made degenerate, so that it is skipped and the others keep their index.
         triangles = np.where(wrong[:, None], 0, triangles).astype(np.int32)
     return vertices, triangles
 
@@ -115,20 +115,20 @@ def _empty(shape: tuple[int, ...]) -> Fragments:
 
 
 def rasterize(vertices: np.ndarray, triangles: np.ndarray, height: int, width: int) -> Fragments:
-    """Find, for every pixel, the nearest triangle over its centre.
+    """Finds the nearest triangle over the centre of each pixel.
 
     Args:
-      vertices: [N, 3], pixels, y down, larger z nearer. Rows that are not finite are allowed:
-        triangles using them are skipped.
-      triangles: [T, 3] 0-based; triangles with an index out of range, or without area, are
-        skipped. Of two triangles at exactly the same depth the first is kept.
-      height, width: size of the image in pixels.
+      vertices: [N, 3], pixels, y down, larger z nearer. Triangles with non-finite vertices are skipped.
+      triangles: [T, 3] 0-based. Triangles without area or with an index out of range are skipped. The first of two
+        triangles at the same depth is kept.
+      height: of the image, pixels.
+      width: of the image, pixels.
 
     Returns:
-      Fragments of that size.
+      Fragments [H, W].
 
     Raises:
-      ValueError: if an array has another shape, or the size is not positive.
+      ValueError: an array has another shape, or the size is not positive.
     """
     vertices, triangles = _checked(vertices, triangles)
     fragments = _empty((height, width))
@@ -139,17 +139,18 @@ def rasterize(vertices: np.ndarray, triangles: np.ndarray, height: int, width: i
 def rasterize_batch(
     vertices: np.ndarray, triangles: np.ndarray, height: int, width: int, *, threads: int | None = None
 ) -> Fragments:
-    """`rasterize` for many meshes of the same triangles, on all cores.
+    """`rasterize` for many meshes with the same triangles, on all cores.
 
     Args:
-      vertices: [B, N, 3], each as for `rasterize`. triangles: [T, 3], of all of them.
-      height, width: size of every image in pixels.
-      threads: how many run at a time; None for one a core that this process may use.
+      vertices: [B, N, 3], each as for `rasterize`.
+      triangles: [T, 3], of all meshes.
+      height: of each image, pixels.
+      width: of each image, pixels.
+      threads: number of threads; None for one per core that this process may use.
 
     Returns:
-      Fragments with a leading axis: triangle_index [B, H, W], barycentric [B, H, W, 3], depth
-      [B, H, W]; `one_of_batch` takes one mesh's out. Equal to those of single calls, whatever the
-      number of threads.
+      Fragments with a leading axis: triangle_index [B, H, W], barycentric [B, H, W, 3], depth [B, H, W]. They equal
+      those of single calls.
 
     Raises:
       ValueError: as `rasterize`.
@@ -165,8 +166,8 @@ def rasterize_batch(
     if threads < 2:
         fill(0)
         return fragments
-    # Threads of Python, because numba's own may not be entered from two threads of a program; the
-    # compiled loop lets go of the interpreter.
+    # Python threads, because numba's thread pool must not be entered from two threads. The compiled loop releases the
+    # global interpreter lock.
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for done in [pool.submit(fill, start) for start in range(threads)]:
             done.result()
@@ -179,11 +180,6 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def one_of_batch(fragments: Fragments, index: int) -> Fragments:
-    """Fragments [H, W] of mesh `index` in those of `rasterize_batch` (views, nothing is copied)."""
-    return Fragments(*(array[index] for array in fragments))
-
-
 @njit(cache=True, nogil=True)
 def _in_front(vertices, depth, tolerance, visible):
     height, width = depth.shape
@@ -191,9 +187,9 @@ def _in_front(vertices, depth, tolerance, visible):
         x, y, z = vertices[i, 0], vertices[i, 1], vertices[i, 2]
         if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
             continue
-        # On a slope the depth of the nearest pixel centre is off by up to half a pixel of it:
-        # the farthest of the four centres around the vertex is the fair comparison. Empty ones
-        # say nothing: the far side of an outline must not show through them.
+        # On a slope the depth at the nearest pixel centre is off by up to half a pixel's slope. Therefore the vertex is
+        # compared with the farthest of the four centres around it. Empty centres are ignored, because otherwise the
+        # far side of an outline would be visible through them.
         farthest = np.float32(np.inf)
         for row in range(int(np.floor(y)), int(np.floor(y)) + 2):
             for column in range(int(np.floor(x)), int(np.floor(x)) + 2):
@@ -210,16 +206,19 @@ def visible_vertices(
     tolerance: float = 1.0,
     fragments: Fragments | None = None,
 ) -> np.ndarray:
-    """Tell which vertices are inside the image and not hidden behind the mesh.
+    """Visibility of vertices: inside the image and not hidden by the mesh.
 
     Args:
-      vertices, triangles, height, width: as for `rasterize`.
-      tolerance: depth in pixels by which a vertex may lie behind the surface.
-      fragments: the result of `rasterize` for the same mesh and size, if there is one already.
+      vertices: as for `rasterize`.
+      triangles: as for `rasterize`.
+      height: as for `rasterize`.
+      width: as for `rasterize`.
+      tolerance: depth in pixels by which a visible vertex may lie behind the surface.
+      fragments: result of `rasterize` for the same mesh and size, or None.
 
     Returns:
-      bool [N]; False for vertices that are not finite. Within about two pixels of an outline the
-      answer may go either way: depth falls too steeply there for pixel centres to decide.
+      bool [N]; False for vertices that are not finite. Within about two pixels of an outline the result is not
+      reliable: depth falls too steeply there for pixel centres to decide.
     """
     vertices, triangles = _checked(vertices, triangles)
     if fragments is None:

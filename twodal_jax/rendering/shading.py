@@ -1,8 +1,7 @@
-"""From fragments to an image: vertex normals, interpolation, light, the render itself.
+"""Shading of rasterised meshes: vertex normals, interpolation, light, shadows and the complete renderer.
 
-Frames as in `rasterizer`: pixels, y DOWN, larger z nearer. Directions (normals, light) are given
-in the viewer's frame with y UP, as one thinks of them: (0, 0, 1) looks at the viewer, a light from
-above has positive y.
+Frames as in `rasterizer`: pixels, y DOWN, larger z nearer. Directions (normals, light) are in the viewer's frame with y
+UP: (0, 0, 1) points to the viewer, and a light from above has positive y.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from twodal_jax.rendering.rasterizer import Fragments
 
 
 class Light(NamedTuple):
-    """One distant lamp and a surrounding glow.
+    """One distant light and an ambient light.
 
     Attributes:
-      direction: [3] towards the lamp, viewer's frame, y up; any length.
-      colour: [3] factor of the lamp, in the colour order of the vertex colours.
-      ambient: [3] factor of the glow.
+      direction: [3] towards the light, viewer's frame, y up; any length.
+      colour: [3] factor of the distant light, in the colour order of the vertex colours.
+      ambient: [3] factor of the ambient light.
       specular: strength of the highlight.
-      shininess: its exponent; 8 to 30 looks like skin.
+      shininess: exponent of the highlight; 8 to 30 resembles skin.
     """
 
     direction: tuple[float, float, float] = (0.2, 0.4, 0.9)
@@ -66,9 +65,8 @@ def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
       triangles: [T, 3], counter-clockwise seen from outside.
 
     Returns:
-      float32 [N, 3] unit vectors pointing outwards, in the frame of the vertices; zero for
-      vertices without a triangle. (For vertices with y DOWN the frame is left-handed: flip y
-      first, as `render` does.)
+      float32 [N, 3] unit vectors pointing outwards, in the frame of the vertices; zero for vertices without a triangle.
+      (A frame with y DOWN is left-handed: flip y first, as `render` does.)
     """
     vertices = np.ascontiguousarray(vertices, np.float32)
     triangles = np.ascontiguousarray(triangles, np.int32)
@@ -92,16 +90,18 @@ def _interpolate(attributes, triangles, triangle_index, barycentric, result):
 
 
 def interpolate(attributes: np.ndarray, triangles: np.ndarray, fragments: Fragments) -> np.ndarray:
-    """Carry per-vertex values to the pixels.
+    """Interpolates per-vertex values at the pixels.
 
     Args:
-      attributes: [N, C]. triangles: [T, 3]. fragments: of that mesh, [H, W].
+      attributes: [N, C].
+      triangles: [T, 3].
+      fragments: of that mesh, [H, W].
 
     Returns:
-      float32 [H, W, C]; zero where there is no triangle.
+      float32 [H, W, C]; zero without a triangle.
 
     Raises:
-      ValueError: if attributes is not [N, C].
+      ValueError: attributes is not [N, C].
     """
     attributes = np.ascontiguousarray(attributes, np.float32)
     if attributes.ndim != 2:
@@ -114,12 +114,14 @@ def interpolate(attributes: np.ndarray, triangles: np.ndarray, fragments: Fragme
 
 
 def shade(normals: np.ndarray, albedo: np.ndarray, light: Light, gloss=1.0, lit=1.0) -> np.ndarray:
-    """Lambert + ambient + soft Blinn highlight.
+    """Lambert, ambient and soft Blinn shading.
 
     Args:
-      normals: [..., 3] in the viewer's frame, y up, any length. albedo: [..., 3], 0 to 1.
-      light: the lamp. gloss: scalar or [..., 1], factor of the highlight (wet eyes and lips).
-      lit: scalar or [..., 1], 0 where something shadows the lamp, 1 where nothing does.
+      normals: [..., 3] in the viewer's frame, y up, any length.
+      albedo: [..., 3], 0 to 1.
+      light: see `Light`.
+      gloss: scalar or [..., 1], factor of the highlight (wet eyes and lips).
+      lit: scalar or [..., 1], 0 in shadow to 1 in full light.
 
     Returns:
       float32 [..., 3], not clipped.
@@ -127,11 +129,11 @@ def shade(normals: np.ndarray, albedo: np.ndarray, light: Light, gloss=1.0, lit=
     length = np.sqrt(np.einsum("...i,...i->...", normals, normals))[..., None]
     normals = normals / np.maximum(length, 1e-8)
     direction = _unit(light.direction)
-    # Wrapped by a sixth: skin scatters light a little beyond the terminator.
+    # Wrapped by a sixth, because skin scatters light beyond the terminator.
     diffuse = np.maximum((normals @ direction + 0.16) / 1.16, 0.0)[..., None] * lit
     half = _unit(direction + np.array([0.0, 0.0, 1.0], np.float32))
     highlight = np.maximum(normals @ half, 0.0)[..., None] ** light.shininess * lit
-    # The glow is stronger from above than from below.
+    # Ambient light is stronger from above than from below.
     sky = 0.85 + 0.15 * normals[..., 1:2]
     colour = np.asarray(light.colour, np.float32)
     shaded = albedo * (np.asarray(light.ambient, np.float32) * sky + colour * diffuse)
@@ -155,21 +157,23 @@ def _share_lit(points, depth, slack, lit):
         for r in range(max(row - 1, 0), min(row + 2, height)):
             for c in range(max(column - 1, 0), min(column + 2, width)):
                 seen += 1
-                # From lit to dark over as much depth again as the slack: a soft edge.
+                # A soft edge: light falls off between one and two slacks of depth.
                 free += min(max(2.0 - (depth[r, c] - z) / slack, 0.0), 1.0)
         if seen > 0:
             lit[i, 0] = free / seen
 
 
 def cast_shadow(vertices: np.ndarray, triangles: np.ndarray, direction, size: int = 128) -> np.ndarray:
-    """How freely a distant lamp sees each vertex of a mesh.
+    """Share of a distant light that reaches each vertex of a mesh past the mesh itself.
 
     Args:
-      vertices: [N, 3], pixels, y down, larger z nearer. triangles: [T, 3].
-      direction: [3] towards the lamp, viewer's frame, y up. size: of the shadow map, pixels.
+      vertices: [N, 3], pixels, y down, larger z nearer.
+      triangles: [T, 3].
+      direction: [3] towards the light, viewer's frame, y up.
+      size: of the shadow map, pixels.
 
     Returns:
-      float32 [N, 1], 1 lit, 0 in shadow, soft in between.
+      float32 [N, 1], 1 in light, 0 in shadow, with soft edges.
     """
     forward = _unit(np.asarray(direction, np.float32) * np.array([1, -1, 1], np.float32))
     helper = np.array([0, 1, 0] if abs(forward[1]) < 0.9 else [1, 0, 0], np.float32)
@@ -181,7 +185,7 @@ def cast_shadow(vertices: np.ndarray, triangles: np.ndarray, direction, size: in
     seen = seen * np.float32(scale)
     seen[:, :2] -= np.array([low * scale for low, _ in bounds], np.float32)
     lit = np.ones((len(seen), 1), np.float32)
-    # Three pixels of slack keep a surface from shadowing itself at grazing light.
+    # Three pixels of slack prevent a surface from shadowing itself in grazing light.
     _share_lit(seen, rasterizer.rasterize(seen, triangles, size, size).depth, 3.0, lit)
     return lit
 
@@ -199,24 +203,26 @@ def render(
     shadows: bool = False,
     supersample: int = 2,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a coloured mesh.
+    """Renders a coloured mesh.
 
     Args:
-      vertices: [N, 3], pixels, y down, larger z nearer. triangles: [T, 3], counter-clockwise
-        seen from outside when y is UP (as morphable models come).
-      colours: [N, 3] from 0 to 1, any colour order. gloss: [N, 1], factor of the highlight.
-      height, width: size in pixels. light: see `Light`, in the colour order of `colours`.
-      background: [H, W, 3] from 0 to 1 (default black).
+      vertices: [N, 3], pixels, y down, larger z nearer.
+      triangles: [T, 3], counter-clockwise seen from outside when y is UP, as in morphable models.
+      colours: [N, 3] from 0 to 1, any colour order.
+      height: of the image, pixels.
+      width: of the image, pixels.
+      light: see `Light`, in the colour order of `colours`.
+      background: [H, W, 3] from 0 to 1, or None for black.
+      gloss: [N, 1], factor of the highlight, or None for 1.
       shadows: whether the mesh casts shadows on itself.
       supersample: samples per pixel and axis, for smooth outlines.
 
     Returns:
-      image float32 [H, W, 3] clipped to 0..1, and mask float32 [H, W], the share of each pixel
-      that the mesh covers.
+      image float32 [H, W, 3] clipped to 0..1, and mask float32 [H, W], the share of each pixel that the mesh covers.
     """
     vertices = np.asarray(vertices, np.float32)
     normals = vertex_normals(vertices * np.array([1, -1, 1], np.float32), triangles)
-    # Sample i of pixel p sits at p + (i + 0.5) / supersample - 0.5.
+    # Sample i of pixel p is at p + (i + 0.5) / supersample - 0.5.
     scaled = vertices * supersample
     scaled[:, :2] += (supersample - 1) / 2
     fragments = rasterizer.rasterize(scaled, triangles, height * supersample, width * supersample)
@@ -237,6 +243,6 @@ def render(
 def _shrink(image: np.ndarray, factor: int) -> np.ndarray:
     height, width, channels = image.shape
     blocks = image.reshape(height // factor, factor, width // factor, factor, channels)
-    # Added slice by slice: several times faster than a mean over two strided axes.
+    # A sum of slices is several times faster than a mean over two strided axes.
     total = sum(blocks[:, i, :, j] for i in range(factor) for j in range(factor))
     return total / np.float32(factor * factor)

@@ -1,7 +1,8 @@
-"""Colours for the side of a face that the photo does not show: from the other side, the rest from around.
+"""Colours of vertices that the photo does not show, from the mirrored side of the face or from their surroundings.
 
-Notation: a mesh of N vertices; its mean shape [3, N] (model frame, x right) is symmetric about x = const in
-shape, not in its list of vertices, so a mirrored vertex lies on a triangle: three corners and their weights.
+Notation: a mesh has N vertices. Its mean shape [3, N] (model frame, x right) is symmetric about x = const as a surface,
+but its vertices are not mirror images of each other. Therefore the mirror image of a vertex is a point on a triangle,
+given by three corners and their weights.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ _SMOOTHING_STEPS = 60
 
 
 class MirrorPoints(NamedTuple):
-    """Where each vertex' mirror image lies on the mesh.
+    """Mirror image of each vertex as a point on the mesh.
 
     Attributes:
-      corners: int32 [N, 3], vertices of the triangle it lies on.
+      corners: int32 [N, 3], vertices of the triangle that it lies on.
       weights: float32 [N, 3], barycentric, sum 1.
     """
 
@@ -30,37 +31,32 @@ class MirrorPoints(NamedTuple):
     weights: np.ndarray
 
 
-def mirror_index(mean: np.ndarray) -> np.ndarray:
-    """int32 [N]: for each vertex of the mean shape [3, N] the vertex nearest to its mirror image."""
-    return symmetry.paired_vertices(np.asarray(mean, np.float64)).astype(np.int32)
-
-
 def mirror_points(mean: np.ndarray, triangles: np.ndarray) -> MirrorPoints:
-    """Mirror images finer than the mesh: on a triangle at the nearest vertex.
+    """Mirror image of each vertex, on one of the triangles around the vertex nearest to it.
 
     Args:
-      mean: [3, N], the mean shape, model frame. triangles: [T, 3].
+      mean: [3, N], the mean shape, model frame.
+      triangles: [T, 3].
     """
     mean = np.asarray(mean, np.float64)
-    index = mirror_index(mean)
+    index = symmetry.paired_vertices(mean)
     targets = mean * symmetry.FLIP_X[:, None]
     targets[0] += (mean[0] + mean[0, index]).mean()
     around = _triangles_at(np.asarray(triangles), mean.shape[1])[index]
     best = np.full(len(index), np.inf)
     corners = np.repeat(index[:, None], 3, axis=1)
     weights = np.repeat(np.array([[1.0, 0.0, 0.0]]), len(index), axis=0)
-    for of_vertex in around.T:
-        has = of_vertex >= 0
-        tried = np.asarray(triangles)[of_vertex]
-        share = _weights_in_plane(targets.T, mean.T[tried])
-        distance = np.linalg.norm(np.einsum("nk,nkc->nc", share, mean.T[tried]) - targets.T, axis=1)
-        better = has & (distance < best)
-        best[better], corners[better], weights[better] = distance[better], tried[better], share[better]
+    for triangle_of_vertex in around.T:
+        candidate = np.asarray(triangles)[triangle_of_vertex]
+        share = _weights_in_plane(targets.T, mean.T[candidate])
+        distance = np.linalg.norm(np.einsum("nk,nkc->nc", share, mean.T[candidate]) - targets.T, axis=1)
+        better = (triangle_of_vertex >= 0) & (distance < best)
+        best[better], corners[better], weights[better] = distance[better], candidate[better], share[better]
     return MirrorPoints(corners.astype(np.int32), weights.astype(np.float32))
 
 
 def _triangles_at(triangles: np.ndarray, num_vertices: int) -> np.ndarray:
-    """int [N, K]: the triangles of each vertex, -1 where it has fewer than the K of the busiest."""
+    """Triangles of each vertex, int [N, K], padded with -1; K is the largest number of triangles of a vertex."""
     vertices = triangles.ravel()
     order = np.argsort(vertices, kind="stable")
     counts = np.bincount(vertices, minlength=num_vertices)
@@ -71,7 +67,7 @@ def _triangles_at(triangles: np.ndarray, num_vertices: int) -> np.ndarray:
 
 
 def _weights_in_plane(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Barycentric weights [N, 3] of points [N, 3] laid onto triangles [N, 3, 3], pushed inside."""
+    """Barycentric weights [N, 3] of points [N, 3] projected onto triangles [N, 3, 3], clipped to the triangle."""
     a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     p = points - corners[:, 0]
     aa, ab, bb, pa, pb = (np.einsum("ni,ni->n", *pair) for pair in ((a, a), (a, b), (b, b), (p, a), (p, b)))
@@ -81,31 +77,26 @@ def _weights_in_plane(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def mirrored(values: np.ndarray, mirror: MirrorPoints | np.ndarray) -> np.ndarray:
-    """Values [N, C] or [N] of the vertices -> those at each vertex' mirror image."""
-    if not isinstance(mirror, MirrorPoints):
-        return np.asarray(values)[mirror]
+def mirrored(values: np.ndarray, mirror: MirrorPoints) -> np.ndarray:
+    """Values [N, C] or [N] of the vertices -> values at the mirror image of each vertex."""
     return np.einsum("nk,nk...->n...", mirror.weights, np.asarray(values, np.float32)[mirror.corners])
 
 
 def fill_by_symmetry(
-    colours: np.ndarray,
-    known: np.ndarray,
-    mirror: MirrorPoints | np.ndarray | None,
-    points: np.ndarray,
-    triangles: np.ndarray,
+    colours: np.ndarray, known: np.ndarray, mirror: MirrorPoints | None, points: np.ndarray, triangles: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Colours of all vertices from those that the photo shows.
 
     Args:
-      colours: [N, 3]. known: bool [N], where they can be trusted.
-      mirror: `mirror_points`, or `mirror_index` [N], or None for a mesh without symmetry.
-      points: [N, 3], the vertices in any frame, to find the nearest coloured one. triangles: [T, 3].
+      colours: [N, 3].
+      known: bool [N], where `colours` is valid.
+      mirror: of `mirror_points`, or None for a mesh without symmetry.
+      points: [N, 3], the vertices in any frame, to find the nearest coloured one.
+      triangles: [T, 3].
 
     Returns:
-      float32 [N, 3], unchanged where known; and source uint8 [N]: 0 seen in the photo, 1 taken from the
-      mirror image, 2 smoothly continued from the nearest of both. With nothing known everything is mid-grey
-      and 2.
+      float32 [N, 3], unchanged where known, and source uint8 [N]: SEEN in the photo, MIRRORED, or FILLED by smooth
+      continuation of the nearest of these. If no colour is known, all vertices are mid-grey and FILLED.
     """
     colours, known = np.array(colours, np.float32), np.asarray(known, bool)
     source = np.where(known, SEEN, FILLED).astype(np.uint8)
@@ -127,7 +118,7 @@ def fill_by_symmetry(
 
 
 def neighbour_mean(triangles: np.ndarray, num_vertices: int) -> scipy.sparse.csr_matrix:
-    """float32 [N, N] that averages a vertex with its neighbours: half itself, half them."""
+    """Matrix, float32 [N, N], that averages a vertex (weight one half) with its neighbours (together one half)."""
     ends = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
     ends = np.concatenate([ends, ends[:, ::-1]])
     entries = np.ones(len(ends), np.float32), ends.T

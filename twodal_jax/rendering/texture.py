@@ -1,8 +1,8 @@
-"""Skin from the photo: colours of the vertices, and a texture of the whole face.
+"""Vertex colours and a texture of the whole face from a photo.
 
-Frames: vertices in image pixels, y down, larger z nearer; UV as in `uv`. Pictures are BGR. What the photo
-does not show comes from the mirrored side of the face, and what neither side shows is continued smoothly;
-`source` says which is which.
+Frames: vertices in image pixels, y down, larger z nearer; UV as in `uv`. Pictures are BGR. Skin that the photo does not
+show is copied from the mirrored side of the face; where neither side shows it, the colours are continued smoothly.
+`source` records the origin of each texel.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from twodal_jax.rendering.symmetric_fill import MIRRORED, MirrorPoints, SEEN
 from twodal_jax.rendering.uv import split_seam
 
 OUTSIDE = 255
-# Cosine of the angle between normal and line of sight: below the first a pixel of the photo is smeared over
-# the skin, above the second it is as good as any.
+# Cosine of the angle between normal and line of sight: pixels of the photo are not used below the first, because they
+# are stretched over the skin, and have full weight above the second.
 GRAZING, FRONTAL = 0.15, 0.45
-# Distance from the face's outline, as a share of its size: a reconstruction is not exact, and nearer than the
-# first a pixel may well belong to the background.
+# Distance from the face's outline, as a share of its size: pixels are not used below the first, because they may belong
+# to the background if the reconstruction is not exact, and have full weight above the second.
 RIM, WELL_INSIDE = 0.018, 0.04
-# Visibility is decided on a canvas of this size, whatever the size of the face in the photo.
+# Side of the canvas for the visibility test, pixels; it does not depend on the size of the face in the photo.
 _CANVAS = 450
-# Rings of vertices over which the photo gives way to the mirror image where something hides the skin.
+# Rings of vertices over which the photo is blended into the mirror image at hidden skin.
 _FEATHER_RINGS = 8
 
 
 class VertexVisibility(NamedTuple):
-    """How well the vertices of a mesh are seen, apart from the border of the photo.
+    """Visibility of the vertices of a mesh, without regard to the border of the photo.
 
     Attributes:
       visible: bool [N], not hidden by another part of the mesh.
@@ -43,8 +43,8 @@ class VertexVisibility(NamedTuple):
     depth_inside: np.ndarray
 
 
-def sight(vertices: np.ndarray, triangles: np.ndarray) -> VertexVisibility:
-    """How well each vertex is seen: vertices [N, 3], pixels of any size, y down; triangles [T, 3]."""
+def vertex_visibility(vertices: np.ndarray, triangles: np.ndarray) -> VertexVisibility:
+    """Visibility of each vertex: vertices [N, 3], pixels, y down, a mesh of any size; triangles [T, 3]."""
     vertices = np.asarray(vertices, np.float32)
     low, high = np.nanmin(vertices[:, :2], axis=0), np.nanmax(vertices[:, :2], axis=0)
     scale = (_CANVAS - 5) / max(float((high - low).max()), 1e-6)
@@ -54,25 +54,14 @@ def sight(vertices: np.ndarray, triangles: np.ndarray) -> VertexVisibility:
     covered = _without_holes(fragments.triangle_index >= 0)
     distance = cv2.distanceTransform(covered, cv2.DIST_L2, 5) / _CANVAS
     column, row = np.clip(np.nan_to_num(np.rint(on_canvas[:, :2])), 0, _CANVAS - 1).astype(int).T
-    return VertexVisibility(visible, _towards_viewer(vertices, triangles), distance[row, column])
+    upward = vertices * np.array([1, -1, 1], np.float32)
+    return VertexVisibility(visible, shading.vertex_normals(upward, triangles)[:, 2], distance[row, column])
 
 
 def _without_holes(covered: np.ndarray) -> np.ndarray:
-    """uint8 [H, W]: the mask with what it encloses, such as an open mouth, where no background shows."""
+    """Mask, uint8 [H, W], with its holes filled: an open mouth, for example, shows no background."""
     lines, _ = cv2.findContours(covered.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(np.zeros(covered.shape, np.uint8), lines, -1, 1, cv2.FILLED)
-
-
-def _towards_viewer(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """[N]: z of the outward unit normals."""
-    upward = np.asarray(vertices, np.float32) * np.array([1, -1, 1], np.float32)
-    return shading.vertex_normals(upward, triangles)[:, 2]
-
-
-def _inside(vertices: np.ndarray, image: np.ndarray) -> np.ndarray:
-    height, width = image.shape[:2]
-    x, y = vertices[:, 0], vertices[:, 1]
-    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
 
 def vertex_colours(
@@ -81,22 +70,25 @@ def vertex_colours(
     """Colours of the vertices in a photo.
 
     Args:
-      image: BGR uint8 [H, W, 3]. vertices: [N, 3], image pixels, y down, larger z nearer.
+      image: BGR uint8 [H, W, 3].
+      vertices: [N, 3], image pixels, y down, larger z nearer.
       triangles: [T, 3], counter-clockwise seen from outside when y is UP.
-      seen: the mesh's `sight`, if there is one already.
+      seen: `vertex_visibility` of the mesh, or None.
 
     Returns:
-      float32 [N, 3], BGR from 0 to 1, bilinear samples (outside the photo those of its border), and known
-      bool [N]: visible, inside the photo, not at a grazing angle nor on the outline.
+      float32 [N, 3], BGR from 0 to 1, bilinear samples (outside the photo those of its border), and known bool [N]:
+      visible, inside the photo, not at a grazing angle and not at the outline.
     """
     vertices = np.asarray(vertices, np.float32)
-    seen = sight(vertices, triangles) if seen is None else seen
-    known = seen.visible & _inside(vertices, image) & (seen.facing > GRAZING) & (seen.depth_inside > RIM)
-    return _sample(image, vertices[:, :2]), known
+    seen = vertex_visibility(vertices, triangles) if seen is None else seen
+    points, last_pixel = vertices[:, :2], np.array(image.shape[1::-1]) - 1
+    inside = ((points >= 0) & (points <= last_pixel)).all(axis=1)
+    known = seen.visible & inside & (seen.facing > GRAZING) & (seen.depth_inside > RIM)
+    return _sample(image, points), known
 
 
 def _sample(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    # By hand: cv2.remap rounds places to 1/32 pixel and takes no picture of more than 32,767 rows.
+    # Not cv2.remap: it rounds positions to 1/32 pixel and refuses pictures of more than 32,767 rows.
     height, width = image.shape[:2]
     points = np.nan_to_num(points, nan=0.0)
     x, y = np.clip(points[:, 0], 0, width - 1), np.clip(points[:, 1], 0, height - 1)
@@ -109,7 +101,7 @@ def _sample(image: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _trust(known: np.ndarray, seen: VertexVisibility, smooth) -> np.ndarray:
-    """float32 [N]: how far the photo's pixel at a vertex may be taken for its skin; falls softly to 0."""
+    """Weight of the photo at each vertex, float32 [N]; falls smoothly to 0 where `known` is False."""
     inner = known.astype(np.float32)
     for _ in range(_FEATHER_RINGS):
         inner = smooth @ inner
@@ -132,20 +124,22 @@ def uv_texture(
     triangles: np.ndarray,
     uv: np.ndarray,
     size: int = 1024,
-    mirror: MirrorPoints | np.ndarray | None = None,
+    mirror: MirrorPoints | None = None,
     seen: VertexVisibility | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The face's skin laid flat, sampled from the photo texel by texel.
+    """Texture of a face, sampled from the photo texel by texel.
 
     Args:
-      image: BGR uint8 [H, W, 3]. vertices: [N, 3], image pixels, y down, larger z nearer.
+      image: BGR uint8 [H, W, 3].
+      vertices: [N, 3], image pixels, y down, larger z nearer.
       triangles: [T, 3], counter-clockwise seen from outside when y is UP.
-      uv: [N, 2], see `uv`; the seam is taken care of here. size: texels a side.
-      mirror: `symmetric_fill.mirror_points` of the mean shape, or `mirror_index`; None leaves symmetry out.
-      seen: the mesh's `sight`, if there is one already.
+      uv: [N, 2], see module `uv`; this function splits the seam.
+      size: side of the texture, texels.
+      mirror: `symmetric_fill.mirror_points` of the mean shape; None does without symmetry.
+      seen: `vertex_visibility` of the mesh, or None.
 
     Returns:
-      BGR uint8 [size, size, 3], v upwards, with the chart's border continued outwards; and source uint8
+      BGR uint8 [size, size, 3], v upwards, with the border of the chart continued outwards, and source uint8
       [size, size]: 0 from the photo, 1 from the mirrored side, 2 continued, 255 outside the chart.
 
     Raises:
@@ -156,7 +150,7 @@ def uv_texture(
         raise ValueError(f"image: expected BGR uint8 [H, W, 3], got {image.dtype} {image.shape}")
     if len(uv) != len(vertices):
         raise ValueError(f"uv: expected one row for each of {len(vertices)} vertices, got {len(uv)}")
-    seen = sight(vertices, triangles) if seen is None else seen
+    seen = vertex_visibility(vertices, triangles) if seen is None else seen
     colours, known = vertex_colours(image, vertices, triangles, seen)
     trust = _trust(known, seen, symmetric_fill.neighbour_mean(triangles, len(vertices)))
     filled, source = symmetric_fill.fill_by_symmetry(colours, known, mirror, vertices, triangles)
@@ -167,7 +161,7 @@ def uv_texture(
     flat, fragments = _chart(uv, triangles, size)
     values = shading.interpolate(np.hstack(attributes)[flat.vertex], flat.triangles, fragments)
     texture, source = values[..., 3:6], source[flat.vertex][_nearest_corner(fragments, flat.triangles)]
-    # From the least to the most trusted: each lies over what is known less well.
+    # The mirrored side first, then the photo over it.
     for start, name in ((6, MIRRORED), (0, SEEN))[mirror is None :]:
         weight = values[..., start + 2 : start + 3]
         texture += weight * (_samples(window, values[..., start : start + 2]) - texture)
@@ -178,7 +172,7 @@ def uv_texture(
 
 
 def _chart(uv: np.ndarray, triangles: np.ndarray, size: int):
-    """The mesh laid flat, and what the rasteriser sees of it in a texture of `size` texels."""
+    """The mesh in UV space, and its fragments in a texture of `size` texels."""
     flat = split_seam(uv, triangles)
     texels = np.stack([flat.uv[:, 0] * size - 0.5, (1 - flat.uv[:, 1]) * size - 0.5], axis=1)
     level = np.zeros((len(texels), 1), np.float32)
@@ -186,21 +180,21 @@ def _chart(uv: np.ndarray, triangles: np.ndarray, size: int):
 
 
 def _nearest_corner(fragments: rasterizer.Fragments, triangles: np.ndarray) -> np.ndarray:
-    """int [H, W]: the vertex nearest to each pixel's place on its triangle; any where there is none."""
+    """Corner with the largest weight at each pixel, int [H, W]; arbitrary without a triangle."""
     first, second, third = np.moveaxis(fragments.barycentric, -1, 0)
     corner = np.where(third > np.maximum(first, second), 2, second > first)
     return triangles[fragments.triangle_index, corner]
 
 
 def _reduced(image: np.ndarray, vertices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The photo around the face, not much finer than the texture, and the vertices' places [N, 2] in it."""
+    """Window of the photo around the face, reduced to about the texture's resolution, and the vertices [N, 2] in it."""
     limit = np.array([image.shape[1] - 1, image.shape[0] - 1])
     places = np.nan_to_num(vertices[:, :2])
     low = np.clip(np.floor(places.min(axis=0)) - 2, 0, limit).astype(int)
     high = np.clip(np.ceil(places.max(axis=0)) + 2, 0, limit).astype(int) + 1
     window = image[low[1] : high[1], low[0] : high[0]]
     factor = max(window.shape[:2]) / size
-    if factor > 1.5:  # else every texel would take one of many pixels
+    if factor > 1.5:  # otherwise a texel would sample one of many pixels
         reduced = [max(1, round(side / factor)) for side in window.shape[1::-1]]
         window = cv2.resize(window, reduced, interpolation=cv2.INTER_AREA)
     ratio = np.array(window.shape[1::-1]) / (high - low)
@@ -214,9 +208,9 @@ def _samples(window: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def _continued(texture: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Texels beyond the chart: near it those of its border, further away its mean colour.
+    """Fills texels outside the chart: with the colours of its border nearby, with its mean colour further away.
 
-    A bilinear filter at the border, and the coarse levels of a mipmap, then take no black.
+    Bilinear filters at the border and coarse levels of a mipmap then contain no black.
     """
     if inside.all() or not inside.any():
         return texture
@@ -233,14 +227,18 @@ def _continued(texture: np.ndarray, inside: np.ndarray) -> np.ndarray:
 def draw_textured(
     vertices: np.ndarray, triangles: np.ndarray, uv: np.ndarray, texture: np.ndarray, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A mesh drawn with its texture, without light.
+    """Renders a mesh with its texture, without light.
 
     Args:
-      vertices: [N, 3], pixels, y down. triangles: [T, 3]. uv: [N, 2]. texture: BGR uint8 [S, S, 3].
-      height, width: size in pixels.
+      vertices: [N, 3], pixels, y down, larger z nearer.
+      triangles: [T, 3].
+      uv: [N, 2].
+      texture: BGR uint8 [S, S, 3].
+      height: of the image, pixels.
+      width: of the image, pixels.
 
     Returns:
-      BGR uint8 [H, W, 3], black outside, and bool [H, W], where the mesh is.
+      BGR uint8 [H, W, 3], black outside, and bool [H, W], True on the mesh.
     """
     flat = split_seam(uv, triangles)
     vertices = np.asarray(vertices, np.float32)[flat.vertex]

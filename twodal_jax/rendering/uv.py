@@ -1,11 +1,11 @@
-"""Where each vertex of a face lies on a square texture.
+"""UV coordinates: the position of each vertex of a face on a square texture.
 
-UV coordinates are [N, 2] from 0 to 1: u to the RIGHT, v UP, (0, 0) the lower left corner of the picture, as
-in OBJ. (glTF counts v downwards: its v is 1 - v.) Texel (row i, column j) of a square of S texels has its
-centre at u = (j + 0.5) / S, v = 1 - (i + 0.5) / S.
+UV coordinates are [N, 2] from 0 to 1: u to the RIGHT, v UP, (0, 0) the lower left corner of the picture, as in OBJ. (In
+glTF v points down: its v is 1 - v.) Texel (row i, column j) of a texture of S x S texels has its centre at
+u = (j + 0.5) / S, v = 1 - (i + 0.5) / S.
 
-A closed head does not lie flat: somewhere a triangle must reach from one edge of the square to the other.
-`split_seam` repeats the vertices of such triangles, as every format with one UV per vertex asks for.
+A closed head cannot be unwrapped without a seam: some triangles reach from one edge of the square to the other.
+`split_seam` repeats the vertices of these triangles, as formats with one UV per vertex require.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import scipy.sparse.linalg
 
 from twodal_jax.io import mat, npy
 
-# Of the square, kept free around the chart: a bilinear filter takes no neighbour from beyond the edge.
+# Share of the square that stays free around the chart, so that bilinear filters do not cross the edge of the texture.
 MARGIN = 0.008
 _MAX_ROUNDS = 60
 
 
 class UvMap(NamedTuple):
-    """A mesh whose triangles lie flat on the texture.
+    """A mesh in UV space.
 
     Attributes:
-      uv: float32 [M, 2], the first N are those of the mesh's vertices, the rest are repeats at the seam.
-      triangles: int32 [T, 3] into uv, in the order of the mesh's triangles.
-      vertex: int32 [M], which vertex of the mesh each UV belongs to; `vertices[vertex]` with `triangles` is
-        an ordinary mesh with one UV a vertex.
+      uv: float32 [M, 2]; the first N belong to the vertices of the mesh, the others repeat vertices at the seam.
+      triangles: int32 [T, 3], indices of uv, in the order of the mesh's triangles.
+      vertex: int32 [M], vertex of the mesh for each UV; `vertices[vertex]` with `triangles` is a mesh with one UV per
+        vertex.
     """
 
     uv: np.ndarray
@@ -42,13 +42,14 @@ class UvMap(NamedTuple):
 
 
 def split_seam(uv: np.ndarray, triangles: np.ndarray) -> UvMap:
-    """Repeats the vertices of triangles that reach around the back of the texture, at its nearer edge.
+    """Repeats the vertices of triangles that cross the seam, at one edge of the texture.
 
     Args:
-      uv: [N, 2]. triangles: [T, 3].
+      uv: [N, 2].
+      triangles: [T, 3].
 
     Returns:
-      A map in which no triangle is wider than half the texture; M = N where there is no seam.
+      A map in which no triangle is wider than half the texture; M = N without a seam.
 
     Raises:
       ValueError: arrays of other shapes.
@@ -62,7 +63,7 @@ def split_seam(uv: np.ndarray, triangles: np.ndarray) -> UvMap:
     if not len(crossing):
         return UvMap(uv, triangles, vertex)
     high = u[crossing] > 0.5
-    # One side of the seam goes to the other edge of the texture: to the edge where there is more room.
+    # The vertices on one side of the seam are repeated at the opposite edge of the texture: the one with more room.
     room_left = np.where(high, np.inf, u[crossing]).min(axis=1).min()
     room_right = 1 - np.where(high, u[crossing], -np.inf).max(axis=1).max()
     moved, edge = (high, 0.0) if room_left >= room_right else (~high, 1.0)
@@ -77,20 +78,21 @@ def split_seam(uv: np.ndarray, triangles: np.ndarray) -> UvMap:
 
 
 def cylinder_uv(mean: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Unwraps a face by the cylinder around the vertical axis between its ears; the seam is behind the head.
+    """Unwraps a face on the cylinder around the vertical axis between its ears; the seam is behind the head.
 
-    Where the cylinder would fold (ears, nostrils, inside of the lips) the folded patch is relaxed with mean
-    value weights between its surroundings, so that every part of the surface gets texels of its own.
+    Patches that the cylinder folds (ears, nostrils, inside of the lips) are relaxed with mean value weights between
+    their surroundings, so that each part of the surface has its own texels.
 
     Args:
       mean: [3, N], the mean shape, model frame (x right, y up, z to the viewer).
       triangles: [T, 3], counter-clockwise seen from outside.
 
     Returns:
-      float32 [N, 2], see the module; the face's middle is at u = 0.5, looking at the viewer.
+      float32 [N, 2], see module; the middle of the face is at u = 0.5.
 
     Raises:
       ValueError: mean is not [3, N].
+
     Source of the weights: Floater, Mean value coordinates, CAGD 2003.
     """
     mean = np.asarray(mean, np.float64)
@@ -102,7 +104,7 @@ def cylinder_uv(mean: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     angle = np.arctan2(x, depth)
     flat = np.stack([0.5 + angle / (2 * np.pi), y], axis=1)
     whole = split_seam(flat, triangles)
-    # In lengths rather than shares: the relaxed patches keep the proportions of their surroundings.
+    # In units of length, so that relaxed patches keep the proportions of their surroundings.
     size = np.array([2 * np.pi * np.median(np.hypot(x, depth)), 1.0])
     flat = np.stack([whole.uv[:, 0].astype(np.float64), y[whole.vertex]], axis=1) * size
     flat = _unfold(flat, mean.T[whole.vertex], whole.triangles)[: len(x)]
@@ -110,7 +112,7 @@ def cylinder_uv(mean: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 
 def _fit_square(flat: np.ndarray, keep_width: bool, width: float) -> np.ndarray:
-    """Stretches each axis to the square less its margin; a closed head keeps its full turn."""
+    """Stretches each axis to the square without its margin; a closed head keeps the full width."""
     low, high = flat.min(axis=0), flat.max(axis=0)
     uv = MARGIN + (1 - 2 * MARGIN) * (flat - low) / (high - low)
     if keep_width:
@@ -124,21 +126,21 @@ def _signed_areas(flat: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 
 def _unfold(flat: np.ndarray, points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Relaxes folded patches: flat [M, 2] of points [M, 3] -> [M, 2] without turned triangles where possible.
+    """Relaxes folded patches: flat [M, 2] of points [M, 3] -> [M, 2] without inverted triangles where possible.
 
-    A map whose free vertices are weighted means of their neighbours folds nowhere inside a convex border
-    (Tutte); a patch that still does is grown. The mesh's outer border stays.
+    A map whose free vertices are weighted means of their neighbours has no folds inside a convex border (Tutte). A
+    patch that still has folds is grown. The outer border of the mesh stays fixed.
     """
     weights = _mean_value_weights(points, triangles)
     laplacian = (scipy.sparse.diags(np.asarray(weights.sum(axis=1)).ravel()) - weights).tocsr()
     neighbours = (weights + weights.T).astype(bool)
     border = _outer_border(triangles, len(points))
     free, relaxed = np.zeros(len(points), bool), flat
-    for turn in range(_MAX_ROUNDS):
+    for round_number in range(_MAX_ROUNDS):
         folded = triangles[_signed_areas(relaxed, triangles) <= 0]
         patch = np.zeros(len(points), bool)
         patch[folded] = True
-        for _ in range(3 if turn == 0 else 2):
+        for _ in range(3 if round_number == 0 else 2):
             patch |= neighbours @ patch
         patch &= ~border
         if not len(folded) or not (patch & ~free).any():
@@ -167,7 +169,7 @@ def _mean_value_weights(points: np.ndarray, triangles: np.ndarray) -> scipy.spar
 
 
 def _outer_border(triangles: np.ndarray, count: int) -> np.ndarray:
-    """bool [count]: the vertices of the longest line of edges with one triangle, and those of no triangle."""
+    """Vertices of the longest border line (edges with one triangle) and of no triangle, bool [count]."""
     edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
     edges, uses = np.unique(np.sort(edges, axis=1), axis=0, return_counts=True)
     edges = edges[uses == 1]
@@ -181,13 +183,13 @@ def _outer_border(triangles: np.ndarray, count: int) -> np.ndarray:
 
 
 def read_uv(path: os.PathLike | str, num_vertices: int, indices: np.ndarray | None = None) -> np.ndarray:
-    """Reads UV coordinates that somebody made for a morphable model.
+    """Reads third-party UV coordinates of a morphable model.
 
     Args:
-      path: .npy with [N, 2], or .mat with `UV` (such as BFM_UV.mat that goes with 3DDFA_V2); v up, 0 to 1.
+      path: .npy with [N, 2], or .mat with `UV` (such as BFM_UV.mat of 3DDFA_V2); v up, 0 to 1.
       num_vertices: N of the morphable model.
-      indices: [N], rows of the file that the model's vertices are, for a model with fewer (3DDFA_V2's
-        neckless one has them in indices.npy).
+      indices: [N], rows of the file for the model's vertices, for a model with fewer vertices (indices.npy of
+        3DDFA_V2's neckless model); or None.
 
     Returns:
       float32 [N, 2].
