@@ -1,4 +1,4 @@
-"""Morphable model files of every format give the same model; bad files are named."""
+"""Morphable model files of all formats give the same model; errors name the bad file."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ WHITENING = {
 
 
 def dome():
-    """A bulging grid seen from +z, counter-clockwise triangles: (mean [3, N], triangles [T, 3])."""
+    """Mean [3, N] and triangles [T, 3], counter-clockwise seen from +z, of a domed grid."""
     x, y = np.meshgrid(np.linspace(-1, 1, 12), np.linspace(-1, 1, 11))
     mean = 5e4 * np.stack([x, y, 1.5 - x**2 - y**2]).reshape(3, -1)
     index = np.arange(132).reshape(11, 12)
@@ -38,7 +38,7 @@ def model(whitening=True):
 
 
 def interleaved(planes):
-    """[K, 3, N] -> [3N, K], xyz of each vertex in turn."""
+    """Array [K, 3, N] -> [3N, K], xyz interleaved."""
     return np.ascontiguousarray(planes.transpose(2, 1, 0).reshape(-1, len(planes)))
 
 
@@ -112,7 +112,7 @@ def assert_same_model(found, expected, atol=0.0):
 
 
 def _cycles(triangles):
-    """Triangles as a set that keeps their sense but not where they begin."""
+    """Set of triangles, independent of their first corner but not of their winding."""
     start = np.argmin(triangles, axis=1)
     rows = np.arange(len(triangles))
     return set(zip(*(triangles[rows, (start + k) % 3].tolist() for k in range(3))))
@@ -139,14 +139,14 @@ def test_bfm_mat_files_are_read_without_whitening(tmp_path):
 
 
 @pytest.mark.parametrize("whitening", [False, True])
-def test_our_own_file_gives_back_the_model(tmp_path, whitening):
+def test_a_saved_model_is_read_back_unchanged(tmp_path, whitening):
     path = tmp_path / "deep" / "model.npz"
     save_morphable_model(path, model(whitening))
     assert_same_model(load_morphable_model(path), model(whitening))
     assert [entry.name for entry in path.parent.iterdir()] == ["model.npz"]
 
 
-def test_a_whitening_file_overrides_the_models_own(tmp_path):
+def test_a_whitening_file_replaces_that_of_the_model(tmp_path):
     folder = write_3ddfa(tmp_path / "configs", model())
     np.savez(tmp_path / "w.npz", alpha_mean=np.ones(62), alpha_std=np.full(62, 2.0))
     found = load_morphable_model(folder, whitening=tmp_path / "w.npz")
@@ -158,14 +158,13 @@ def test_a_whitening_file_overrides_the_models_own(tmp_path):
     np.testing.assert_array_equal(load_morphable_model(folder, whitening=other).alpha_mean, WHITENING["param_mean"])
 
 
-def test_the_built_in_face_has_a_name():
+def test_the_built_in_face_is_read_by_its_name():
     found = load_morphable_model("builtin")
     assert found.has_whitening and found.num_vertices > 10_000
-    volume_kept = orient_outward(np.asarray(found.mean), np.asarray(found.triangles))
-    np.testing.assert_array_equal(volume_kept, found.triangles)
+    np.testing.assert_array_equal(orient_outward(np.asarray(found.mean), np.asarray(found.triangles)), found.triangles)
 
 
-class Evil:
+class RunsCommand:
     def __reduce__(self):
         return os.system, ("touch {}".format(os.devnull),)
 
@@ -179,28 +178,28 @@ def _whitening(content):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (_whitening({"param_mean": Evil()}), "param_whitening.pkl: contains posix.system"),
-        (_whitening({"mu": 1}), "param_whitening.pkl: holds mu; expected `param_mean`"),
-        (_whitening([1]), "param_whitening.pkl: holds a list"),
+        (_whitening({"param_mean": RunsCommand()}), "param_whitening.pkl: contains posix.system"),
+        (_whitening({"mu": 1}), "param_whitening.pkl: contains mu; expected `param_mean`"),
+        (_whitening([1]), "param_whitening.pkl: contains a list"),
         (_whitening({"param_mean": np.ones(60), "param_std": np.ones(60)}), "param_whitening.pkl: .*62"),
         (_whitening({"param_mean": np.ones(62), "param_std": np.zeros(62)}), "positive"),
         (_whitening({"param_mean": "a", "param_std": "b"}), "param_whitening.pkl: "),
         (_whitening(b""), "param_whitening.pkl: the pickle ends early"),
         (lambda f: (f / "tri.mat").unlink(), "tri.mat: missing; .*visualize/tri.mat"),
         (lambda f: (f / "tri.mat").write_bytes(b"x"), "tri.mat: not a readable"),
-        (lambda f: scipy.io.savemat(f / "tri.mat", {"faces": 1}), "tri.mat: lacks tri; it holds faces"),
+        (lambda f: scipy.io.savemat(f / "tri.mat", {"faces": 1}), "tri.mat: lacks tri; it contains faces"),
         (lambda f: scipy.io.savemat(f / "tri.mat", {"tri": np.full((3, 4), 999)}), "vertices 999 to 999"),
         (lambda f: scipy.io.savemat(f / "tri.mat", {"tri": np.ones((4, 5))}), "expected 3 x T"),
         (lambda f: (f / "w_exp_sim.npy").unlink(), "w_exp_sim.npy: missing"),
         (lambda f: np.save(f / "w_exp_sim.npy", np.zeros((396, 9))), r"w_exp_sim.npy: .*\[3N, 10\]"),
-        (lambda f: np.save(f / "w_exp_sim.npy", np.zeros((393, 10))), "differ in their number"),
+        (lambda f: np.save(f / "w_exp_sim.npy", np.zeros((393, 10))), "differ in the number"),
         (lambda f: np.save(f / "u_shp.npy", np.array([{}])), "u_shp.npy: not a readable"),
         (lambda f: np.save(f / "u_shp.npy", np.full(396, np.nan)), "must be finite"),
         (lambda f: (f / "u_exp.npy").write_bytes(b"\x93NUMPY"), "u_exp.npy: not a readable"),
         (lambda f: np.save(f / "keypoints_sim.npy", np.arange(10)), "landmark_indices"),
     ],
 )
-def test_bad_files_are_named(tmp_path, damage, message):
+def test_errors_name_the_bad_file(tmp_path, damage, message):
     folder = write_3ddfa(tmp_path / "configs", model())
     damage(folder)
     with pytest.raises(AssetError, match=message) as error:
@@ -208,10 +207,10 @@ def test_bad_files_are_named(tmp_path, damage, message):
     assert str(folder) in str(error.value)
 
 
-def test_bad_places_and_archives_are_named(tmp_path):
+def test_errors_name_bad_paths_and_archives(tmp_path):
     for path, message in [
         (tmp_path / "no", "no such morphable model"),
-        (tmp_path, "holds neither u_shp.npy"),
+        (tmp_path, "contains neither u_shp.npy"),
         (tmp_path / "a.obj", "unknown kind"),
     ]:
         (tmp_path / "a.obj").write_text("v 0 0 0")
@@ -225,7 +224,7 @@ def test_bad_places_and_archives_are_named(tmp_path):
     with pytest.raises(AssetError, match="m.npz: not a readable"):
         load_morphable_model(path)
     np.savez(path, mean=np.zeros((3, 4)))
-    with pytest.raises(AssetError, match="lacks basis, triangles, landmark_indices; it holds mean"):
+    with pytest.raises(AssetError, match="lacks basis, triangles, landmark_indices; it contains mean"):
         load_morphable_model(path)
     save_morphable_model(path, tiny_model())
     with np.load(path) as file:
@@ -234,19 +233,19 @@ def test_bad_places_and_archives_are_named(tmp_path):
     with pytest.raises(AssetError, match="m.npz"):
         load_morphable_model(path)
     v2 = tmp_path / "bfm.pkl"
-    v2.write_bytes(pickle.dumps({"u": Evil()}))
+    v2.write_bytes(pickle.dumps({"u": RunsCommand()}))
     with pytest.raises(AssetError, match="bfm.pkl: contains posix.system"):
         load_morphable_model(v2)
 
 
 @needs_data
-def test_the_real_bfm_is_read_with_its_front_outside():
+def test_the_real_bfm_is_read_with_outward_triangles():
     found = load_morphable_model(pathlib.Path(os.environ["TWODAL_DATA_DIR"]) / "bfm_3ddfa")
     assert found.mean.shape == (3, 53_215) and found.triangles.shape == (105_840, 3)
     assert found.has_whitening and found.alpha_std.min() > 0
     corners = np.asarray(found.mean).T[found.triangles]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    assert normals[:, 2].mean() > 0 and (normals[:, 2] > 0).mean() > 0.75  # ears, lips
+    assert normals[:, 2].mean() > 0 and (normals[:, 2] > 0).mean() > 0.75, "all but ears and lips"
     chin, nose = found.landmark_mean[:, 8], found.landmark_mean[:, 30]
     right_eye, left_eye = found.landmark_mean[:, 36], found.landmark_mean[:, 45]
     assert chin[1] < nose[1] < right_eye[1] and nose[2] > right_eye[2]

@@ -1,4 +1,4 @@
-"""The built-in face: a proper morphable model, with every feature where it belongs."""
+"""Built-in face: a valid morphable model whose features are in the right places."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,7 @@ def face():
 
 
 def points(face, **named):
-    """The 68 landmarks with one coefficient set, [68, 3] millimetres."""
+    """The 68 landmarks, [68, 3] millimetres, with the given coefficients in units of their scale."""
     weights = np.zeros(50)
     for name, value in named.items():
         if name in face.shape_names:
@@ -28,7 +28,7 @@ def points(face, **named):
     return (model.landmark_mean + np.tensordot(weights, model.landmark_basis, axes=1)).T
 
 
-def test_sizes_and_types(face):
+def test_arrays_have_the_sizes_and_types_of_a_morphable_model(face):
     model = face.model
     assert 20_000 <= model.num_vertices <= 50_000
     assert model.basis.shape == (50, 3, model.num_vertices) and model.basis.dtype == np.float32
@@ -44,12 +44,12 @@ def test_directions_are_orthogonal_over_the_vertices(face):
     np.testing.assert_allclose(gram[40:, 40:], np.eye(10), atol=1e-5)
 
 
-def test_standard_deviations_decay(face):
+def test_standard_deviations_are_in_descending_order(face):
     for scale in (face.shape_std, face.expression_scale):
         assert (np.diff(scale) <= 0).all() and scale[-1] > 0
 
 
-def test_building_is_repeatable(face):
+def test_building_is_deterministic(face):
     again = procedural.build_face_model.__wrapped__()
     np.testing.assert_array_equal(again.model.basis, face.model.basis)
     np.testing.assert_array_equal(again.model.alpha_std, face.model.alpha_std)
@@ -66,7 +66,7 @@ def test_no_triangle_is_degenerate_and_all_vertices_are_used(face):
     assert len(np.unique(triangles)) == face.model.num_vertices
 
 
-def test_the_head_is_watertight_but_for_the_neck(face):
+def test_the_head_is_closed_except_for_the_neck(face):
     triangles = face.model.triangles
     edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
     directed = {tuple(edge) for edge in edges.tolist()}
@@ -87,7 +87,7 @@ def test_triangles_wind_counter_clockwise_seen_from_outside(face):
     assert (normals[forehead & skin][:, 2] > 0).all()
 
 
-def test_shapes_and_expressions_do_not_turn_the_skin_inside_out(face):
+def test_shapes_and_expressions_do_not_invert_triangles_of_the_skin(face):
     model, rng = face.model, np.random.default_rng(0)
     neutral = triangle_normals(model.mean.T.astype(np.float64), model.triangles)
     hidden = face.regions["mouth_inside"] + face.regions["eye"] + face.regions["lip_line"]
@@ -102,7 +102,7 @@ def test_shapes_and_expressions_do_not_turn_the_skin_inside_out(face):
         assert (cosine[skin] < -0.2).mean() < 1e-3
 
 
-def test_the_head_is_its_own_mirror_image(face):
+def test_the_head_is_symmetric(face):
     mean = face.model.landmark_mean.T
     mirrored = mean[landmarks.MIRROR_68] * [-1, 1, 1]
     np.testing.assert_allclose(mean, mirrored, atol=1e-3)
@@ -110,11 +110,11 @@ def test_the_head_is_its_own_mirror_image(face):
     corners = {tuple(sorted(map(tuple, t))) for t in vertices[face.model.triangles].tolist()}
     flipped = (vertices * [-1, 1, 1])[face.model.triangles].tolist()
     same = [tuple(sorted(map(tuple, t))) in corners for t in flipped]
-    assert np.mean(same) > 0.97, "but for rounding"
+    assert np.mean(same) > 0.97, "all but rounding"
     np.testing.assert_array_equal(landmarks.MIRROR_68[landmarks.MIRROR_68], np.arange(68))
 
 
-def test_landmarks_lie_where_ibug_has_them(face):
+def test_landmarks_have_the_arrangement_of_ibug(face):
     x, y, z = face.model.landmark_mean
     assert len(set(face.model.landmark_indices.tolist())) == 68
     assert x[0] < x[36] < x[39] < x[42] < x[45] < x[16], "left to right as seen in the image"
@@ -161,62 +161,50 @@ def test_proportions_are_human(face):
         ("mouth_sideways", lambda p: p[51, 0]),
     ],
 )
-def test_a_direction_does_what_its_name_says(face, name, measure):
+def test_a_direction_has_the_effect_that_it_is_named_after(face, name, measure):
     assert measure(points(face, **{name: 1.0})) > measure(points(face)) + 0.3
 
 
-def test_eyes_close_and_the_mouth_opens_as_far_as_real_ones(face):
+def test_eyes_close_and_the_mouth_opens_by_realistic_distances(face):
     closed = points(face, eyes_closed=1.0)
     assert abs(closed[37, 1] - closed[41, 1]) < 2.0 < points(face)[37, 1] - points(face)[41, 1]
     open_mouth = points(face, mouth_open=1.0)
     assert 15 < open_mouth[62, 1] - open_mouth[66, 1] < 50
 
 
-def test_samples_have_the_whitening_of_the_model(face):
-    rng = np.random.default_rng(5)
-    model = face.model
-    alphas = np.stack(
-        [
-            procedural.sample_alpha(
-                rng, model.landmark_mean, model.landmark_basis, face.shape_std, face.expression_scale
-            )
-            for _ in range(1500)
-        ]
-    )
-    whitened = np.asarray(coefficients.whiten(alphas, model.alpha_mean, model.alpha_std))
+def samples(face, seed, count, **options):
+    rng, model = np.random.default_rng(seed), face.model
+    arguments = (model.landmark_mean, model.landmark_basis, face.shape_std, face.expression_scale)
+    return np.stack([procedural.sample_alpha(rng, *arguments, **options) for _ in range(count)])
+
+
+def test_the_whitening_of_the_model_is_that_of_samples(face):
+    whitened = np.asarray(coefficients.whiten(samples(face, 5, 1500), face.model.alpha_mean, face.model.alpha_std))
     assert np.abs(whitened.mean(axis=0)).max() < 0.15
     np.testing.assert_allclose(whitened.std(axis=0), 1.0, atol=0.2)
 
 
-def test_sampled_poses_fill_all_yaw_bins_and_keep_the_face_in_the_crop(face):
-    rng, model = np.random.default_rng(6), face.model
-    alphas = np.stack(
-        [
-            procedural.sample_alpha(
-                rng, model.landmark_mean, model.landmark_basis, face.shape_std, face.expression_scale, jitter=0.0
-            )
-            for _ in range(300)
-        ]
-    )
+def test_sampled_poses_cover_all_yaw_bins_and_keep_the_face_in_the_crop(face):
+    alphas = samples(face, 6, 300, jitter=0.0)
     pose = coefficients.decompose_pose(jnp.asarray(alphas[:, :12].reshape(-1, 3, 4)))
     pitch, yaw, roll = np.degrees(np.asarray(pose.euler_angles)).T
-    # Far from a profile, where pitch and roll cannot be told apart.
+    # Only poses far from a profile, where pitch and roll are ambiguous.
     clear = np.abs(yaw) < 80
     assert np.abs(pitch[clear]).max() < 25.5 and np.abs(roll[clear]).max() < 25.5
     shares = np.histogram(np.abs(yaw), [0, 30, 60, 90.1])[0] / len(yaw)
     assert (shares > 0.2).all()
-    placed = np.asarray(projection.landmarks_crop(model, jnp.asarray(alphas)))
-    boxes = np.asarray(projection.roi_box_from_landmarks(placed))
+    landmarks_crop = projection.landmarks_crop(face.model, jnp.asarray(alphas))
+    boxes = np.asarray(projection.roi_box_from_landmarks(landmarks_crop))
     np.testing.assert_allclose(boxes, np.tile([0, 0, 120, 120], (300, 1)), atol=2e-3)
 
 
-def test_rotation_agrees_with_the_projects_convention():
+def test_rotation_equals_that_of_coefficients():
     angles = np.array([0.3, -0.7, 0.2])
     expected = np.asarray(coefficients.rotation_from_euler(jnp.asarray(angles)))
     np.testing.assert_allclose(sampling.rotation(*angles), expected, atol=1e-6)
 
 
-def test_colours_tell_the_features_apart(face):
+def test_features_have_different_colours(face):
     rng = np.random.default_rng(1)
     for _ in range(5):
         look = procedural.sample_look(rng)

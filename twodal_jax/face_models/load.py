@@ -1,15 +1,15 @@
-"""The only reader of 3D morphable model files: every format -> `MorphableModel`.
+"""Reader of 3D morphable models in all supported formats, as `MorphableModel`.
 
-  a folder with `u_shp.npy`: 3DDFA's `train.configs` (u_shp, u_exp, w_shp_sim, w_exp_sim and
-      keypoints_sim `.npy`; param_whitening.pkl; tri.mat, 1-based);
-  a folder with `Model_Shape.mat` and `Model_Expression.mat`: BFM 2009 + FaceWarehouse, the first
-      40 + 10 directions; coefficients are raw, those of 300W-LP's `Shape_Para` and `Exp_Para`;
-  a `.pkl`: 3DDFA_V2's bfm_noneck_v3.pkl, with param_mean_std_62d_120x120.pkl and tri.pkl beside it;
-  an `.npz`: this project's own, written by `save_morphable_model`;
-  "builtin": the procedural face of `twodal_jax.face_models.procedural`.
+  folder with `u_shp.npy`: 3DDFA's `train.configs` (u_shp, u_exp, w_shp_sim, w_exp_sim and keypoints_sim `.npy`;
+      param_whitening.pkl; tri.mat, 1-based);
+  folder with `Model_Shape.mat` and `Model_Expression.mat`: BFM 2009 + FaceWarehouse, the first 40 + 10 directions;
+      coefficients are raw, as in 300W-LP's `Shape_Para` and `Exp_Para`;
+  `.pkl`: 3DDFA_V2's bfm_noneck_v3.pkl, with param_mean_std_62d_120x120.pkl and tri.pkl in the same folder;
+  `.npz`: this project's own format, written by `save_morphable_model`;
+  "builtin": the procedural face of `face_models.procedural`.
 
-All are read by readers that run nothing and trust no length in them (`pickle_arrays`, `io.mat`, `io.npy`).
-Triangles come out counter-clockwise seen from outside whatever the file's order.
+The readers (`io.pickle_arrays`, `io.mat`, `io.npy`) execute no code of a file and check each length in it. Triangles
+are counter-clockwise seen from outside, whatever their order in the file.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _WHITENING_KEYS = (("param_mean", "param_std"), ("mean", "std"), ("alpha_mean", 
 
 
 class AssetError(ValueError):
-    """A model file is missing, broken or of another form than its format says."""
+    """A model file is missing, broken or does not conform to its format."""
 
 
 def load_morphable_model(path: os.PathLike | str, *, whitening: os.PathLike | str | None = None) -> MorphableModel:
-    """Reads a 3D morphable model of any of the formats above.
+    """Reads a 3D morphable model in any format of this module.
 
     Args:
-      path: the file or folder, or "builtin".
-      whitening: a .pkl or .npz with the mean and std [62] of alpha, instead of the one that lies
-        with the model. Without either, `has_whitening` is False.
+      path: file, folder or "builtin".
+      whitening: .pkl or .npz with mean and std [62] of alpha, which replaces that of the model; or None. If the model
+        has none either, `has_whitening` is False.
 
     Raises:
-      AssetError: names the file, what was expected in it, and what to do.
+      AssetError: a file is missing or broken; names the file, what was expected and the remedy.
     """
     if str(path) == BUILTIN:
         from twodal_jax.face_models import procedural
@@ -59,7 +59,7 @@ def load_morphable_model(path: os.PathLike | str, *, whitening: os.PathLike | st
 
 
 def save_morphable_model(path: os.PathLike | str, model: MorphableModel) -> None:
-    """Writes the project's own .npz (no pickles), atomically."""
+    """Writes the project's own .npz, without pickles, atomically."""
     path = pathlib.Path(path)
     fields = {name: np.asarray(getattr(model, name)) for name in _NPZ_FIELDS}
     if model.has_whitening:
@@ -77,10 +77,10 @@ def save_morphable_model(path: os.PathLike | str, model: MorphableModel) -> None
 
 
 def orient_outward(mean: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """triangles [T, 3] of mean [3, N], all flipped if most of their area faces inward.
+    """Triangles [T, 3] of mean [3, N], all flipped if they face inward.
 
-    Inward means that the volume they span with the vertices' centroid is negative; this holds for
-    an open face mask as well as for a closed head.
+    They face inward if the volume that they enclose with the centroid of the vertices is negative. The rule is valid
+    for an open face mask and for a closed head.
     """
     corners = (mean - mean.mean(axis=1, keepdims=True)).T.astype(np.float64)[triangles]
     volume = np.einsum("ti,ti->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
@@ -100,7 +100,7 @@ def _read_model(path: pathlib.Path) -> MorphableModel:
         return _read_bfm_mat(path)
     if path.is_dir():
         raise AssetError(
-            f"{path}: holds neither u_shp.npy (3DDFA's train.configs) nor Model_Shape.mat; is it the right folder?"
+            f"{path}: contains neither u_shp.npy (3DDFA's train.configs) nor Model_Shape.mat; is it the right folder?"
         )
     if path.suffix == ".npz":
         return _read_npz(path)
@@ -119,8 +119,8 @@ def _read_3ddfa(folder: pathlib.Path) -> MorphableModel:
     tri = folder / "tri.mat"
     if not tri.is_file():
         raise AssetError(
-            f"{tri}: missing; it holds the mesh's triangles (key tri, 3 x T, 1-based)."
-            " 3DDFA has it in visualize/tri.mat: copy it here"
+            f"{tri}: missing; expected the triangles of the mesh (key tri, 3 x T, 1-based);"
+            " copy 3DDFA's visualize/tri.mat here"
         )
     keypoints = _load_npy(folder / "keypoints_sim.npy")
     return _create(folder, mean[0], basis, tri, _load_mat(tri, ("tri",))["tri"], keypoints, 1)
@@ -138,23 +138,16 @@ def _read_bfm_mat(folder: pathlib.Path) -> MorphableModel:
 
 def _read_3ddfa_v2(path: pathlib.Path) -> MorphableModel:
     content = _load_pickle(path, ("u", "w_shp", "w_exp", "keypoints"))
-    # 3DDFA_V2 itself replaces the triangles of the neckless model by this file's.
+    # 3DDFA_V2 replaces the triangles of the neckless model by those of this file.
     tri_path = path.parent / "tri.pkl"
     triangles = _read(pickle_arrays.load, tri_path) if tri_path.is_file() else content.get("tri")
     if not isinstance(triangles, np.ndarray):
         raise AssetError(
-            f"{path}: no triangles: neither `tri` in it nor tri.pkl beside it; copy 3DDFA_V2's configs/tri.pkl here"
+            f"{path}: expected triangles, `tri` in it or tri.pkl beside it; copy 3DDFA_V2's configs/tri.pkl here"
         )
     basis = [_planes(path, content["w_shp"], NUM_SHAPE), _planes(path, content["w_exp"], NUM_EXPRESSION)]
-    return _create(
-        path,
-        _planes(path, content["u"], 1)[0],
-        basis,
-        tri_path if tri_path.is_file() else path,
-        triangles,
-        content["keypoints"],
-        0,
-    )
+    mean = _planes(path, content["u"], 1)[0]
+    return _create(path, mean, basis, tri_path if tri_path.is_file() else path, triangles, content["keypoints"], 0)
 
 
 def _read_npz(path: pathlib.Path) -> MorphableModel:
@@ -172,11 +165,11 @@ def _read_npz(path: pathlib.Path) -> MorphableModel:
 
 
 def _create(path, mean, basis, tri_path, triangles, keypoints, first_vertex) -> MorphableModel:
-    """Assembles a model; `first_vertex` is the format's number of the first vertex (0 or 1)."""
+    """Assembles a model; `first_vertex` is the number of the first vertex in the format, 0 or 1."""
     num_vertices = mean.shape[-1]
     sizes = {array.shape[-1] for array in basis} | {num_vertices}
     if len(sizes) != 1:
-        raise AssetError(f"{path}: its files differ in their number of vertices: {sorted(sizes)}")
+        raise AssetError(f"{path}: its files differ in the number of vertices: {sorted(sizes)}")
     triangles = _zero_based(tri_path, _numbers(tri_path, triangles), num_vertices, first_vertex)
     landmarks = _indices(path, keypoints)
     if landmarks.size == 3 * morphable_model.NUM_LANDMARKS:  # rows of the interleaved vector
@@ -191,9 +184,8 @@ def _create(path, mean, basis, tri_path, triangles, keypoints, first_vertex) -> 
 
 
 def _zero_based(path: pathlib.Path, triangles: np.ndarray, num_vertices: int, first: int):
-    """3 x T or T x 3 indices from `first`, or what their range proves -> int32 [T, 3] from 0."""
-    sound = triangles.ndim == 2 and 3 in triangles.shape and triangles.size and np.isfinite(triangles).all()
-    if not sound:
+    """Indices, 3 x T or T x 3, that start at `first` unless their range shows otherwise -> int32 [T, 3] from 0."""
+    if not (triangles.ndim == 2 and 3 in triangles.shape and triangles.size and np.isfinite(triangles).all()):
         raise AssetError(f"{path}: triangles are {triangles.dtype} {list(triangles.shape)}, expected 3 x T indices")
     triangles = (triangles.T if triangles.shape[0] == 3 else triangles).astype(np.int64)
     low, high = triangles.min(), triangles.max()
@@ -207,7 +199,7 @@ def _zero_based(path: pathlib.Path, triangles: np.ndarray, num_vertices: int, fi
 
 
 def _planes(path: pathlib.Path, array: np.ndarray, columns: int) -> np.ndarray:
-    """[3N, >= columns], xyz interleaved -> float32 [columns, 3, N]."""
+    """Array [3N, >= columns], xyz interleaved -> float32 [columns, 3, N]."""
     array = _numbers(path, array)
     array = array.reshape(-1, 1) if columns == 1 else array
     if array.ndim != 2 or array.shape[0] % 3 or array.shape[1] < columns or not array.size:
@@ -219,18 +211,18 @@ def _planes(path: pathlib.Path, array: np.ndarray, columns: int) -> np.ndarray:
 
 
 def _numbers(path: pathlib.Path, value: Any) -> np.ndarray:
-    """`value` if it is an array of numbers: nested lists of a pickle could unfold to anything."""
+    """`value` if it is an array of numbers; refuses nested lists, because a small pickle can expand to huge ones."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
         found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise AssetError(f"{path}: holds {found} where an array of numbers was expected")
+        raise AssetError(f"{path}: contains {found} where an array of numbers was expected")
     return value
 
 
 def _indices(path: pathlib.Path, value: Any) -> np.ndarray:
-    """Indices of landmarks, int64 [L], whatever the shape and type of their numbers."""
+    """Landmark indices of any shape and numeric type -> int64 [L]."""
     values = np.ravel(_numbers(path, value))
     if not np.isfinite(values).all() or not (np.abs(values) < 2**31).all():
-        raise AssetError(f"{path}: landmark_indices are not whole numbers")
+        raise AssetError(f"{path}: landmark_indices must be integers")
     return values.astype(np.int64)
 
 
@@ -243,13 +235,14 @@ def _with_whitening(model: MorphableModel, path: pathlib.Path) -> MorphableModel
             except (ValueError, TypeError) as error:
                 raise AssetError(f"{path}: {error}") from None
     raise AssetError(
-        f"{path}: holds {_names(content)}; expected `param_mean` and `param_std` (or `mean` and `std`), 62 numbers each"
+        f"{path}: contains {_names(content)}; expected `param_mean` and `param_std` (or `mean` and `std`), 62 numbers"
+        " each"
     )
 
 
 def _load_npy(path: pathlib.Path) -> np.ndarray:
     if not path.is_file():
-        raise AssetError(f"{path}: missing; it belongs to 3DDFA's train.configs, copy it here")
+        raise AssetError(f"{path}: missing; copy it from 3DDFA's train.configs")
     return _read(npy.read_npy, path)
 
 
@@ -258,7 +251,7 @@ def _load_npz(path: pathlib.Path, keys: tuple[str, ...]) -> dict[str, np.ndarray
 
 
 def _load_mat(path: pathlib.Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    # Only what is needed: BFM's texture basis alone takes 250 MB.
+    # Only the given keys, because BFM's texture basis alone has 250 MB.
     content = _read(lambda path: mat.read(path, keys), path)
     if len(content) < len(keys):
         _having(path, dict.fromkeys(_read(mat.variable_names, path)), keys)
@@ -266,7 +259,7 @@ def _load_mat(path: pathlib.Path, keys: tuple[str, ...]) -> dict[str, np.ndarray
 
 
 def _read(reader: Callable[[pathlib.Path], Any], path: pathlib.Path) -> Any:
-    """reader(path), with its errors as ours."""
+    """Result of reader(path); a BrokenFileError becomes an AssetError."""
     try:
         return reader(path)
     except BrokenFileError as error:
@@ -277,7 +270,7 @@ def _load_pickle(path: pathlib.Path, keys: tuple[str, ...]) -> dict:
     content = _read(pickle_arrays.load, path)
     if not isinstance(content, dict):
         raise AssetError(
-            f"{path}: holds a {type(content).__name__}, expected a dict with"
+            f"{path}: contains a {type(content).__name__}, expected a dict with"
             f" {', '.join(keys) or 'param_mean, param_std'}"
         )
     return _having(path, content, keys)
@@ -286,7 +279,7 @@ def _load_pickle(path: pathlib.Path, keys: tuple[str, ...]) -> dict:
 def _having(path: pathlib.Path, content: dict, keys: tuple[str, ...]) -> dict:
     missing = [key for key in keys if key not in content]
     if missing:
-        raise AssetError(f"{path}: lacks {', '.join(missing)}; it holds {_names(content)}")
+        raise AssetError(f"{path}: lacks {', '.join(missing)}; it contains {_names(content)}")
     return content
 
 

@@ -1,4 +1,4 @@
-"""Random colouring of the face: skin, lips, brows, eyes, blush, freckles, beard, hair."""
+"""Random colours of the face: skin, lips, brows, eyes, blush, freckles, beard, hair."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twodal_jax.face_models.procedural.bumps import step
 if TYPE_CHECKING:
     from twodal_jax.face_models.procedural.model import FaceModel
 
-# Skin from light to dark, red green blue, 0 to 1.
+# Skin from light to dark; red, green, blue, 0 to 1.
 _SKINS = np.array(
     [
         [0.93, 0.76, 0.68],
@@ -47,14 +47,13 @@ _IRISES = np.array(
 
 
 class Look(NamedTuple):
-    """Everything about a face's colouring; colours are red, green, blue from 0 to 1.
+    """Parameters of the colours of a face; a colour is red, green, blue from 0 to 1.
 
     Attributes:
-      skin, hair, iris, lips: colours. brow: darkness of the brows, 0 to 1.
-      brow_width: half thickness, millimetres. beard, moustache, blush, freckles, makeup,
-      socket_shade: strengths, 0 to 1. hairline: millimetres by which the hair begins lower.
-      hair_cover: 0 is bald, 1 full hair. hair_volume: millimetres it stands off the head.
-      seed: of the freckles and the mottling.
+      skin, hair, iris, lips: colours. brow: darkness of the brows, 0 to 1. brow_width: half thickness, millimetres.
+      beard, moustache, blush, freckles, makeup, socket_shade: strengths, 0 to 1.
+      hairline: downward shift of the hairline, millimetres. hair_cover: 0 is bald, 1 full hair.
+      hair_volume: height of the hair above the head, millimetres. seed: of freckles and mottling.
     """
 
     skin: np.ndarray
@@ -96,7 +95,7 @@ AVERAGE_LOOK = Look(
 
 
 def sample_look(rng: np.random.Generator) -> Look:
-    """Draw a colouring; dark skin goes with dark hair and eyes more often than not."""
+    """Samples a look; dark skin mostly has dark hair and eyes."""
     tone = rng.uniform(0, len(_SKINS) - 1)
     low = min(int(tone), len(_SKINS) - 2)
     skin = _SKINS[low] + (tone - low) * (_SKINS[low + 1] - _SKINS[low])
@@ -129,7 +128,7 @@ def sample_look(rng: np.random.Generator) -> Look:
 
 
 def _mix(colours: np.ndarray, weight: np.ndarray, colour: np.ndarray) -> None:
-    # Most regions are a few per cent of the head.
+    # Only the vertices of the region: most regions have a few per cent of all vertices.
     at = np.flatnonzero(weight > 0.002)
     colours[at] += weight[at, None] * (np.asarray(colour, np.float32) - colours[at])
 
@@ -184,7 +183,7 @@ def _paint_eyes(colours: np.ndarray, face: FaceModel, look: Look) -> None:
 
 
 def brow_weight(face: FaceModel, look: Look) -> np.ndarray:
-    """How much brow covers each vertex, float32 [N] from 0 to 1."""
+    """Share of brow at each vertex, float32 [N] from 0 to 1."""
     along = face.brow_along
     width = look.brow_width * (1.15 - 0.65 * np.clip(along, 0, 1) ** 1.5)
     ends = step(along, -0.06, 0.10) * step(along, 1.05, 0.80)
@@ -192,21 +191,17 @@ def brow_weight(face: FaceModel, look: Look) -> np.ndarray:
 
 
 def hair_weight(face: FaceModel, look: Look) -> np.ndarray:
-    """How much hair covers each vertex, float32 [N] from 0 to 1."""
+    """Share of hair at each vertex, float32 [N] from 0 to 1."""
     rng = np.random.default_rng(look.seed + 1)
     ragged = 2.5 * (face.waves @ rng.normal(0, 1, face.waves.shape[1]).astype(np.float32))
     return step(face.hair_height + look.hairline + ragged, -2.0, 3.0) * (1 - face.regions["ear"])
 
 
 def vertex_colours(face: FaceModel, look: Look) -> tuple[np.ndarray, np.ndarray]:
-    """Colour every vertex.
-
-    Args:
-      face: a FaceModel. look: the colouring.
+    """Colours and gloss of all vertices, for `rendering.shading.render`.
 
     Returns:
-      colours float32 [N, 3], red, green, blue from 0 to 1, and gloss float32 [N, 1] of the surface
-      (1 is skin), as `rendering.shading.render` takes them.
+      colours float32 [N, 3], red, green, blue from 0 to 1, and gloss float32 [N, 1] (1 for skin).
     """
     rng = np.random.default_rng(look.seed)
     colours = np.tile(look.skin.astype(np.float32), (len(face.brow_along), 1))
@@ -225,9 +220,9 @@ def vertex_colours(face: FaceModel, look: Look) -> tuple[np.ndarray, np.ndarray]
 
 
 def hair_offset(face: FaceModel, look: Look) -> np.ndarray:
-    """How far the hair lifts the surface off the head: float32 [N, 3], model frame, millimetres.
+    """Displacement of the surface by hair: float32 [N, 3], model frame, millimetres.
 
-    It is no part of the face's shape: add it for drawing only.
+    It is not part of the face's shape and is added only for rendering.
     """
     rise = step(face.hair_height + look.hairline, -1.0, 28.0) * hair_weight(face, look)
     return (rise * look.hair_cover * look.hair_volume)[:, None] * face.normals

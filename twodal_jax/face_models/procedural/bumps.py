@@ -1,4 +1,4 @@
-"""Smooth building blocks from which the face, its regions and its directions are made."""
+"""Smooth functions that the face, its regions and its directions are built from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from scipy.interpolate import PchipInterpolator
 
 
 def step(value: np.ndarray, start: float, end: float) -> np.ndarray:
-    """Smooth step from 0 at `start` to 1 at `end` (which may be the smaller one)."""
+    """Smooth step from 0 at `start` to 1 at `end`; `end` may be smaller than `start`."""
     t = np.clip((value - start) / (end - start), 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
@@ -15,7 +15,7 @@ def step(value: np.ndarray, start: float, end: float) -> np.ndarray:
 def bump(
     x: np.ndarray, y: np.ndarray, x0: float, y0: float, width: float, height: float, power: float = 2.0
 ) -> np.ndarray:
-    """exp(-r^power / 2) of the elliptical radius r around (x0, y0); power 4 has a flat top."""
+    """Bump exp(-r^power / 2) of the elliptical radius r around (x0, y0); power 4 has a flat top."""
     radius = np.sqrt(((x - x0) / width) ** 2 + ((y - y0) / height) ** 2)
     return np.exp(-0.5 * radius**power)
 
@@ -23,16 +23,16 @@ def bump(
 def both(
     x: np.ndarray, y: np.ndarray, x0: float, y0: float, width: float, height: float, power: float = 2.0
 ) -> np.ndarray:
-    """`bump` at x0 and at -x0."""
+    """Two symmetric bumps, at x0 and at -x0."""
     return bump(np.abs(x), y, abs(x0), y0, width, height, power)
 
 
 def curve(at: np.ndarray, table: list[tuple[float, float]]) -> np.ndarray:
-    """Monotone cubic through (position, value) pairs, constant beyond the ends."""
+    """Monotone cubic interpolation of (position, value) pairs, constant beyond the ends."""
     positions, values = np.array(sorted(table), float).T
     return PchipInterpolator(positions, values)(np.clip(at, positions[0], positions[-1]))
 
 
 def smooth_max(a: np.ndarray, b: np.ndarray, softness: float) -> np.ndarray:
-    """Maximum with a fillet of about `softness` (same unit as the values)."""
+    """Smooth maximum with a transition of about `softness`, in the unit of the values."""
     return np.logaddexp(a / softness, b / softness) * softness

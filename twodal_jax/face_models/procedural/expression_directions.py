@@ -1,4 +1,4 @@
-"""What a face does: ten displacement fields in millimetres, each the full expression."""
+"""Expressions: ten displacement fields in millimetres, each a full expression."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twodal_jax.face_models.procedural.features import FacePlan
 
 _JAW_HINGE_Y, _JAW_HINGE_Z = -12.0, -4.0
 _JAW_ANGLE = np.radians(15.0)
-_JAW_GLIDE = 9.0  # millimetres by which an opening jaw slides forward
+_JAW_GLIDE = 9.0  # forward shift of an open jaw, millimetres
 
 
 def _field(n: int, x=0.0, y=0.0, z=0.0) -> np.ndarray:
@@ -20,12 +20,12 @@ def _field(n: int, x=0.0, y=0.0, z=0.0) -> np.ndarray:
 
 
 def _jaw_weight(p: FacePlan) -> np.ndarray:
-    """1 where the skin follows the lower jaw; jumps from lip to lip inside the mouth."""
+    """Weight, 0 to 1, of skin that follows the lower jaw; it jumps from lip to lip inside the mouth."""
     beside = step(p.y, -46.0, -92.0)
     apart = np.clip(0.5 - 0.5 * p.pocket, 0.0, 1.0)
     lips = step(p.side, features.MOUTH_HALF_WIDTH + 0.5, 8.0) ** 0.7
     weight = lips * apart + (1 - lips) * beside
-    # Under the chin the skin stretches down to the throat, behind the jaw it stays.
+    # Skin under the chin stretches down to the throat; skin behind the jaw does not move.
     return weight * step(p.ring, 15.6, 12.4) * step(p.z, -8.0, 30.0)
 
 
@@ -123,5 +123,5 @@ EXPRESSION_NAMES: tuple[str, ...] = tuple(EXPRESSIONS)
 
 
 def expression_fields(plan: FacePlan, neutral: np.ndarray) -> np.ndarray:
-    """The ten fields in the order of EXPRESSION_NAMES: float64 [10, 3, N], millimetres."""
+    """Displacement fields in the order of EXPRESSION_NAMES: float64 [10, 3, N], millimetres."""
     return np.stack([make(plan, neutral) * plan.front for make in EXPRESSIONS.values()])

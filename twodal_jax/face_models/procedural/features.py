@@ -1,7 +1,7 @@
-"""The neutral face modelled on the bare head: eyes, brows, nose, lips, chin, cheeks, ears.
+"""Neutral face on the bare head: eyes, brows, nose, lips, chin, cheeks, ears.
 
-Everything is a function of the bare head's x and y (millimetres, y up), so that the regions and the
-landmarks can be found again by the same numbers.
+All features are functions of x and y of the bare head (millimetres, y up), so that `regions` and `landmarks` can use
+the same positions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BROW_ARC = [(12.0, 17.5), (20.0, 20.5), (34.0, 24.0), (44.0, 22.0), (53.0, 16.0)
 
 
 class FacePlan(NamedTuple):
-    """Where on the head every vertex lies, for functions that place something on the face.
+    """Position of each vertex on the head, for functions that place features.
 
     Attributes (float64, [N] unless said; the crown vertex is last):
       x, y, z: the bare head's position, millimetres.
@@ -57,7 +57,8 @@ def lid_height(eye_x: np.ndarray, lid: float) -> np.ndarray:
     """Height of the edge of a lid above the axis of the eye, millimetres.
 
     Args:
-      eye_x: distance outwards from the centre of the eye. lid: 1 upper, -1 lower, 0 the axis.
+      eye_x: distance outwards from the centre of the eye.
+      lid: 1 upper, -1 lower, 0 the axis.
     """
     t = np.clip(np.abs(eye_x / EYE_HALF_WIDTH), 0, 0.999)
     upper = UPPER_LID * (1 - t**2.2) * (1 - 0.012 * eye_x)
@@ -66,7 +67,7 @@ def lid_height(eye_x: np.ndarray, lid: float) -> np.ndarray:
 
 
 def face_plan(grid: grids.HeadGrid) -> FacePlan:
-    """Lay the plan of the face over the bare head."""
+    """Computes the plan of the face from the grid of the bare head."""
     rows, columns, _ = grid.points.shape
 
     def flat(values: np.ndarray, crown: float) -> np.ndarray:
@@ -98,7 +99,7 @@ def face_plan(grid: grids.HeadGrid) -> FacePlan:
 
 
 def nose_relief(p: FacePlan) -> np.ndarray:
-    """How far the nose stands out of the bare head, millimetres [N]."""
+    """Height of the nose above the bare head, millimetres [N]."""
     ridge = curve(
         p.y,
         [
@@ -160,11 +161,11 @@ def _flesh(p: FacePlan) -> np.ndarray:
 
 
 def _eyes(p: FacePlan, z: np.ndarray) -> np.ndarray:
-    """Sockets pressed into the skin at depth z, eyeballs, lids; returns the new depth."""
+    """Depth [N] of skin at depth z [N] with eye sockets, eyeballs and lids."""
     z = z - 8.0 * both(p.x, p.y, 19.0, 1.5, 7.5, 8.0) - 6.5 * both(p.x, p.y, 32.0, 3.5, 15.0, 9.5)
     z = z - 2.0 * both(p.x, p.y, 33.0, -11.0, 13.0, 4.0)
     distance = p.eye_x**2 + (p.y - EYE_Y) ** 2
-    # Below its equator the ball falls away steeply instead of curving back under itself.
+    # Beyond its equator the ball continues as a steep slope, so that depth stays a function of x and y.
     gap = EYEBALL_RADIUS**2 - distance
     ball = EYEBALL_Z + np.sign(gap) * np.sqrt(np.abs(gap)) * np.where(gap > 0, 1.0, 3.0)
     skin = smooth_max(z, ball + 1.0, 1.1)
@@ -191,7 +192,7 @@ def _ears(p: FacePlan) -> tuple[np.ndarray, np.ndarray]:
 
 
 def neutral_vertices(p: FacePlan) -> np.ndarray:
-    """The neutral, average head: float64 [N, 3], millimetres, model frame."""
+    """Vertices of the neutral, average head: float64 [N, 3], millimetres, model frame."""
     face = step(p.z, 0.0, 30.0)
     z = p.z + face * (nose_relief(p) + _mouth(p) + _flesh(p))
     z = z + face * (_eyes(p, z) - z)

@@ -1,9 +1,8 @@
-"""The grid the head is woven on: rows from the crown to the neck, columns around it.
+"""Grid of the head: rows from the crown to the neck, columns around it.
 
 Frame of the built-in model: millimetres, origin midway between the ears, x right as seen in the
-image of a frontal face, y up (0 at the pupils), z to the viewer. The bare head made here is an egg
-with a chin and a neck; `features` models the face on it. Proportions are those of anthropometric
-tables for adults, in round numbers.
+image of a frontal face, y up (0 at the pupils), z to the viewer. The bare head of this module is an egg with a chin and
+a neck; `features` adds the face. Proportions are rounded values of anthropometric tables for adults.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-# One ring of the head a line: height and depth in front, at the side and behind; `bend` says how
-# the ring climbs from front to side (0: like cos^2, 1: stays low until it is past the mouth);
-# `square` pushes it out between front and side; `intervals` is the number of rows to the next.
+# One ring of the head per line: height and depth in front, at the side and behind. `bend` is the shape of the ring's
+# rise from front to side (0: like cos^2, 1: low until past the mouth), `square` the outward shift between front and
+# side, `intervals` the number of rows to the next ring.
 _RINGS = np.array(
     [
         # y_f    z_f   x_s   y_s    z_s   y_b   z_b   bend square intervals
@@ -39,20 +38,20 @@ _RINGS = np.array(
     ]
 )
 MOUTH_RING = 9
-# Rows that line the mouth: the outermost two of them are the edges of the lips.
+# Rows of the inside of the mouth; the two outermost rows are the edges of the lips.
 POCKET_ROWS = 9
-# Degrees from the middle of the face, with the number of columns up to there: the face is woven
-# finely, the ears well enough, the back of the head coarsely.
+# Degrees from the middle of the face, and the number of columns up to there: fine at the face, medium at the ears,
+# coarse at the back of the head.
 _COLUMNS = ((0.0, 0), (48.0, 52), (75.0, 11), (112.0, 18), (180.0, 9))
 
 
 class HeadGrid(NamedTuple):
-    """Points of the bare head, as rows x columns; one more point closes the crown.
+    """Points of the bare head, as rows x columns; one further point closes the crown.
 
     Attributes:
       points: float64 [R, C, 3], millimetres. The last column meets the first behind the head;
         column `middle + k` mirrors column `middle - k`.
-      ring: [R] place between the rings of the table (9 is the mouth).
+      ring: [R] position between the rings of the table (9 is the mouth).
       pocket: [R] 1 at the edge of the upper lip to -1 at that of the lower lip inside the mouth;
         2 above, -2 below.
       angle: [C] radians from the middle of the face, positive to +x.
@@ -85,7 +84,7 @@ def _rows() -> tuple[np.ndarray, np.ndarray]:
 
 
 def head_grid() -> HeadGrid:
-    """Weave the bare head."""
+    """Builds the grid of the bare head."""
     angle, (ring, pocket) = _angles(), _rows()
     table = PchipInterpolator(np.arange(len(_RINGS)), _RINGS[:, :9])(ring)
     y_front, z_front, x_side, y_side, z_side, y_back, z_back, bend, square = (column[:, None] for column in table.T)
@@ -102,7 +101,7 @@ def head_grid() -> HeadGrid:
 
 
 def triangles(num_rows: int, num_columns: int) -> np.ndarray:
-    """Triangles of the closed grid plus its crown.
+    """Triangles of the closed grid and its crown.
 
     Vertex r * num_columns + c is the point of row r and column c; the last vertex is the crown.
 

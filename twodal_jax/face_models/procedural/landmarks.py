@@ -1,6 +1,6 @@
-"""The 68 landmarks (iBUG order) on the built-in head.
+"""The 68 landmarks (iBUG order) of the built-in head.
 
-Only the image-left half of each feature is given; the other half is its mirror image on the grid.
+The tables contain the image-left half and the middle of each feature; the other half is its mirror image on the grid.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ _JAW = {
     7: (12.0, 18.5),
     8: (12.0, 0.0),
 }
-# Place on the bare head, (x, y) millimetres, image-left half and middle.
+# Position on the bare head, (x, y) millimetres, image-left half and middle.
 _FRONT = {
     17: (-53.0, 17.0),
     18: (-44.5, 23.0),

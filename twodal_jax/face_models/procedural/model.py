@@ -1,4 +1,4 @@
-"""Putting the built-in face together: mesh, orthogonal directions, landmarks, whitening.
+"""Assembly of the built-in face: mesh, orthogonal directions, landmarks, whitening.
 
 Frame: millimetres, origin midway between the ears, x right as seen in the image of a frontal face,
 y up (0 at the pupils), z to the viewer. A coefficient of 1 moves the vertices by 1 mm root mean
@@ -30,9 +30,9 @@ class FaceModel(NamedTuple):
 
     Attributes:
       model: the MorphableModel, whitening included (that of `sampling.sample_alpha`).
-      shape_std: float32 [40], standard deviation of each shape coefficient, falling.
-      expression_scale: float32 [10], the coefficient that is the full expression, falling.
-      shape_names, expression_names: what the directions mean.
+      shape_std: float32 [40], standard deviation of each shape coefficient, in descending order.
+      expression_scale: float32 [10], coefficient of the full expression, in descending order.
+      shape_names, expression_names: names of the directions.
       regions: name -> float32 [N] weight from 0 to 1 (see `regions.region_weights`).
       brow_height, brow_along: float32 [N], see `regions.brow_coordinates`.
       hair_height: float32 [N], millimetres above the hairline.
@@ -54,25 +54,25 @@ class FaceModel(NamedTuple):
 
 
 def orthogonalise(fields: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gram-Schmidt in the given order, so that each direction keeps its meaning.
+    """Orthogonalises in the given order (Gram-Schmidt), so that each direction keeps its meaning.
 
     Args:
       fields: [K, 3, N], millimetres.
 
     Returns:
-      basis [K, 3, N], orthogonal, each of 1 mm root mean square over the vertices, and size [K],
-      the root mean square in millimetres of what is left of each field.
+      basis [K, 3, N], orthogonal, each of 1 mm root mean square over the vertices, and size [K], the root mean square
+      in millimetres of the remainder of each field.
     """
     count, _, num_vertices = fields.shape
     flat = fields.reshape(count, -1) / np.sqrt(num_vertices)
-    # The fields are far from parallel, so their Gram matrix has all the digits that are needed.
+    # The fields are far from parallel, so their Gram matrix is precise enough.
     lower = np.linalg.cholesky(flat @ flat.T)
     basis = np.linalg.solve(lower, flat).reshape(fields.shape) * np.sqrt(num_vertices)
     return basis, np.diag(lower).copy()
 
 
 def _waves(neutral: np.ndarray) -> np.ndarray:
-    """Smooth random-looking patterns with wavelengths of 12 to 60 mm."""
+    """Smooth pseudo-random patterns with wavelengths of 12 to 60 mm, float32 [N, 24]."""
     rng = np.random.default_rng(7)
     direction = rng.normal(size=(24, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
@@ -84,7 +84,7 @@ def _waves(neutral: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def build_face_model() -> FaceModel:
-    """Make the built-in face (once per process; about a second)."""
+    """Builds the built-in face, in about a second, once per process."""
     grid = head_grid.head_grid()
     plan = features.face_plan(grid)
     neutral = features.neutral_vertices(plan)

@@ -10,7 +10,7 @@ from twodal_jax.face_models.procedural.features import FacePlan
 
 _UPPER_LIP = [(0.0, 7.2), (5.5, 8.3), (15.0, 5.8), (24.5, 0.3)]
 _LOWER_LIP = [(0.0, 10.0), (8.0, 9.6), (16.0, 7.2), (24.5, 0.3)]
-# Lowest hair, millimetres, by degrees from the middle of the face.
+# Height of the hairline, millimetres, by degrees from the middle of the face.
 _HAIRLINE = [
     (0, 71),
     (20, 70),
@@ -30,7 +30,7 @@ _HAIRLINE = [
 
 
 def brow_coordinates(p: FacePlan) -> tuple[np.ndarray, np.ndarray]:
-    """Place relative to the brows' middle line.
+    """Position relative to the middle line of the brows.
 
     Returns:
       height [N]: millimetres above the line; along [N]: 0 at the inner end, 1 at the outer one
@@ -42,7 +42,7 @@ def brow_coordinates(p: FacePlan) -> tuple[np.ndarray, np.ndarray]:
 
 
 def hair_height(p: FacePlan) -> np.ndarray:
-    """Millimetres above the hairline, [N]; negative on the skin."""
+    """Height above the hairline, millimetres [N]; negative on the skin."""
     return p.y - curve(np.degrees(np.abs(p.angle)), _HAIRLINE)
 
 
@@ -83,7 +83,7 @@ def _eyes(p: FacePlan) -> dict[str, np.ndarray]:
 
 
 def region_weights(p: FacePlan) -> dict[str, np.ndarray]:
-    """All regions: name -> float32 [N] from 0 to 1."""
+    """Weights of all regions: {name: float32 [N] from 0 to 1}."""
     front = p.front
     neck = step(p.ring, 12.7, 13.6)
     beard_top = curve(p.side, [(0, -72), (24, -66), (40, -62), (58, -38), (66, -20)])

@@ -1,7 +1,7 @@
-"""Random faces: shape, expression and pose coefficients, and the whitening that belongs to them.
+"""Random faces: shape, expression and pose coefficients, and their whitening.
 
-NumPy only, because samples are drawn one at a time in worker threads; `tests/face_model_test.py`
-checks it against `projection` and `coefficients`.
+NumPy only, because worker threads draw one sample at a time; tests compare it with `geometry.projection` and
+`geometry.coefficients`.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from twodal_jax.face_models.procedural.expression_directions import EXPRESSION_N
 MAX_YAW, MAX_PITCH, MAX_ROLL = 90.0, 25.0, 25.0
 _CROP_SIZE = 120
 _WHITENING_SAMPLES = 2048
-# A detector's crop box against the exact box of the landmarks, as shares of its side. It is looser
-# and sits higher, because detectors take in some of the forehead, where there are no landmarks.
+# A detector's crop box relative to the exact box of the landmarks, as shares of its side. It is larger and higher,
+# because detectors include a part of the forehead, which has no landmarks.
 _BOX_SLACK, _BOX_SLACK_STD = 0.10, 0.045
 _BOX_LIFT, _BOX_SHIFT_STD = 0.04, 0.022
-# How often each expression is worn; the rest of the time it only trembles.
+# Probability that an expression is active; otherwise it has only noise.
 _EXPRESSION_SHARE = 0.18
-# mouth_sideways goes both ways; the others have a direction.
+# mouth_sideways has both signs, the other expressions only one.
 _SIGNED = ("mouth_sideways",)
 
 
 def sample_shape(rng: np.random.Generator, shape_std: np.ndarray) -> np.ndarray:
-    """Identity: float32 [40], normal with `shape_std`, cut at 2.5 standard deviations."""
+    """Shape coefficients: float32 [40], normal with `shape_std`, clipped to 2.5 standard deviations."""
     return (np.clip(rng.normal(size=40), -2.5, 2.5) * shape_std).astype(np.float32)
 
 
 def sample_expression(rng: np.random.Generator, expression_scale: np.ndarray) -> np.ndarray:
-    """Expression: float32 [10]; each is worn now and then, between nothing and in full."""
+    """Expression coefficients: float32 [10]; each is active with a fixed probability, from weak to full."""
     worn = rng.random(10) < _EXPRESSION_SHARE
     activation = np.where(worn, rng.uniform(0.1, 1.0, 10), 0.0)
     opposite = np.array([name in _SIGNED for name in EXPRESSION_NAMES]) & (rng.random(10) < 0.5)
@@ -42,7 +42,7 @@ def sample_expression(rng: np.random.Generator, expression_scale: np.ndarray) ->
 
 
 def rotation(pitch: float, yaw: float, roll: float) -> np.ndarray:
-    """R_x(pitch) R_y(yaw) R_z(roll) of `coefficients.rotation_from_euler`, radians, [3, 3]."""
+    """Rotation R_x(pitch) R_y(yaw) R_z(roll), radians, [3, 3], as `coefficients.rotation_from_euler`."""
     (cx, sx), (cy, sy), (cz, sz) = ((np.cos(a), np.sin(a)) for a in (pitch, yaw, roll))
     turn_x = np.array([[1, 0, 0], [0, cx, sx], [0, -sx, cx]])
     turn_y = np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]])
@@ -51,7 +51,7 @@ def rotation(pitch: float, yaw: float, roll: float) -> np.ndarray:
 
 
 def sample_angles(rng: np.random.Generator, max_yaw: float = MAX_YAW) -> np.ndarray:
-    """Pitch, yaw, roll in radians, [3]: yaw uniform, the others bell-shaped within their limits."""
+    """Pitch, yaw, roll in radians, [3]: yaw is uniform, the others are normal and clipped to their limits."""
     pitch, roll = np.clip(rng.normal(0, [MAX_PITCH / 3, MAX_ROLL / 3]), [-MAX_PITCH, -MAX_ROLL], [MAX_PITCH, MAX_ROLL])
     return np.radians([pitch, rng.uniform(-max_yaw, max_yaw), roll])
 
@@ -59,13 +59,14 @@ def sample_angles(rng: np.random.Generator, max_yaw: float = MAX_YAW) -> np.ndar
 def sample_pose(
     rng: np.random.Generator, landmarks_model: np.ndarray, max_yaw: float = MAX_YAW, jitter: float = 1.0
 ) -> np.ndarray:
-    """A pose that puts the face into its crop, as the box around its landmarks would.
+    """Random pose of a face in the crop given by the box around its landmarks.
 
     Args:
+      rng: source of random numbers.
       landmarks_model: [68, 3], of the face, model frame, millimetres.
-      max_yaw: degrees. jitter: 1 moves and scales the crop box like a detector's (10 % larger, 4 %
-        higher, standard deviations 4.5 % and 2.2 % of its side), 0 is the exact box of
-        `projection.roi_box_from_landmarks`.
+      max_yaw: degrees.
+      jitter: 1 shifts and scales the crop box like that of a detector (10 % larger, 4 % higher, standard deviations
+        4.5 % and 2.2 % of its side), 0 is the exact box of `projection.roi_box_from_landmarks`.
 
     Returns:
       float32 [3, 4], the matrix [f R | t] of alpha: 120-pixel crop, y up, 1-based.
@@ -92,11 +93,16 @@ def sample_alpha(
     max_yaw: float = MAX_YAW,
     jitter: float = 1.0,
 ) -> np.ndarray:
-    """Identity, expression and pose of one face: float32 [62], raw, frame of the 120-pixel crop.
+    """Alpha of one random face: float32 [62], raw, frame of the 120-pixel crop.
 
     Args:
-      landmark_mean, landmark_basis: [3, 68] and [50, 3, 68] of the MorphableModel.
-      shape_std, expression_scale: of the FaceModel. max_yaw, jitter: see `sample_pose`.
+      rng: source of random numbers.
+      landmark_mean: [3, 68] of the MorphableModel.
+      landmark_basis: [50, 3, 68] of the MorphableModel.
+      shape_std: of the FaceModel.
+      expression_scale: of the FaceModel.
+      max_yaw: see `sample_pose`.
+      jitter: see `sample_pose`.
     """
     shape, expression = sample_shape(rng, shape_std), sample_expression(rng, expression_scale)
     weights = np.concatenate([shape, expression])
@@ -117,6 +123,6 @@ def whitening(
         ]
     )
     mean, std = alphas.mean(axis=0), alphas.std(axis=0)
-    # What is known exactly is not estimated.
+    # Known exactly.
     mean[12:52], std[12:52] = 0.0, shape_std
     return mean.astype(np.float32), std.astype(np.float32)

@@ -1,4 +1,4 @@
-"""What faces differ in: forty displacement fields in millimetres, each one standard deviation."""
+"""Shape: forty displacement fields in millimetres, each one standard deviation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from twodal_jax.face_models.procedural.bumps import both, bump, step
 from twodal_jax.face_models.procedural.features import FacePlan, nose_relief
 
-# In the order of their size once each is made orthogonal to those before it.
+# In descending order of size after orthogonalisation in this order.
 SHAPE_NAMES: tuple[str, ...] = (
     "face_height",
     "head_depth",
@@ -129,9 +129,9 @@ def _nose_and_mouth_fields(p: FacePlan, x, y, z, sign, front) -> dict[str, tuple
 
 
 def shape_fields(plan: FacePlan, neutral: np.ndarray) -> np.ndarray:
-    """The forty fields in the order of SHAPE_NAMES: float64 [40, 3, N], millimetres."""
+    """Displacement fields in the order of SHAPE_NAMES: float64 [40, 3, N], millimetres."""
     x, y, z = neutral.T
-    # Smooth across the middle of the face, so that nothing tears there.
+    # Smooth across the middle of the face, so that fields have no jump there.
     sign = np.tanh(x / 6.0)
     arguments = (plan, x, y, z, sign, plan.front)
     fields = {**_head_fields(*arguments), **_cheek_and_eye_fields(*arguments), **_nose_and_mouth_fields(*arguments)}

@@ -1,8 +1,7 @@
-"""The built-in head laid flat: its grid of rows and columns, cut open behind, fills the square.
+"""UV coordinates of the built-in head: its grid of rows and columns, with the seam behind the head, fills the square.
 
-UV as in `rendering.uv`: u right, v up. The head is woven finely at the face, so equal steps of rows and
-columns give the face three fifths of the width, and ears, lids and the inside of the mouth texels of their
-own.
+UV as in `rendering.uv`: u right, v up. The grid is fine at the face, so equal steps of rows and columns give the face
+three fifths of the width. Ears, lids and the inside of the mouth have their own texels.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _CROWN_ROWS = 3  # height of the fan that closes the crown, in rows
 
 
 def uv_for(triangles: np.ndarray) -> np.ndarray | None:
-    """`grid_uv` if the triangles [T, 3] are those of the built-in head, else None."""
+    """UV coordinates of `grid_uv` if the triangles [T, 3] are those of the built-in head, otherwise None."""
     own = head_grid.triangles(*head_grid.head_grid().points.shape[:2])
     return grid_uv() if np.array_equal(own, np.asarray(triangles)) else None
 
