@@ -1,4 +1,4 @@
-"""Colour, blur, occluders and noise: drawn for a batch as for its faces one by one."""
+"""Colour, blur, occluders and noise: the same in a batch as for single images."""
 
 import jax
 import numpy as np
@@ -7,17 +7,17 @@ import pytest
 from twodal_jax.training import augmentation
 
 
-@pytest.mark.parametrize("blur, struck", [(0.0, [0]), (0.4, [1, 2, 3, 4, 5]), (1.0, [6])])
-def test_a_batch_looks_as_its_faces_do_one_by_one(blur, struck):
+@pytest.mark.parametrize("blur, num_blurred", [(0.0, [0]), (0.4, [1, 2, 3, 4, 5]), (1.0, [6])])
+def test_random_appearance_is_the_same_in_a_batch_as_for_single_images(blur, num_blurred):
     settings = augmentation.AugmentationSettings(blur=blur, brightness=0.2, noise=0.02, occlusion=0.5)
-    drawn = jax.random.split(jax.random.key(1), 6)
+    keys = jax.random.split(jax.random.key(1), 6)
     images = np.random.default_rng(1).uniform(0, 255, (6, 120, 120, 3)).astype(np.float32)
-    one = jax.jit(lambda key, image: augmentation.random_appearance(key, image, settings))
-    together = np.asarray(jax.jit(jax.vmap(one))(drawn, images))
-    alone = np.stack([one(key, image) for key, image in zip(drawn, images)])
-    same_image = np.asarray(jax.jit(jax.vmap(one, in_axes=(0, None)))(drawn, images[0]))
-    np.testing.assert_allclose(together, alone, atol=1e-3)
-    np.testing.assert_allclose(same_image[0], alone[0], atol=1e-3)
-    plain = jax.jit(jax.vmap(lambda k, i: augmentation.random_appearance(k, i, settings.replace(blur=0.0))))
-    changed = np.abs(np.asarray(plain(drawn, images)) - together).max(axis=(1, 2, 3)) > 1
-    assert changed.sum() in struck
+    single = jax.jit(lambda key, image: augmentation.random_appearance(key, image, settings))
+    batch = np.asarray(jax.jit(jax.vmap(single))(keys, images))
+    singles = np.stack([single(key, image) for key, image in zip(keys, images)])
+    same_image = np.asarray(jax.jit(jax.vmap(single, in_axes=(0, None)))(keys, images[0]))
+    np.testing.assert_allclose(batch, singles, atol=1e-3)
+    np.testing.assert_allclose(same_image[0], singles[0], atol=1e-3)
+    unblurred = jax.jit(jax.vmap(lambda k, i: augmentation.random_appearance(k, i, settings.replace(blur=0.0))))
+    blurred = np.abs(np.asarray(unblurred(keys, images)) - batch).max(axis=(1, 2, 3)) > 1
+    assert blurred.sum() in num_blurred

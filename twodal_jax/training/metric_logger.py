@@ -1,7 +1,7 @@
-"""What a run says while it trains: a progress line, TensorBoard, and `history.jsonl`.
+"""Log of a training run: progress line, TensorBoard and `history.jsonl`.
 
-history.jsonl holds one JSON object a line: {"kind": "train" | "evaluation", "step": n, ...}. When a run
-is continued, lines after the step it continues from are dropped, so a history has no step twice.
+history.jsonl has one JSON object per line: {"kind": "train" | "evaluation", "step": n, ...}. A resumed run drops the
+lines after the step that it resumes from, so that a history has no step twice.
 """
 
 import json
@@ -23,7 +23,7 @@ HISTORY = "history.jsonl"
 
 
 def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of history.jsonl; a last line cut short by a crash is left out."""
+    """Entries of history.jsonl, without a last line that a crash cut short; empty if there is no file."""
     path = workdir / HISTORY
     if not path.is_file():
         return []
@@ -37,29 +37,28 @@ def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 class _Console(rich.console.Console):
-    """On stderr. Where whoever read it has gone (`2>&1 | tee log`, which a Ctrl-C ends too), nothing more is said."""
+    """Console on stderr that goes silent when its reader exits: Ctrl-C also ends the `tee` of `2>&1 | tee log`."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stderr.fileno())
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stderr.fileno())
+        os.close(devnull)
 
 
 class RunLog:
-    """Writes a run's history; a context manager. Hosts other than the first write nothing.
+    """Writes the log of a run; a context manager.
 
     Args:
-      workdir: the run's folder. start_step, total_steps: of this process's part of the run.
-      images_per_step: for the progress line. active: whether this host writes.
-      must_write: whether a line that cannot be written is an error; else it is said, once, and kept for
-        later.
+      workdir: folder of the run. start_step, total_steps: of this process's part of the run.
+      images_per_step: for the progress line. active: whether this host writes; only the first one does.
+      must_write: whether a failed write is an error. Otherwise it is reported once, and the line is written later.
 
     Attributes:
-      images_per_step: may change between two lines of training.
+      images_per_step: may change between two calls of `train`.
 
     Raises:
-      WriteError: the history cannot be written, here or, with `must_write`, later.
+      WriteError: the log cannot be written, on opening or, with `must_write`, later.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class RunLog:
         *,
         must_write: bool = True,
     ):
-        self._active, self._must_write, self._said = active, must_write, False
+        self._active, self._must_write, self._warned = active, must_write, False
         self.images_per_step = images_per_step
         self._console = _Console(file=sys.stderr, quiet=not active)
         if active:
@@ -93,14 +92,14 @@ class RunLog:
         self._last_step = start_step
 
     def _open(self, workdir: pathlib.Path, start_step: int) -> None:
-        # From step 0 the first evaluation is made again as well.
+        # A run that starts at step 0 repeats the evaluation of step 0 too.
         entries = read_history(workdir) if start_step else []
         kept = [entry for entry in entries if entry["step"] <= start_step]
         write_text(workdir / HISTORY, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._history = (workdir / HISTORY).open("ab")
         board = workdir / "tensorboard"
         board.mkdir(exist_ok=True)
-        # Not SummaryWriter: its thread dies on a full disk, and the program then waits for it for ever.
+        # Not SummaryWriter: its thread dies on a full disk, and the program then waits for the thread forever.
         self._board = event_file_writer.EventsWriter(str(board / "events"))
 
     def __enter__(self) -> "RunLog":
@@ -108,7 +107,7 @@ class RunLog:
         return self
 
     def stop_display(self) -> None:
-        """Ends the progress bar; the terminal is as it was."""
+        """Ends the progress bar and restores the terminal."""
         self._progress.stop()
 
     def __exit__(self, kind, *_) -> None:
@@ -119,19 +118,21 @@ class RunLog:
             try:
                 file.close()
             except OSError as error:
-                if kind is None:  # else an exception is on its way, and is the reason to leave
+                if kind is None:  # otherwise the exception being raised is more important
                     self._cannot_write(error)
 
     def say(self, message: str) -> None:
-        """A line on the screen, above the progress bar."""
+        """Prints a line above the progress bar."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def advance(self, stage: str, step: int) -> None:
+        """Moves the progress bar to `step`."""
         self._progress.update(self._task, completed=step, description=stage)
 
     def train(self, stage: str, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Logs mean losses, weights and learning rate of the steps since the last call; None where no
-        step since then was finite.
+        """Logs mean losses, weights and learning rate of the steps since the last call.
+
+        A value is None if no step since then was finite.
         """
         now = time.monotonic()
         seconds = max(now - self._last_time, 1e-9)
@@ -148,16 +149,16 @@ class RunLog:
         )
 
     def evaluation(self, stage: str, step: int, results: Mapping[str, Mapping[str, Any]]) -> None:
-        """Logs summaries by protocol; "validation/PROTOCOL": of the validation part, else of the test set."""
+        """Logs {protocol: summary}: "validation/PROTOCOL" of the validation part, the others of the test set."""
         flat = {f"{p}/{key}": value for p, summary in results.items() for key, value in summary.items()}
         self._write("evaluation", step, flat)
-        for protocol, summary in results.items():
-            bins = " / ".join(_percent(summary[key]) for key in ("0-30", "30-60", "60-90"))
+        for protocol, nme in results.items():
+            bins = " / ".join(_percent(nme[key]) for key in ("0-30", "30-60", "60-90"))
             self.say(
                 f"{stage} step {step}  NME {protocol.replace('_', ' ').replace('/', ', ')}: {bins},"
-                f" mean of bins {_percent(summary['mean_of_bins'])} % ({summary['count']} faces)"
+                f" mean of bins {_percent(nme['mean_of_bins'])} % ({nme['count']} faces)"
             )
-        self._last_time = time.monotonic()  # evaluation does not count in images/s
+        self._last_time = time.monotonic()  # images/s excludes the time of evaluations
 
     def _write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         if not self._active:
@@ -165,7 +166,7 @@ class RunLog:
         line = json.dumps({"kind": kind, "step": step, **values}) + "\n"
         scalars = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
         try:
-            # What does not reach the disk stays in the files' buffers and is tried again with the next line.
+            # Unwritten data stays in the buffers of the files, and the next line retries it.
             self._history.write(line.encode())
             self._history.flush()
             for name, value in scalars.items():
@@ -178,10 +179,10 @@ class RunLog:
     def _cannot_write(self, error: OSError) -> None:
         message = f"{self._history.name}: the log could not be written ({error.strerror or error})."
         if self._must_write:
-            raise WriteError(f"{message} Make room; the same command continues the run.") from error
-        if not self._said:
+            raise WriteError(f"{message} Free disk space; the same command resumes the run.") from error
+        if not self._warned:
             self.say(f"WARNING: {message} Training goes on.")
-        self._said = True
+        self._warned = True
 
 
 def _number(value: float | None) -> str:
