@@ -1,4 +1,4 @@
-"""Small image files, or only their headers, that claim a huge picture."""
+"""Small image files, some of them headers only, that claim a huge image."""
 
 import struct
 import zlib
@@ -9,7 +9,7 @@ SIDE = 65_500
 
 
 def jpeg(side=SIDE):
-    """A grey progressive JPEG that decoders accept: one scan whose runs of empty blocks take 18 bits for 16,383."""
+    """A valid grey progressive JPEG: one scan whose runs of empty blocks take 18 bits for 16,383 blocks."""
     blocks = (-(-side // 8)) ** 2
     table = bytes([0, 0, 0, 15, *[0] * 12, *(run << 4 for run in range(15))])  # codes of 4 bits: run << 4 is EOBn
     bits = []
@@ -58,7 +58,7 @@ def bmp(side=SIDE):
 
 
 def webp(side=16_383):
-    """Lossless; a WebP cannot be larger."""
+    """A lossless WebP of the largest possible size."""
     data = b"\x2f" + struct.pack("<I", (side - 1) | (side - 1) << 14) + bytes(40)
     return b"RIFF" + struct.pack("<I", len(data) + 12) + b"WEBPVP8L" + struct.pack("<I", len(data)) + data
 
@@ -69,7 +69,7 @@ def extended_webp(side=SIDE):
 
 
 def tiff(side=SIDE, tile=None):
-    """Little-endian, one strip, or one tile of `tile` pixels a side."""
+    """A little-endian TIFF of one strip, or of one tile of `tile` pixels a side."""
     tags = {256: side, 257: side, 258: 8, 259: 1, 262: 1, 277: 1}
     tags |= {322: tile, 323: tile, 324: 8, 325: 100} if tile else {273: 8, 278: side, 279: 100}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
@@ -77,7 +77,7 @@ def tiff(side=SIDE, tile=None):
 
 
 def others():
-    """{type: header of a huge picture} of types that OpenCV decodes and this program does not."""
+    """{type: header of a huge image} of types that OpenCV decodes and this program refuses."""
     size = str(SIDE).encode()
     codestream = (
         b"\xff\x4f\xff\x51" + struct.pack(">HHIIIIIIIIH", 41, 0, SIDE, SIDE, 0, 0, SIDE, SIDE, 0, 0, 1) + b"\7\1\1"
@@ -94,7 +94,7 @@ def others():
 
 
 def all_bombs():
-    """{file name: bytes}; names tell the type, but for the last two."""
+    """{file name: bytes}; the names give the type, except for the last two."""
     named = {f"{kind}.jpg": data for kind, data in others().items()}
     return named | {
         "jpeg.jpg": jpeg(),

@@ -1,4 +1,4 @@
-"""A good file of every format that is read from outside: small, and of the content that the project reads."""
+"""A small valid file of every format that the readers of untrusted files accept, with the content the project uses."""
 
 import pathlib
 import pickle
@@ -11,7 +11,7 @@ import scipy.io
 
 
 def _saved(save, suffix):
-    """The bytes of a file that save(path) writes."""
+    """The bytes of the file that save(path) writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / f"good{suffix}"
         save(path)
@@ -76,6 +76,6 @@ KINDS = {
 
 
 def good_file(kind):
-    """(suffix, content) of the good file of a format."""
+    """(suffix, content) of the valid file of a format."""
     suffix, make = KINDS[kind]
     return suffix, make()

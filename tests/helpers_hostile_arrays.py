@@ -1,7 +1,7 @@
 """Hand-made .mat, .npy and .npz files that try to run code, to crash the reader or to take all memory and time.
 
-Each function takes the path of a canary (a file that only code of the hostile file would make) and returns
-{name: (content, what the reader's message must say, or None where a reader may make something of it)}.
+Each function takes the path of a canary, a file that exists only if code of the hostile file was run, and returns
+{name: (content, pattern of the reader's message, or None if the reader may accept the file)}.
 """
 
 import io
@@ -17,42 +17,37 @@ _HEAD = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
 _DOUBLE = 9
 
 
-def _padded(kind, data, claims=None):
+def _element(kind, data, claims=None):
+    """An element of a .mat file with its tag and padding; `claims` is a forged length."""
     return struct.pack("<II", kind, len(data) if claims is None else claims) + data + bytes(-len(data) % 8)
 
 
 def matrix(shape=(1, 1), data=bytes(8), kind=6, stored=_DOUBLE, name=b"tri", claims=None, sides=None, whole=None):
-    """A variable: class `kind`, numbers of type `stored`; `claims`, `sides` and `whole` are forged lengths."""
-    parts = _padded(6, struct.pack("<II", kind, 0))
-    parts += (
-        _padded(5, struct.pack(f"<{len(shape)}i", *shape), sides) + _padded(1, name) + _padded(stored, data, claims)
-    )
+    """A variable of class `kind` with numbers of type `stored`; `claims`, `sides` and `whole` are forged lengths."""
+    parts = _element(6, struct.pack("<II", kind, 0))
+    parts += _element(5, struct.pack(f"<{len(shape)}i", *shape), sides) + _element(1, name)
+    parts += _element(stored, data, claims)
     return struct.pack("<II", 14, len(parts) if whole is None else whole) + parts
 
 
 def packed(data, level=1):
-    """The same as a compressed variable."""
+    """A compressed variable of this content."""
     data = zlib.compress(data, level)
     return struct.pack("<II", 15, len(data)) + data
 
 
-def _zeros(count, around):
-    """zlib.compress(around[0] + zeros + around[1]) without holding the zeros."""
-    packer = zlib.compressobj(9)
-    parts = [packer.compress(around[0])] + [packer.compress(bytes(2**20)) for _ in range(count // 2**20)]
-    return b"".join([*parts, packer.compress(around[1]), packer.flush()])
-
-
 def _bomb(megabytes):
-    """A sound compressed variable of so many MB of zeros."""
+    """A valid compressed variable of so many MB of zeros, made without holding them."""
     count = megabytes * 2**17
-    whole = matrix((count, 1), b"", claims=8 * count, whole=8 * count + 56)
-    data = _zeros(8 * count, (whole, b""))
+    packer = zlib.compressobj(9)
+    parts = [packer.compress(matrix((count, 1), b"", claims=8 * count, whole=8 * count + 56))]
+    parts += [packer.compress(bytes(2**20)) for _ in range(megabytes)]
+    data = b"".join([*parts, packer.flush()])
     return struct.pack("<II", 15, len(data)) + data
 
 
 def _nested_cells(depth):
-    before = _padded(6, struct.pack("<II", 1, 0)) + _padded(5, struct.pack("<2i", 1, 1)) + _padded(1, b"tri")
+    before = _element(6, struct.pack("<II", 1, 0)) + _element(5, struct.pack("<2i", 1, 1)) + _element(1, b"tri")
     parts, inside = [], len(matrix())
     for _ in range(depth):
         inside += len(before) + 8
@@ -63,38 +58,27 @@ def _nested_cells(depth):
 def hostile_mats(canary):
     """MATLAB files: forged sizes, bombs, code, deep nesting."""
     function = matrix(kind=16, name=b"tri", data=f"@() system('touch {canary}')".encode(), stored=1)
-    opaque = _padded(
-        14,
-        _padded(6, struct.pack("<II", 17, 0))
-        + _padded(1, b"tri")
-        + _padded(1, b"java")
-        + _padded(1, b"java.lang.Runtime")
-        + function,
-    )
-    sparse = _padded(
-        14,
-        _padded(6, struct.pack("<II", 5, 2**31 - 1))
-        + _padded(5, struct.pack("<2i", 4, 4))
-        + _padded(1, b"tri")
-        + _padded(5, struct.pack("<2i", -5, 2**30))
-        + _padded(5, bytes(20))
-        + matrix(),
-    )
+    opaque = _element(6, struct.pack("<II", 17, 0))
+    opaque += b"".join(_element(1, text) for text in (b"tri", b"java", b"java.lang.Runtime"))
+    opaque = _element(14, opaque + function)
+    sparse = _element(6, struct.pack("<II", 5, 2**31 - 1)) + _element(5, struct.pack("<2i", 4, 4)) + _element(1, b"tri")
+    sparse += _element(5, struct.pack("<2i", -5, 2**30)) + _element(5, bytes(20)) + matrix()
+    sparse = _element(14, sparse)
     made = {
         "function": (function, "`tri` is a function"),
         "java_object": (opaque, "`tri` is an object"),
         "sparse": (sparse, "`tri` is a sparse"),
         "overflow": (matrix((2**31 - 1,) * 4), "impossible array shape"),
-        "too_large": (matrix((2**31 - 1, 4)), "takes 68719476704 bytes, it has 8"),
-        "claims": (matrix((2**24, 1), claims=2**27), "a part longer than the whole"),
+        "too_large": (matrix((2**31 - 1, 4)), "takes 68719476704 bytes, the file has 8"),
+        "claims": (matrix((2**24, 1), claims=2**27), "a part is longer than the whole"),
         "claims_all": (matrix((2**29 - 1, 1), claims=2**32 - 8, whole=2**32 - 1), "ends early"),
         "negative": (matrix((-1, -1)), "impossible array shape"),
         "nothing_of_huge": (matrix((0, 2**31 - 1, 2**31 - 1), b""), "impossible array shape"),
         "dimensions": (matrix((1,) * 5000), "another form"),
         "sides": (matrix(sides=2**32 - 1), "another form"),
-        "no_sides": (matrix(()), "without dimensions"),
+        "no_sides": (matrix(()), "no dimensions"),
         "name_length": (matrix(name=b"x" * 100_000), "another form"),
-        "small_element": (matrix().replace(struct.pack("<II", 5, 8), struct.pack("<HHI", 5, 65535, 8)), "not small"),
+        "small_element": (matrix().replace(struct.pack("<II", 5, 8), struct.pack("<HHI", 5, 65535, 8)), "small ele"),
         "unknown_numbers": (matrix(stored=77), "unknown type"),
         "packed_claims": (packed(matrix((2**24, 1), claims=2**27, whole=2**27 + 56)), "more than zlib can pack"),
         "bomb": (_bomb(600), "more memory"),
@@ -110,8 +94,7 @@ def hostile_mats(canary):
         "text_shape": (matrix((2**31 - 1, 0, 2**31 - 1), b"", kind=4, stored=16), "impossible array shape"),
         "pickle": (pickle.dumps(os.getcwd), "no MATLAB file"),
     }
-    bare = {"pickle"}
-    return {f"{name}.mat": (data if name in bare else _HEAD + data, message) for name, (data, message) in made.items()}
+    return {f"{name}.mat": (data if name == "pickle" else _HEAD + data, text) for name, (data, text) in made.items()}
 
 
 def npy(header, data=b"", version=1, length=None):
@@ -132,6 +115,14 @@ def npz(members, method=zipfile.ZIP_STORED):
         for name, data in members.items():
             archive.writestr(f"{name}.npy", data)
     return file.getvalue()
+
+
+def with_huge_directory(archive):
+    """A zip of one member, with 150,000 entries for it in its table of contents."""
+    start, end = archive.index(b"PK\x01\x02"), archive.index(b"PK\x05\x06")
+    table = archive[start:end] * 150_000
+    tail = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, len(table), start, 0)
+    return archive[:start] + table + tail
 
 
 def _npz_bomb(megabytes, members=1):
@@ -177,18 +168,15 @@ def hostile_npys(canary):
         "sides": (npy(_form(shape="(" + "1," * 4_000 + ")")), "another form"),
         "header_length": (npy(_form(), version=2, length=2**32 - 1), "header of 4294967295"),
         "cut_header": (npy(_form(), length=5_000), "ends within its header"),
-        "truth": (npy(_form(descr="'|b1'", shape="(64,)"), b"\xff" * 64), "truth"),
-        "characters": (npy(_form(descr="'<U2'", shape="(4,)"), b"\xff" * 32), "no characters"),
-        "surrogates": (npy(_form(descr="'<U1'", shape="(1,)"), struct.pack("<I", 0xD800)), "no characters"),
-        "too_much": (good + bytes(8), "takes 32 bytes, there are 40"),
+        "truth": (npy(_form(descr="'|b1'", shape="(64,)"), b"\xff" * 64), "booleans"),
+        "characters": (npy(_form(descr="'<U2'", shape="(4,)"), b"\xff" * 32), "not characters"),
+        "surrogates": (npy(_form(descr="'<U1'", shape="(1,)"), struct.pack("<I", 0xD800)), "not characters"),
+        "too_much": (good + bytes(8), "takes 32 bytes, the file has 40"),
     }
     lzma, encrypted = npz({"a": good}, zipfile.ZIP_LZMA), bytearray(npz({"a": good}))
     encrypted[6] |= 1
     encrypted[encrypted.index(b"PK\x01\x02") + 8] |= 1
     sound = npz({"a": good})
-    start, end = sound.index(b"PK\x01\x02"), sound.index(b"PK\x05\x06")
-    table = sound[start:end] * 150_000
-    tail = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, len(table), start, 0)
     zips = {
         "bomb": (_npz_bomb(400), "unpacks to more memory"),
         "bombs": (_npz_bomb(90, members=3), "unpacks to more memory"),
@@ -197,7 +185,7 @@ def hostile_npys(canary):
         "no_arrays": (npz({"a": b"hello"}), "no .npy data"),
         "lzma": (lzma, "unknown method"),
         "encrypted": (bytes(encrypted), "encrypted|password"),
-        "directory": (sound[:start] + table + tail, "table of contents"),
+        "directory": (with_huge_directory(sound), "table of contents"),
         "no_zip": (b"PK\x03\x04" + bytes(3_000), "zip"),
     }
     return {f"{name}.npy": value for name, value in made.items()} | {f"{name}.npz": v for name, v in zips.items()}

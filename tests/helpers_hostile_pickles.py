@@ -1,7 +1,7 @@
 """Hand-made .pkl and .pth files that try to run code, to crash the reader or to take all memory and time.
 
-Each function takes the path of a canary (a file that only code of the hostile file would make) and returns
-{name: (content, what the reader's message must say)}.
+Each function takes the path of a canary, a file that exists only if code of the hostile file was run, and returns
+{name: (content, pattern of the reader's message, or None if the reader may accept the file)}.
 """
 
 import functools
@@ -12,9 +12,13 @@ import struct
 import zipfile
 
 import numpy as np
+from helpers_hostile_arrays import with_huge_directory
 
 _STOP = b"."
-_DTYPE = b"cnumpy\ndtype\n(X\x02\x00\x00\x00u1K\x00K\x01tR(K\x03X\x01\x00\x00\x00|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+_DTYPE = (
+    b"cnumpy\ndtype\n(X\x02\x00\x00\x00u1K\x00K\x01tR(K\x03"
+    b"X\x01\x00\x00\x00|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+)
 _EMPTY_ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01btR"
 
 
@@ -34,7 +38,7 @@ class _State(dict):
 
 
 def _array(shape, data, dtype=_DTYPE):
-    """A pickled array of any shape over any data (both pickled already)."""
+    """A pickled array from a pickled shape and pickled data, which need not agree."""
     return _EMPTY_ARRAY + b"(K\x01" + shape + dtype + b"\x89" + data + b"tb"
 
 
@@ -43,7 +47,7 @@ def _blob(size):
 
 
 def _unfolding(levels, leaf=b"N", wide=2):
-    """One value that holds `wide` ** levels of them; a short file, for all are shared."""
+    """One value that unfolds to `wide` ** levels values; a short file, because all are shared."""
     return leaf + (b"2" * (wide - 1) + {2: b"\x86", 3: b"\x87"}[wide]) * levels
 
 
@@ -149,18 +153,8 @@ def _legacy(*pickles):
     return b"".join((pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2), pickle.dumps({}, 2), *pickles))
 
 
-def _huge_directory():
-    """A zip of little content whose table of contents has 150,000 entries."""
-    data = _zip(b"N.")
-    start = data.index(b"PK\x01\x02")
-    end = data.index(b"PK\x05\x06")
-    entry = data[start:end]
-    tail = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, len(entry) * 150_000, start, 0)
-    return data[:start] + entry * 150_000 + tail
-
-
 def _overlapping():
-    """A hundred storages, all of them the same 4 MB of the file."""
+    """A hundred storages that share 4 MB of the file."""
     count = 2**22
     body = b"".join(_tensor(key=b"%d" % k, count=count, shape=(count,)) for k in range(100))
     data = _zip(b"\x80\x02](" + body + b"e.", [("0", bytes(count))])
@@ -217,7 +211,7 @@ def hostile_checkpoints(canary):
         "count_old": (_legacy(body % _tensor(), b"\x80\x02](X\x01\0\0\x000e." + b"\xff" * 8), "elements"),
         "packed_pickle": (_zip(b"N" * 300_000_000, method=zipfile.ZIP_DEFLATED), "at most 16777216"),
         "lzma": (_zip(b"N.", method=zipfile.ZIP_LZMA), "unknown method"),
-        "directory": (_huge_directory(), "table of contents"),
+        "directory": (with_huge_directory(_zip(b"N.")), "table of contents"),
         "overlapping": (_overlapping(), "unfolds|more data"),
         "no_zip": (b"PK\x03\x04" + bytes(1000), "zip"),
     }

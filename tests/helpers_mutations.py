@@ -1,4 +1,4 @@
-"""Damaged versions of good files: mutation k of a format is always the same. Imports little, to start fast."""
+"""Damaged versions of valid files; mutation k of a format is always the same. Imports little, to start fast."""
 
 import io
 import struct
@@ -13,7 +13,7 @@ _LENGTHS = (0, 1, 7, 0x7F, 0xFF, 0xFFFF, 2**20, 2**24, 2**28, 2**31 - 1, 2**31, 
 
 
 def mutant(kind, good, index):
-    """Mutation `index` of the good file; every second one of a packed format is damaged inside its packing."""
+    """Mutation `index` of a valid file; every second one of a packed format damages the unpacked content."""
     random = np.random.default_rng([SEED, zlib.crc32(kind.encode()), index])
     if index % 2 and kind == "mat_packed":
         return _inside_mat(good, random)
@@ -23,7 +23,7 @@ def mutant(kind, good, index):
 
 
 def damaged(data, random):
-    """One mutation, or a few one after the other."""
+    """Applies one or a few mutations."""
     data = bytearray(data)
     for _ in range(random.geometric(0.5)):
         _MUTATIONS[random.integers(len(_MUTATIONS))](data, random)
@@ -31,7 +31,7 @@ def damaged(data, random):
 
 
 def _place(data, random, size=1):
-    """Somewhere in the data; half of the time near its beginning, where headers are."""
+    """A random position; half of the time near the beginning, where headers are."""
     end = max(1, len(data) - size + 1)
     return int(random.integers(min(end, 200) if random.integers(2) else end))
 
@@ -53,13 +53,13 @@ def _cut(data, random):
 
 
 def _splice(data, random):
-    """A piece of the file over another place."""
+    """Copies a piece of the file over another position."""
     source, target, size = _place(data, random), _place(data, random), int(random.integers(1, 65))
     data[target : target + size] = data[source : source + size]
 
 
 def _repeat(data, random):
-    """A piece of the file again behind itself, a few times."""
+    """Repeats a piece of the file a few times."""
     place, size = _place(data, random), int(random.integers(1, 300))
     data[place:place] = data[place : place + size] * int(random.integers(1, 5))
 
@@ -70,7 +70,7 @@ def _remove(data, random):
 
 
 def _set_length(data, random):
-    """A number where a length may stand: one of the usual suspects, or a little more or less than it was."""
+    """Sets a number that may be a length: a typical extreme, or a little more or less than it was."""
     size = (1, 2, 4, 8)[random.integers(4)]
     place = _place(data, random, size)
     order = ("little", "big")[random.integers(2)]
@@ -81,7 +81,7 @@ def _set_length(data, random):
 
 
 def _set_digits(data, random):
-    """Another number in text: a shape of a header, an index of a text pickle."""
+    """Changes a number in text: a shape in a header, an index in a text pickle."""
     digits = [place for place, byte in enumerate(data[:400]) if 48 <= byte < 58]
     if digits:
         place = digits[random.integers(len(digits))]
@@ -92,7 +92,7 @@ _MUTATIONS = (_flip, _set_bytes, _cut, _splice, _repeat, _remove, _set_length, _
 
 
 def _inside_mat(good, random):
-    """Damage to one unpacked variable, packed again with a right checksum and length."""
+    """Damages one unpacked variable and packs it again with a valid checksum and length."""
     variables, at = [], 128
     while at < len(good):
         length = struct.unpack_from("<I", good, at + 4)[0]
@@ -105,7 +105,7 @@ def _inside_mat(good, random):
 
 
 def _inside_zip(good, random):
-    """Damage to one member, with a right checksum."""
+    """Damages one member and gives it a valid checksum."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(good)) as source, zipfile.ZipFile(file, "w") as target:
         members = source.infolist()

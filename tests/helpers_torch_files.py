@@ -1,6 +1,6 @@
-"""Writes files as `torch.save` does, in both of its forms, without PyTorch.
+"""Writer of files as `torch.save` makes them, in both forms, without PyTorch.
 
-Written from the format itself (the opcodes that PyTorch's pickles contain), not with the reader's code.
+Follows the format (the opcodes that PyTorch's pickles contain) and shares no code with the reader.
 """
 
 import io
@@ -13,7 +13,7 @@ _STORAGES = {"f4": "FloatStorage", "f8": "DoubleStorage", "f2": "HalfStorage", "
 
 
 class _FakeModule:
-    """A picklable stand-in that is written as the global module.name."""
+    """A picklable object that is written as the global module.name."""
 
     def __init__(self, module, name):
         self.__module__, self.__qualname__, self.__name__ = module, name, name
@@ -25,7 +25,7 @@ class _Tensor:
 
 
 class _Pickler(pickle._Pickler):
-    """Python's own pickler, with tensors and globals by name."""
+    """Python's own pickler, with tensors, and globals by name."""
 
     def __init__(self, file):
         super().__init__(file, protocol=2)
@@ -60,7 +60,7 @@ class _Pickler(pickle._Pickler):
 
 
 def _prepared(value):
-    """Arrays marked as tensors, inside dicts and lists."""
+    """Replaces arrays inside dicts and lists by tensors."""
     if isinstance(value, np.ndarray):
         return _Tensor(value)
     if isinstance(value, dict):
@@ -102,7 +102,7 @@ def save_legacy(path, value):
 
 
 def save_global(path, module, name, legacy=False):
-    """A file that names module.name and calls it, as a hostile one would."""
+    """A file that names module.name and calls it, as a hostile file would."""
     data = b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"U\x04echo\x85R."
     if legacy:
         path.write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + data)

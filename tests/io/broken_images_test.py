@@ -1,4 +1,4 @@
-"""Broken images: counted exactly, the others unchanged; too many stop the preparation, which can go on."""
+"""Preparation with broken images: they are counted and skipped; too many stop it, and it can be continued."""
 
 import collections
 import csv
@@ -22,7 +22,7 @@ COUNT = 400
 
 
 @pytest.mark.parametrize("format", ["arrays", "array_record"])
-def test_one_per_cent_of_broken_images_is_counted_exactly_and_changes_no_other(tmp_path, format):
+def test_broken_images_are_counted_and_the_others_unchanged(tmp_path, format):
     write_umdfaces(tmp_path / "good", COUNT)
     broken = sorted(np.random.default_rng(1).choice(COUNT, COUNT // 100, replace=False).tolist())
     reasons = write_umdfaces(tmp_path / "UMD", COUNT, broken=broken)
@@ -44,24 +44,15 @@ BROKEN = tuple(range(5, 200, 13))  # 15 of 200: more than 5 %
 
 
 def command(tmp_path, *options):
-    return prepare_data.main(
-        [
-            "umdfaces",
-            f"--input={tmp_path / 'UMD'}",
-            f"--output={tmp_path / 'out'}",
-            "--format=arrays",
-            "--shards=10",
-            "--workers=1",
-            *options,
-        ]
-    )
+    folders = [f"--input={tmp_path / 'UMD'}", f"--output={tmp_path / 'out'}"]
+    return prepare_data.main(["umdfaces", *folders, "--format=arrays", "--shards=10", "--workers=1", *options])
 
 
 def finished(tmp_path):
     return {path.parent.name: path.stat().st_mtime_ns for path in (tmp_path / ".out.partial").glob("unit-*/done.json")}
 
 
-def test_more_than_five_per_cent_stop_with_the_first_ten_named(tmp_path, capsys):
+def test_more_than_five_per_cent_of_broken_images_stop_and_ten_are_named(tmp_path, capsys):
     reasons = write_umdfaces(tmp_path / "UMD", 200, broken=BROKEN)
     assert command(tmp_path) == 1
     told = capsys.readouterr().err.splitlines()
@@ -71,19 +62,19 @@ def test_more_than_five_per_cent_stop_with_the_first_ten_named(tmp_path, capsys)
     assert len(told) == 12 and "the same command then goes on" in told[11] and not (tmp_path / "out").exists()
 
 
-def test_a_higher_limit_goes_on_from_the_finished_parts(tmp_path, capsys):
+def test_a_higher_limit_continues_from_the_finished_parts(tmp_path, capsys):
     write_umdfaces(tmp_path / "UMD", 200, broken=BROKEN)
     assert command(tmp_path) == 1
     kept = finished(tmp_path)
     assert len(kept) == 7
-    assert command(tmp_path) == 1 and finished(tmp_path) == kept  # at once, and nothing is lost
+    assert command(tmp_path) == 1 and finished(tmp_path) == kept
     assert command(tmp_path, "--max_skipped=0.074") == 1
     assert finished(tmp_path).items() > kept.items()
     assert command(tmp_path, "--max_skipped=0.075") == 0
     assert "185 faces, 15 skipped" in capsys.readouterr().out
 
 
-def test_a_corrected_source_goes_on_and_ends_as_if_it_had_never_been_broken(tmp_path):
+def test_a_repaired_source_continues_with_the_same_result_as_without_errors(tmp_path):
     write_umdfaces(tmp_path / "UMD", 200, broken=BROKEN)
     assert command(tmp_path) == 1
     kept = finished(tmp_path)
@@ -97,7 +88,7 @@ def test_a_corrected_source_goes_on_and_ends_as_if_it_had_never_been_broken(tmp_
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
 
 
-def test_faces_without_landmarks_are_no_broken_images(tmp_path):
+def test_faces_without_landmarks_do_not_count_as_broken_images(tmp_path):
     write_umdfaces(tmp_path / "UMD", 10)
     table = next(pathlib.Path(tmp_path / "UMD").glob("*/*.csv"))
     lines = table.read_text().splitlines()
@@ -107,7 +98,7 @@ def test_faces_without_landmarks_are_no_broken_images(tmp_path):
     assert summary.reasons == {"no landmarks": 8} and summary.count == 2
 
 
-def test_a_set_without_any_readable_face_says_so(tmp_path):
+def test_a_set_without_a_readable_face_is_an_error(tmp_path):
     write_umdfaces(tmp_path / "UMD", 3, broken=(0, 1, 2))
     with pytest.raises(SourceError, match="none of 3 faces could be used") as error:
         prepare.prepare(umdfaces(tmp_path / "UMD"), tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Files that are sound but hold something else, and damaged ones: every part that reads them says so in its own error."""
+"""Damaged files and valid files of unexpected content: every module that reads them raises its own error."""
 
 import pickle
 
@@ -36,21 +36,12 @@ READ = {
     "checkpoint": ("checkpoint_zip", lambda path, _: authors_checkpoint.read(path)),
 }
 SUFFIX = {"whitening": ".pkl", "parameters": ".mat", "uv": ".npy", "checkpoint": ".pth.tar"}
-
-
 MODEL = tiny_model()
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "model.npz"
-    save_morphable_model(path, MODEL)
-    return path
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("part", READ)
-def test_damaged_files_end_in_the_readers_own_error(tmp_path, part):
+def test_damaged_files_raise_the_readers_own_error(tmp_path, part):
     kind, read = READ[part]
     _, good = good_file(kind)
     path = tmp_path / f"mutant{SUFFIX.get(part, '.npz')}"
@@ -75,7 +66,7 @@ def test_damaged_files_end_in_the_readers_own_error(tmp_path, part):
         {str(k): k for k in range(10_000)},
     ],
 )
-def test_a_whitening_file_of_other_things_is_one_short_message(tmp_path, content):
+def test_a_whitening_file_of_other_content_is_one_short_message(tmp_path, content):
     path = tmp_path / "whitening.pkl"
     path.write_bytes(pickle.dumps(content, 4))
     with pytest.raises(AssetError, match="whitening.pkl") as error:
@@ -103,16 +94,16 @@ def test_a_whitening_file_of_other_things_is_one_short_message(tmp_path, content
         {"alpha_mean": np.zeros(3)},
     ],
 )
-def test_a_morphable_model_of_impossible_numbers_is_one_message(tmp_path, model_file, changes):
-    with np.load(model_file) as file:
-        content = dict(file)
+def test_a_morphable_model_of_impossible_arrays_is_one_message(tmp_path, changes):
     path = tmp_path / "forged.npz"
+    save_morphable_model(path, MODEL)
+    content = dict(np.load(path))
     np.savez(path, **content | {"alpha_mean": np.zeros(62), "alpha_std": np.ones(62)} | changes)
     with pytest.raises(AssetError, match="forged.npz"):
         load_morphable_model(path)
 
 
-def test_a_damaged_mat_file_costs_one_face(tmp_path):
+def test_a_damaged_mat_file_costs_one_face_only(tmp_path):
     for name in ("one", "two", "three"):
         write_pair(tmp_path, name, MODEL)
     (tmp_path / "two.mat").write_bytes((tmp_path / "two.mat").read_bytes()[:1000])
@@ -142,7 +133,7 @@ def test_a_damaged_mat_file_costs_one_face(tmp_path):
     ],
     ids=["boxes", "landmarks", "detections"],
 )
-def test_tables_of_anything_are_read_or_refused(tmp_path, content, read, error):
+def test_tables_of_any_content_are_read_or_refused(tmp_path, content, read, error):
     path = tmp_path / "table.csv"
     path.write_bytes(content)
     try:
@@ -166,7 +157,7 @@ def test_tables_of_anything_are_read_or_refused(tmp_path, content, read, error):
     ids=["deep", "huge", "nested", "digits", "types", "no_text", "null", "number"],
 )
 @pytest.mark.parametrize("read", [from_file.read_boxes, from_file.read_landmarks])
-def test_json_of_anything_is_refused(tmp_path, content, read):
+def test_json_of_any_other_content_is_refused(tmp_path, content, read):
     path = tmp_path / "faces.json"
     path.write_bytes(content)
     with pytest.raises(from_file.GivenError, match="faces.json"):

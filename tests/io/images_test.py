@@ -1,22 +1,25 @@
-"""twodal_jax.io.images: what comes out of a file is what a viewer shows, whatever its type."""
+"""twodal_jax.io.images: decoded images agree with Pillow, and files that are too large or not images are refused."""
 
 import io
-import time
-import zlib
+import json
+import os
 
 import cv2
+import helpers_bombs
 import numpy as np
 import pytest
-from PIL import Image
+from helpers_run import run_python
+from PIL import Image, ImageOps
 
 from twodal_jax.io import images
 
 COLOURS = np.array([[[200, 30, 40], [20, 180, 30], [30, 40, 220]], [[200, 210, 20], [30, 190, 200], [200, 30, 190]]])
+TYPES = "JPEG, PNG, BMP, WEBP, TIFF are read, by their content"
 
 
 @pytest.fixture()
 def picture():
-    """RGB blocks of six colours, no two alike, so that no turn or mirror looks like another."""
+    """RGB blocks of six different colours, so that no rotation or mirror image equals another."""
     return np.kron(COLOURS, np.ones((16, 16, 1))).astype(np.uint8)
 
 
@@ -31,57 +34,56 @@ def lossless(kind):
     return {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
 
 
-def assert_shows(data, rgb, tolerance):
+def assert_decodes_to(data, rgb, tolerance):
     image = images.decode_image(data, "it")
     assert image.dtype == np.uint8 and image.flags["C_CONTIGUOUS"]
     np.testing.assert_allclose(image[..., ::-1].astype(int), rgb.astype(int), atol=tolerance)
 
 
-# What a camera held that way stores: applying PIL's own transpose to it must give the picture back.
+def refused(message):
+    return pytest.raises(images.SkipFace, match=message)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_exif_orientation_is_honoured_as_pillow_does(picture, kind, orientation):
-    from PIL import ImageOps
-
+def test_exif_orientation_is_applied_as_pillow_does(picture, kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(picture, kind, exif=exif, **lossless(kind))
-    expected = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
-    assert_shows(data, expected, 4)
+    assert_decodes_to(data, np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")), 4)
+
+
+@pytest.mark.filterwarnings("error")
+def test_broken_exif_is_ignored(picture):
+    assert_decodes_to(encoded(picture, "PNG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff garbage"), picture, 0)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-def test_cmyk_has_the_colours_pillow_gives_it(picture, kind):
+def test_cmyk_has_the_colours_of_pillow(picture, kind):
     data = encoded(Image.fromarray(picture).convert("CMYK"), kind, **lossless(kind))
     assert Image.open(io.BytesIO(data)).mode == "CMYK"
-    assert_shows(data, picture, 4)
+    assert_decodes_to(data, picture, 4)
+    if kind == "JPEG":  # without Adobe's marker
+        start = data.index(b"\xff\xee")
+        bare = data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") :]
+        assert_decodes_to(bare, np.array(Image.open(io.BytesIO(bare)).convert("RGB")), 4)
 
 
-def test_a_cmyk_jpeg_without_adobes_marker_has_the_same_colours(picture):
-    data = encoded(Image.fromarray(picture).convert("CMYK"), "JPEG", **lossless("JPEG"))
-    start = data.index(b"\xff\xee")
-    bare = data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") :]
-    assert_shows(bare, np.array(Image.open(io.BytesIO(bare)).convert("RGB")), 4)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bits_are_scaled_to_8(picture, kind):
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_16_bits_are_scaled_to_8(picture, suffix):
     deep = picture[..., ::-1].astype(np.uint16) * 257
-    suffix = {"PNG": ".png", "TIFF": ".tiff"}[kind]
-    assert_shows(cv2.imencode(suffix, deep)[1].tobytes(), picture, 0)
-    grey = deep[..., 0]
-    expected = np.repeat(picture[..., 2:], 3, axis=2)
-    assert_shows(cv2.imencode(suffix, grey)[1].tobytes(), expected, 0)
+    assert_decodes_to(cv2.imencode(suffix, deep)[1].tobytes(), picture, 0)
+    assert_decodes_to(cv2.imencode(suffix, deep[..., 0])[1].tobytes(), np.repeat(picture[..., 2:], 3, axis=2), 0)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
-def test_grey_black_and_white_and_palette_become_three_channels(picture, mode):
+def test_grey_bilevel_and_palette_images_become_three_channels(picture, mode):
     image = Image.fromarray(picture).convert(mode)
-    assert_shows(encoded(image, "PNG"), np.array(image.convert("RGB")), 0)
+    assert_decodes_to(encoded(image, "PNG"), np.array(image.convert("RGB")), 0)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_transparency_is_laid_over_white(picture, kind):
+def test_transparency_of_a_file_is_blended_over_white(picture, kind):
     alpha = np.full(picture.shape[:2] + (1,), 255, np.uint8)
     alpha[:16], alpha[16:, :16] = 0, 128
     expected = picture.copy()
@@ -89,37 +91,29 @@ def test_transparency_is_laid_over_white(picture, kind):
     expected[16:, :16] = np.rint(picture[16:, :16] * (128 / 255) + 255 * (127 / 255))
     exact = {"exact": True} if kind == "WEBP" else {}
     data = encoded(np.concatenate([picture, alpha], axis=2), kind, **lossless(kind), **exact)
-    assert_shows(data, expected, 1)
+    assert_decodes_to(data, expected, 1)
 
 
-def test_one_pixel_is_an_image(picture):
-    assert_shows(encoded(picture[:1, :1], "PNG"), picture[:1, :1], 0)
+@pytest.mark.parametrize("channels", [2, 4])
+def test_blending_over_white_is_exact_for_all_colours_and_opacities(channels):
+    opacity, colour = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    picture = np.stack([colour] * (channels - 1) + [opacity], axis=-1)
+    share = opacity.astype(np.float64)[..., None] / 255
+    expected = np.rint(colour[..., None] * share + 255 * (1 - share))
+    np.testing.assert_array_equal(images.to_bgr8(picture, "it"), np.repeat(expected, 3, axis=2))
 
 
-def header_of_png(width, height):
-    def chunk(kind, data):
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", size + b"\x08\x02\x00\x00\x00")
-        + chunk(b"IDAT", zlib.compress(bytes(1000)))
-        + chunk(b"IEND", b"")
-    )
-
-
-@pytest.mark.parametrize("size", [(13_000, 12_000), (40_000, 30_000)])
-def test_a_huge_picture_is_refused_from_its_header(size):
-    start = time.process_time()
-    with pytest.raises(images.SkipFace, match="huge.png.*at most 150000000") as error:
-        images.decode_image(header_of_png(*size), "huge.png")
-    assert error.value.reason == "image too large"
-    assert time.process_time() - start < 1
+def test_large_images_are_converted_in_pieces_with_the_same_result():
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 65536, (700, 1000, 4)).astype(np.uint16)  # 2.8 million samples: several pieces
+    whole = images.to_bgr8(picture, "it")
+    for row in (0, 261, 262, 263, 699):
+        np.testing.assert_array_equal(whole[row], images.to_bgr8(picture[row : row + 1], "it")[0])
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_picture_of_100_megapixels_is_read_without_a_warning():
+def test_images_of_one_pixel_and_of_100_megapixels_are_read_without_a_warning(picture):
+    assert_decodes_to(encoded(picture[:1, :1], "PNG"), picture[:1, :1], 0)
     grey = np.full((10_000, 10_000), 90, np.uint8)
     data = cv2.imencode(".png", grey, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
     image = images.decode_image(data, "it")
@@ -135,37 +129,153 @@ def test_a_picture_of_100_megapixels_is_read_without_a_warning():
         (b"\xff\xd8\xff\xda", "unreadable image"),
     ],
 )
-def test_what_is_no_image_is_refused_by_name(tmp_path, data, reason):
+def test_files_that_are_not_images_are_named(tmp_path, data, reason):
     path = tmp_path / "photo.jpg"
     path.write_bytes(data)
-    with pytest.raises(images.SkipFace, match="photo.jpg") as error:
+    with refused("photo.jpg") as error:
         images.read_image(path)
     assert error.value.reason == reason
 
 
-def test_a_missing_file_is_refused_by_name(tmp_path):
-    with pytest.raises(images.SkipFace, match="nothing.png: No such file"):
+def test_missing_files_pipes_folders_devices_and_names_with_nul_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "endless.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "folder.jpg", "endless.jpg"):
+        with refused(f"{name}: not a regular file"):
+            images.read_image(tmp_path / name)
+    with refused("nothing.png: No such file"):
         images.read_image(tmp_path / "nothing.png")
+    with refused("null"):
+        images.read_image(f"{tmp_path}/a\0.jpg")
 
 
-@pytest.mark.filterwarnings("error")
-def test_broken_exif_does_not_stop_a_good_picture(picture):
-    data = encoded(picture, "PNG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff garbage")
-    assert_shows(data, picture, 0)
+REFUSE = """
+import json, sys, time
+from helpers_readers import peak_kilobytes
+from twodal_jax.io import images
+
+results = {}
+for path in sys.argv[1:]:
+    before, start = peak_kilobytes(), time.process_time()
+    try:
+        images.read_image(path)
+        reason = "read"
+    except images.SkipFace as skip:
+        reason = skip.reason
+    results[path.rpartition("/")[2]] = [reason, time.process_time() - start, peak_kilobytes() - before]
+print(json.dumps(results))
+"""
 
 
-@pytest.mark.parametrize("channels", [2, 4])
-def test_transparency_is_laid_over_white_exactly_to_the_nearest(channels):
-    opacity, colour = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
-    picture = np.stack([colour] * (channels - 1) + [opacity], axis=-1)
-    share = opacity.astype(np.float64)[..., None] / 255
-    expected = np.rint(colour[..., None] * share + 255 * (1 - share))
-    np.testing.assert_array_equal(images.to_bgr8(picture, "it"), np.repeat(expected, 3, axis=2))
+def test_decompression_bombs_are_refused_in_a_second_and_200_megabytes(tmp_path):
+    """The figures are requirements. One new process reads all, because its peak of memory only grows."""
+    bombs = helpers_bombs.all_bombs()
+    for name, data in bombs.items():
+        (tmp_path / name).write_bytes(data)
+    assert len(bombs["jpeg.jpg"]) < 8192
+    process = run_python("-c", REFUSE, *(tmp_path / name for name in bombs))
+    assert process.returncode == 0, process.stderr[-2000:]
+    results = json.loads(process.stdout)
+    for name, (reason, seconds, _) in results.items():
+        known = not name.startswith((*helpers_bombs.others(), "noise"))
+        assert reason == ("image too large" if known else "unreadable image"), name
+        assert seconds < 1, f"{name}: {seconds} s"
+    assert sum(grown for _, _, grown in results.values()) < 200e6 / 1024
 
 
-def test_large_pictures_are_made_opaque_row_by_row_like_small_ones():
-    rng = np.random.default_rng(0)
-    picture = rng.integers(0, 65536, (700, 1000, 4)).astype(np.uint16)  # 2.8 million samples: several pieces
-    whole = images.to_bgr8(picture, "it")
-    for row in (0, 261, 262, 263, 699):
-        np.testing.assert_array_equal(whole[row], images.to_bgr8(picture[row : row + 1], "it")[0])
+def test_small_versions_of_the_bombs_are_decoded():
+    for make in (helpers_bombs.jpeg, helpers_bombs.png):
+        for side in (8, 640):
+            assert images.decode_image(make(side), "it").shape == (side, side, 3), make
+    assert images.decode_image(helpers_bombs.tiff(8), "it").shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_the_limit_of_pixels_is_halved_for_samples_of_16_bits(monkeypatch, kind):
+    monkeypatch.setattr(images, "MAX_PIXELS", 5930)
+    for samples, side in ((np.uint8, 77), (np.uint16, 54)):
+        for extra in (0, 1):
+            pixels = np.zeros((side, side + extra, 3), samples)
+            data = cv2.imencode(f".{kind.lower()}", pixels)[1].tobytes()
+            if extra:
+                with refused(f"it: {side + 1}x{side} pixels.* at most"):
+                    images.decode_image(data, "it")
+            else:
+                assert images.decode_image(data, "it").shape == pixels.shape
+
+
+def test_a_file_larger_than_any_image_is_refused_unread(tmp_path):
+    with open(tmp_path / "long.png", "wb") as file:
+        file.truncate(2**31)  # sparse: takes no space
+    with refused("2147483648 bytes, at most"):
+        images.read_image(tmp_path / "long.png")
+
+
+@pytest.mark.parametrize("kind", sorted(helpers_bombs.others()))
+def test_other_types_that_opencv_decodes_are_refused_by_name(kind):
+    with refused(f"photo: a {kind} file; {TYPES}"):
+        images.decode_image(helpers_bombs.others()[kind], "photo")
+
+
+@pytest.mark.parametrize("suffix", [".ppm", ".jp2", ".hdr", ".gif"])
+def test_small_images_of_other_types_are_refused(suffix):
+    picture = np.full((64, 64, 3), 90, np.float32 if suffix == ".hdr" else np.uint8)
+    done, data = cv2.imencode(suffix, picture)
+    assert done
+    with refused(TYPES):
+        images.decode_image(data.tobytes(), "photo.jpg")
+
+
+@pytest.mark.parametrize("brand, kind", [(b"heic", "HEIC"), (b"avif", "AVIF"), (b"mp42", "MP4")])
+def test_other_types_of_phones_are_refused_by_name(brand, kind):
+    with refused(f"photo: a .*{kind}.*JPEG, PNG"):
+        images.decode_image(b"\0\0\0\x18ftyp" + brand + bytes(40), "photo")
+
+
+def test_the_type_is_that_of_the_content_not_of_the_name(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    (tmp_path / "really_a_png.jpg").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    np.testing.assert_array_equal(images.read_image(tmp_path / "really_a_png.jpg"), picture)
+
+
+def jpeg(size=64, **options):
+    return encoded(np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8), "JPEG", **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 100}, {"restart_marker_blocks": 2}])
+def test_every_truncation_of_a_jpeg_is_refused(options):
+    data = jpeg(**options)
+    images.check_scans(data, "it")
+    for stop in range(0, len(data), 7):
+        with refused("ends early"):
+            images.check_scans(data[:stop], "it")
+
+
+def test_data_after_a_jpeg_is_ignored():
+    video = b"ftypmp42" + b"\xff\xda\x00" * 500  # random bytes contain a "start of scan" every 64 kB
+    whole = jpeg()
+    assert np.array_equal(images.decode_image(whole + video, "it"), images.decode_image(whole, "it"))
+
+
+def test_the_end_of_an_embedded_thumbnail_is_not_the_end_of_the_jpeg():
+    thumbnail, whole = jpeg(16), jpeg()
+    data = whole[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail + whole[2:]
+    images.check_scans(data, "it")
+    with refused("ends early"):
+        images.check_scans(data[:-2], "it")
+
+
+def test_a_jpeg_of_too_many_scans_is_refused():
+    # The shortest scan of a progressive JPEG refines one coefficient of one component.
+    scan, whole = b"\xff\xda\x00\x08\x01\x01\x00\x01\x01\x10" + b"\x00" * 8, jpeg(progressive=True)
+    few, many = (whole[:-2] + scan * count + b"\xff\xd9" for count in (images.MAX_SCANS - 20, images.MAX_SCANS))
+    images.check_scans(few, "it")
+    with refused("it: a JPEG of more than 100 scans"):
+        images.decode_image(many, "it")
+
+
+def test_centre_crop_removes_the_margin():
+    pixels = np.arange(2 * 160 * 160 * 3).reshape(2, 160, 160, 3)
+    np.testing.assert_array_equal(images.centre_crop(pixels), pixels[:, 20:140, 20:140])
+    np.testing.assert_array_equal(images.centre_crop(pixels[:, :120, :120]), pixels[:, :120, :120])

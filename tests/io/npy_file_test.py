@@ -1,4 +1,4 @@
-"""NumPy files of others: what numpy.load reads of them, and nothing that is no plain array."""
+"""twodal_jax.io.npy agrees with numpy.load on plain arrays and refuses everything else."""
 
 import io
 import os
@@ -36,7 +36,7 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_arrays_come_out_as_numpy_reads_them(tmp_path, name):
+def test_arrays_agree_with_numpy(tmp_path, name):
     path = tmp_path / "a.npy"
     np.save(path, ARRAYS[name])
     assert_same(npy.read_npy(path), np.load(path))
@@ -50,7 +50,7 @@ def test_every_version_of_the_format_is_read(tmp_path, version):
     assert_same(npy.read_npy(path), ARRAYS["cube"])
 
 
-def test_headers_of_other_programs_are_read(tmp_path):
+def test_headers_of_other_programs_are_accepted(tmp_path):
     path = tmp_path / "a.npy"
     data = np.arange(6, dtype="<f8")
     for header in (
@@ -64,7 +64,7 @@ def test_headers_of_other_programs_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_archives_come_out_as_numpy_reads_them(tmp_path, save):
+def test_archives_agree_with_numpy(tmp_path, save):
     path = tmp_path / "a.npz"
     save(path, **ARRAYS)
     found = npy.read_npz(path)
@@ -79,7 +79,7 @@ def test_archives_come_out_as_numpy_reads_them(tmp_path, save):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_every_truncation_and_a_changed_byte_are_errors_that_name_the_file(tmp_path, save):
+def test_truncations_and_a_changed_byte_are_errors_that_name_the_file(tmp_path, save):
     path = tmp_path / "cut.npz"
     save(path, landmarks=RANDOM.normal(size=(2, 5)), name=np.array(["a", "b"]))
     data = path.read_bytes()
@@ -96,7 +96,7 @@ def test_every_truncation_and_a_changed_byte_are_errors_that_name_the_file(tmp_p
         npy.read_npz(path)
 
 
-def test_places_that_are_no_files_are_named(tmp_path):
+def test_paths_that_are_not_regular_files_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.npy")
     for path, message in [
         (tmp_path / "none.npy", "No such file"),
@@ -108,8 +108,8 @@ def test_places_that_are_no_files_are_named(tmp_path):
             npy.read_npy(path)
 
 
-def test_an_array_that_is_not_there_is_named(tmp_path):
+def test_a_missing_array_is_named(tmp_path):
     np.savez(tmp_path / "a.npz", other=np.zeros(3))
-    with pytest.raises(BrokenFileError, match="a.npz.*no `vertices`"):
+    with pytest.raises(BrokenFileError, match="a.npz.*has no array `vertices`"):
         with npy.open_array(tmp_path / "a.npz", "vertices"):
             pass

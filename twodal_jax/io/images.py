@@ -1,4 +1,7 @@
-"""Image files -> BGR uint8 arrays, and crops of them."""
+"""Image files -> BGR uint8 arrays, and crops of them.
+
+The header is checked before anything is decoded: the type, the number of pixels and, of a JPEG, its scans.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,24 @@ from PIL import ExifTags, Image
 from twodal_jax.geometry.projection import CROP_SIZE
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
-# With four channels decoded to 600 MB, and 450 MB once opaque. Of wider samples as many fewer.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# Four channels of 8 bits take 600 MB decoded, and 450 MB after blending. Wider samples lower the limit in proportion.
 MAX_PIXELS = 150_000_000
 MAX_FILE_BYTES = 1 << 30
+MAX_SCANS = 100  # of a JPEG; cameras and programs write 1 to 12
+# A JPEG marker: FF and any byte but a stuffed 00, a restart (D0 to D7) or another FF.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN, _STANDALONE = 0xD8, 0xD9, 0xDA, 0x01
+_SAMPLES_AT_A_TIME = 1 << 20
 _TILE_TAGS, _BITS_TAG = (322, 323), 258  # TIFF: width and height of a tile, BitsPerSample
-# First bytes of what OpenCV would decode as well, for the message.
-_OTHERS = {
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"BM": "BMP",
+    **dict.fromkeys((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), "TIFF"),
+}
+# First bytes of types that OpenCV would decode too; for the error message.
+_REFUSED_SIGNATURES = {
     b"GIF8": "GIF",
     b"\x00\x00\x00\x0cjP": "JPEG 2000",
     b"\xff\x4f\xff\x51": "JPEG 2000",
@@ -36,9 +51,9 @@ _OTHERS = {
 
 
 class SkipFace(Exception):
-    """One image or face that cannot be used: `reason`, one of a few, and `detail`, what exactly was wrong.
+    """An image or face that cannot be used.
 
-    Whoever reads many of them turns it into a line of a list, and goes on.
+    `reason` is one of a few phrases; `detail` says what was wrong. Readers of many images list it and continue.
     """
 
     def __init__(self, reason: str, detail: str = ""):
@@ -48,27 +63,27 @@ class SkipFace(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """`kind`, one of FORMATS; `orientation`, EXIF's of PNG and WebP (OpenCV turns the others), else 1."""
+    """`kind`: one of FORMATS. `orientation`: EXIF's of PNG and WebP (OpenCV applies the others' itself), else 1."""
 
     kind: str
     orientation: int = 1
 
 
 def open_regular(path: os.PathLike | str) -> BinaryIO:
-    """Opens a file for reading; neither pipes nor devices, which may never end, nor files over `MAX_FILE_BYTES`.
+    """Opens a regular file of at most `MAX_FILE_BYTES`; reading a pipe or device may never end.
 
     Raises:
-      SkipFace: it is missing, of another kind or too large; the detail names it.
+      SkipFace: the file is missing, not regular or too large; the detail names it.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
         text = getattr(error, "strerror", None) or str(error)
         raise SkipFace("image not found", f"{path}: {text}") from None
-    file = os.fdopen(descriptor, "rb", closefd=True) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-    if file is None:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise SkipFace("image not found", f"{path}: not a regular file")
+    file = os.fdopen(descriptor, "rb", closefd=True)
     size = os.fstat(descriptor).st_size
     if size > MAX_FILE_BYTES:
         file.close()
@@ -77,27 +92,27 @@ def open_regular(path: os.PathLike | str) -> BinaryIO:
 
 
 def check_header(file: BinaryIO, name: str) -> Header:
-    """Looks at a file's header, and leaves its position at the start.
+    """Checks a file's header and seeks back to the start.
 
     Raises:
-      SkipFace: empty, no type of FORMATS, a broken header, or more than `MAX_PIXELS` pixels.
+      SkipFace: the file is empty, of none of FORMATS, its header is broken, or it has more than `MAX_PIXELS` pixels.
     """
     head = file.read(32)
     file.seek(0)
     if not head:
         raise SkipFace("empty image file", f"{name}: 0 bytes")
     kind = _kind_of(head, name)
-    if kind == "WEBP":  # Pillow takes memory for the whole canvas when it opens one
+    if kind == "WEBP":  # Pillow allocates the whole canvas on opening one
         _check_size(_webp_size(head), name)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's of its own, lower limit, and of broken EXIF
+            warnings.simplefilter("ignore")  # Pillow warns at a lower limit of its own, and of broken EXIF
             header = Image.open(file, formats=[kind])
             size, tiles, width = header.size, _tile_size(header), _sample_bytes(kind, head, header)
             orientation = _exif_orientation(header) if kind in ("PNG", "WEBP") else 1
     except Image.DecompressionBombError as error:
         raise SkipFace("image too large", f"{name}: {error}; at most {MAX_PIXELS} pixels are read") from None
-    except Exception as error:  # broken headers raise many types, some of whose texts name the open file's number
+    except Exception as error:  # broken headers raise many types; some messages contain the file object's address
         raise SkipFace("unreadable image", f"{name}: a broken {kind} header ({type(error).__name__})") from None
     finally:
         file.seek(0)
@@ -107,39 +122,30 @@ def check_header(file: BinaryIO, name: str) -> Header:
 
 
 def _kind_of(head: bytes, name: str) -> str:
-    starts = {
-        b"\xff\xd8\xff": "JPEG",
-        b"\x89PNG\r\n\x1a\n": "PNG",
-        b"BM": "BMP",
-        b"II*\x00": "TIFF",
-        b"MM\x00*": "TIFF",
-        b"II+\x00": "TIFF",
-        b"MM\x00+": "TIFF",
-    }
-    kind = next((kind for start, kind in starts.items() if head.startswith(start)), None)
+    kind = next((kind for start, kind in _SIGNATURES.items() if head.startswith(start)), None)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         kind = "WEBP"
     if kind is None:
-        other = next((kind for start, kind in _OTHERS.items() if head.startswith(start)), None)
+        other = next((kind for start, kind in _REFUSED_SIGNATURES.items() if head.startswith(start)), None)
         if head[4:8] == b"ftyp":  # ISO 14496-12: the brand follows
             other = {b"avif": "AVIF", b"avis": "AVIF"}.get(head[8:12], "HEIC (as iPhones take) or MP4")
-        what = f"a {other} file" if other else "not an image"
-        raise SkipFace("unreadable image", f"{name}: {what}; {', '.join(FORMATS)} are read, by their content")
+        found = f"a {other} file" if other else "not an image"
+        raise SkipFace("unreadable image", f"{name}: {found}; {', '.join(FORMATS)} are read, by their content")
     return kind
 
 
 def _check_size(size: tuple[int, int], name: str, sample_bytes: int = 1) -> None:
-    most = MAX_PIXELS // sample_bytes
-    if size[0] * size[1] > most:
+    limit = MAX_PIXELS // sample_bytes
+    if size[0] * size[1] > limit:
         wide = f" of {8 * sample_bytes} bits a sample" if sample_bytes > 1 else ""
         raise SkipFace(
             "image too large",
-            f"{name}: {size[0]}x{size[1]} pixels{wide}, at most {most} are read; make it smaller first",
+            f"{name}: {size[0]}x{size[1]} pixels{wide}, at most {limit} are read; make it smaller first",
         )
 
 
 def _sample_bytes(kind: str, head: bytes, header: Image.Image) -> int:
-    """Bytes that a sample takes once decoded: of a PNG by the depth in its IHDR, of a TIFF by BitsPerSample."""
+    """Bytes of a decoded sample: from a PNG's bit depth in IHDR, from a TIFF's BitsPerSample."""
     if kind == "PNG":
         return 2 if head[24] == 16 else 1
     bits = (getattr(header, "tag_v2", None) or {}).get(_BITS_TAG, 8)
@@ -147,13 +153,13 @@ def _sample_bytes(kind: str, head: bytes, header: Image.Image) -> int:
 
 
 def _tile_size(header: Image.Image) -> tuple[int, int]:
-    """Of a TIFF: its tiles are decoded whole, however small the picture; (1, 1) without any."""
+    """Width and height of a TIFF's tiles, which are decoded whole even for a small image; (1, 1) without tiles."""
     tags = getattr(header, "tag_v2", None) or {}
     return tuple(int(tags.get(tag, 1)) for tag in _TILE_TAGS)
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:
-    """RFC 9649: of the three kinds of a first chunk; (1, 1) of what Pillow will refuse."""
+    """Width and height from the first chunk, of one of three kinds (RFC 9649); (1, 1) where Pillow will refuse."""
     chunk = head[12:16]
     if chunk == b"VP8X":
         return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
@@ -171,22 +177,19 @@ def _exif_orientation(header: Image.Image) -> int:
     try:
         tags.load(header.info.get("exif", b""))
         return int(tags.get(ExifTags.Base.Orientation, 1))
-    except Exception:  # EXIF is written by anything
+    except Exception:  # any program may have written the EXIF
         return 1
 
 
-MAX_SCANS = 100  # cameras and programs write 1 to 12
-# A marker: FF and anything but a stuffed 00, a restart (D0 to D7) or another FF.
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN, _ALONE = 0xD8, 0xD9, 0xDA, 0x01
-
-
 def check_scans(data: bytes, name: str) -> None:
-    """Raises SkipFace for a JPEG that ends early, or has more than `MAX_SCANS` scans.
+    """Checks that a JPEG is complete and has at most `MAX_SCANS` scans.
 
-    Of a file cut short libjpeg fills the missing part with grey and reports nothing. Each scan of a progressive
-    JPEG goes over the whole picture once more, and takes as little as a hundred bytes. What follows the picture, as
-    the film of a phone's "motion photo", does not count.
+    libjpeg fills the missing part of a truncated file with grey and reports no error. Each scan of a progressive JPEG
+    updates the whole image and takes as little as a hundred bytes. Data after the image, such as the video of a
+    phone's "motion photo", is ignored.
+
+    Raises:
+      SkipFace: the JPEG ends early or has more scans.
     """
     scans, at = 0, 2
     while found := _MARKER.search(data, at):
@@ -198,36 +201,19 @@ def check_scans(data: bytes, name: str) -> None:
         if scans > MAX_SCANS:
             raise SkipFace(
                 "unreadable image",
-                f"{name}: a JPEG of more than {MAX_SCANS} scans, each of which takes as"
-                " long as a picture; save it anew with a usual program",
+                f"{name}: a JPEG of more than {MAX_SCANS} scans, each as slow to decode as an image; save it again"
+                " with another program",
             )
-        if marker not in (_START_OF_IMAGE, _ALONE):
+        if marker not in (_START_OF_IMAGE, _STANDALONE):
             at += int.from_bytes(data[at : at + 2], "big")
     raise SkipFace("unreadable image", f"{name}: the JPEG ends early (broken download?)")
 
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "MAX_PIXELS",
-    "SkipFace",
-    "check_roi_box",
-    "crop_face",
-    "decode_image",
-    "read_image",
-    "roll_matrix",
-    "to_bgr8",
-    "upright",
-]
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_SAMPLES_AT_A_TIME = 1 << 20
-
-
 def read_image(path: os.PathLike | str) -> np.ndarray:
-    """Reads an image file of a type of `images.FORMATS` as BGR uint8 [H, W, 3], up to `MAX_PIXELS`.
+    """Reads an image file of one of FORMATS as BGR uint8 [H, W, 3].
 
     Raises:
-      SkipFace: the file is missing, empty, cut short, too large or no image; the detail names it.
+      SkipFace: the file is missing, empty, truncated, over `MAX_PIXELS` or not an image; the detail names it.
     """
     with open_regular(path) as file:
         header = check_header(file, str(path))  # before the whole file is in memory
@@ -239,11 +225,13 @@ def read_image(path: os.PathLike | str) -> np.ndarray:
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Encoded bytes -> BGR uint8 [H, W, 3].
+    """Encoded bytes -> BGR uint8 [H, W, 3]; `name` is for the message.
 
-    Grey is repeated, 16 bits are scaled to 8, CMYK becomes RGB, transparency is laid over white, EXIF
-    orientation is applied. The header is looked at first: other types than `images.FORMATS`, and pictures
-    of more than `MAX_PIXELS`, are refused before they take any memory. `name` is for the message.
+    Grey is repeated, 16 bits are scaled to 8, CMYK becomes RGB, transparency is blended over white, EXIF orientation
+    is applied. Types other than FORMATS and images of more than `MAX_PIXELS` are refused before memory is allocated.
+
+    Raises:
+      SkipFace: as `read_image`.
     """
     return _decode(data, check_header(io.BytesIO(data), name), name)
 
@@ -263,7 +251,7 @@ def _decode(data: bytes, header: Header, name: str) -> np.ndarray:
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """[H, W, 3] as stored -> as meant to be seen; `orientation` 1 to 8 as in EXIF, anything else is 1."""
+    """Applies an EXIF `orientation`, 1 to 8, to a stored image [H, W, 3]; any other value counts as 1."""
     if orientation in (5, 6, 7, 8):
         image = image.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -274,9 +262,9 @@ def upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def to_bgr8(image: np.ndarray, name: str) -> np.ndarray:
-    """[H, W], [H, W, 1, 2, 3 or 4] of 8 or 16 bits, or float in [0, 1] -> BGR uint8 [H, W, 3].
+    """[H, W] or [H, W, 1 to 4] of 8 or 16 bits, or float in [0, 1] -> BGR uint8 [H, W, 3].
 
-    Of two or four channels the last is opacity. Takes hardly more memory than both pictures: some rows at a time.
+    The last of two or four channels is opacity. Works on a few rows at a time, so that little memory is added.
     """
     image = image[..., None] if image.ndim == 2 else image
     height, width, channels = image.shape
@@ -302,34 +290,40 @@ def _eight_bits(samples: np.ndarray) -> np.ndarray:
 
 
 def _opaque(samples: np.ndarray) -> np.ndarray:
-    """uint8 [h, W, C] with opacity last, where C is 2 or 4, laid over white."""
+    """Blends uint8 [h, W, 2 or 4], opacity last, over white; returns other channel counts unchanged."""
     if samples.shape[2] not in (2, 4):
         return samples
-    missing = (255 - samples[..., :-1]).astype(np.uint16) * samples[..., -1:]
-    return 255 - ((missing + 127) // 255).astype(np.uint8)
+    darkness = (255 - samples[..., :-1]).astype(np.uint16) * samples[..., -1:]
+    return 255 - ((darkness + 127) // 255).astype(np.uint8)
+
+
+def centre_crop(images):
+    """The crop inside its margin: NumPy or JAX array [..., S, S, 3] -> [..., 120, 120, 3]."""
+    start = max((images.shape[-2] - CROP_SIZE) // 2, 0)
+    return images[..., start : images.shape[-3] - start, start : images.shape[-2] - start, :]
 
 
 def crop_face(
     image: np.ndarray, roi_box: np.ndarray, margin: int, border: int = cv2.BORDER_CONSTANT, roll_degrees: float = 0.0
 ) -> np.ndarray:
-    """Cuts the 120-pixel crop of `roi_box` with `margin` more pixels around it.
+    """Cuts the 120-pixel crop of `roi_box` with `margin` more pixels on each side.
 
-    Samples where `cv2.resize` of the box to 120 x 120 would (pixel centres; bilinear), so crops
-    agree with those the authors and 3DDFA make; strong reduction averages areas first.
+    Samples bilinearly where `cv2.resize` of the box to 120 x 120 would (pixel centres), as the paper's authors and
+    3DDFA do. A strongly reduced image is first averaged over areas.
 
     Args:
-      image: BGR uint8 [H, W, 3]. roi_box: [4] sx, sy, ex, ey, image pixels, need not be integers.
-      margin: crop pixels added on each side, taken from the image where it reaches.
-      border: what lies outside the image: cv2.BORDER_CONSTANT (black, as 3DDFA) or
-        cv2.BORDER_REPLICATE.
-      roll_degrees: turns the window about its centre, clockwise as seen, so that a face turned like that
-        stands upright in the crop (see `roll_matrix`).
+      image: BGR uint8 [H, W, 3].
+      roi_box: [4] sx, sy, ex, ey, image pixels, not necessarily whole.
+      margin: crop pixels added on each side.
+      border: pixels outside the image: cv2.BORDER_CONSTANT (black, as 3DDFA) or cv2.BORDER_REPLICATE.
+      roll_degrees: rotation of the window about its centre, clockwise as seen; a face with this roll is upright in
+        the crop (`roll_matrix`).
 
     Returns:
       BGR uint8 [120 + 2 margin, 120 + 2 margin, 3].
 
     Raises:
-      SkipFace: the box is not finite, is degenerate, or has no pixel in common with the image.
+      SkipFace: the box is not finite, degenerate or outside the image.
     """
     roi_box = np.asarray(roi_box, np.float64)
     check_roi_box(roi_box, image.shape)
@@ -350,9 +344,9 @@ def crop_face(
 
 
 def roll_matrix(roll_degrees: float, margin: int = 0) -> np.ndarray:
-    """[2, 3]: pixels of a crop cut along a roll -> pixels of the upright window's crop.
+    """[2, 3]: pixels of a crop that was cut with a roll -> pixels of the upright window's crop.
 
-    A turn about the centre of the crop's pixels, clockwise as seen; y down. `margin` as in `crop_face`.
+    A rotation about the centre of the crop, clockwise as seen; y down. `margin` as in `crop_face`.
     """
     angle, centre = np.radians(roll_degrees), (CROP_SIZE - 1) / 2 + margin
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -360,7 +354,7 @@ def roll_matrix(roll_degrees: float, margin: int = 0) -> np.ndarray:
 
 
 def check_roi_box(roi_box: np.ndarray, image_shape: tuple) -> None:
-    """Raises SkipFace unless the box is finite, at least 8 pixels wide and touches the image."""
+    """Raises SkipFace unless the box [4] is finite, at least 8 pixels wide and overlaps the image."""
     if not np.isfinite(roi_box).all():
         raise SkipFace("bad crop box", f"not finite: {roi_box.tolist()}")
     height, width = image_shape[:2]

@@ -1,9 +1,8 @@
-"""Reads arrays of numbers and text from MATLAB files, versions 5 to 7.2, in Python and NumPy alone.
+"""Reader of arrays of numbers and text in MATLAB files, versions 5 to 7.2, without SciPy.
 
-Arrays come out as `scipy.io.loadmat` gives them: in the type they are stored in, in Fortran order.
-Structures, cells, objects, sparse and complex arrays are passed over, or refused by name when they are asked
-for. A damaged file is an error and never more; every length is checked against what is left, and what is
-packed may unpack to `untrusted.memory_budget` at most.
+Arrays have the stored type and Fortran order, as from `scipy.io.loadmat`. Structures, cells, objects, sparse and
+complex arrays are skipped, or refused by name when they are asked for. Every length is checked against the bytes left,
+and compressed data may unpack to `untrusted.memory_budget` at most.
 
 Source: MathWorks, MAT-File Format (level 5).
 """
@@ -23,7 +22,7 @@ from twodal_jax.io.untrusted import array_bytes, BrokenFileError, check_values, 
 
 TAG = {order: struct.Struct(f"{order}II") for order in "<>"}
 _BLOCK = 2**16
-_MOST_PACKED = 1032  # zlib never packs better
+_MAX_COMPRESSION = 1032  # zlib's greatest ratio
 
 
 class Stream:
@@ -35,33 +34,33 @@ class Stream:
         self._ready, self._at = b"", 0
 
     def tag(self) -> tuple[int, int, bytes | None]:
-        """(type, bytes of data, the data where they stand within the tag) of the next element."""
+        """(type, number of data bytes, the data if they are inside the tag) of the next element."""
         at = self._need(8)
         kind, length = TAG[self.order].unpack_from(self._ready, at)
         if kind >> 16 == 0:
             return kind, length, None
         kind, length = kind & 0xFFFF, kind >> 16
         if length > 4:
-            raise BrokenFileError("a small element that is not small")
+            raise BrokenFileError("a small element has more than 4 bytes")
         return kind, length, self._ready[at + 4 : at + 4 + length]
 
     def small(self, kinds: tuple[int, int], most: int) -> bytes:
-        """The data of the next element, which is of one of `kinds` and has `most` bytes at most."""
+        """The data of the next element, of one of `kinds` and at most `most` bytes."""
         kind, length, data = self.tag()
         if kind not in kinds or length > most:
-            raise BrokenFileError("a variable's description has another form")
+            raise BrokenFileError("the description of a variable has another form")
         if data is None:
             at = self._need(length + -length % 8)
             data = self._ready[at : at + length]
         return data
 
     def read(self, count: int) -> bytes:
-        """The next `count` bytes, not less."""
+        """Exactly the next `count` bytes."""
         at = self._need(count)
         return self._ready[at : at + count]
 
     def fill(self, target: memoryview) -> None:
-        """The next bytes into `target`."""
+        """Copies the next bytes into `target`."""
         self._take(len(target))
         at = min(len(self._ready) - self._at, len(target))
         target[:at] = self._ready[self._at : self._at + at]
@@ -72,10 +71,10 @@ class Stream:
             at += len(more)
 
     def finish(self) -> None:
-        """Called behind the last byte wanted."""
+        """Ends reading; `CompressedStream` checks the checksum here."""
 
     def _need(self, count: int) -> int:
-        """Takes `count` bytes: where they stand in the buffer."""
+        """Reserves `count` bytes and returns their position in the buffer."""
         self._take(count)
         while len(self._ready) - self._at < count:
             self._ready, self._at = self._ready[self._at :] + self._more(max(_BLOCK, count)), 0
@@ -84,11 +83,11 @@ class Stream:
 
     def _take(self, count: int) -> None:
         if count > self.left:
-            raise BrokenFileError("a part longer than the whole")
+            raise BrokenFileError("a part is longer than the whole")
         self.left -= count
 
     def _more(self, most: int) -> bytes:
-        """1 to `most` bytes."""
+        """Reads 1 to `most` bytes."""
         data = self._file.read(min(most, self._unread))
         if not data:
             raise BrokenFileError("ends early")
@@ -96,13 +95,13 @@ class Stream:
         return data
 
 
-class Unpacked(Stream):
+class CompressedStream(Stream):
     """The bytes of one compressed variable, unpacked as they are needed."""
 
     def __init__(self, file: BinaryIO, length: int, order: str):
         super().__init__(file, length, order)
-        self.left = 8  # the tag inside says how many more
-        self._inflate, self._most = zlib.decompressobj(), _MOST_PACKED * length
+        self.left = 8  # the tag inside gives the rest
+        self._inflate, self._most = zlib.decompressobj(), _MAX_COMPRESSION * length
 
     def _take(self, count: int) -> None:
         if count > self._most:
@@ -116,7 +115,7 @@ class Unpacked(Stream):
         return data
 
     def _unpack(self, most: int) -> bytes:
-        """Up to `most` bytes; none at the end."""
+        """Unpacks up to `most` bytes; none at the end."""
         while not self._inflate.eof:
             source = self._inflate.unconsumed_tail or self._file.read(min(self._unread, _BLOCK))
             if source is not self._inflate.unconsumed_tail:
@@ -127,7 +126,7 @@ class Unpacked(Stream):
         return b""
 
     def finish(self) -> None:
-        """Lets zlib compare its checksum with what it has unpacked."""
+        """Lets zlib check the checksum of the unpacked data."""
         rest = len(self._ready) - self._at + len(self._unpack(_BLOCK))
         if rest >= 8 or not self._inflate.eof:
             raise BrokenFileError("damaged, or longer than it says")
@@ -143,7 +142,7 @@ _MAX_VARIABLES, _MAX_NAME, _MAX_TEXT = 10_000, 4096, 2**20
 
 
 class _Variable(NamedTuple):
-    """One variable whose data come next in its stream; `problem` says why it is not read, or is empty."""
+    """One variable, whose data are next in its stream; `problem` says why it cannot be read, or is empty."""
 
     name: str
     kind: int
@@ -157,15 +156,14 @@ def read(path: os.PathLike | str, names: Collection[str] | None = None) -> dict[
 
     Args:
       path: a file of MATLAB 5 to 7.2 ("-v7" or "-v6"); not of 4, and not of 7.3, which is HDF5.
-      names: the variables to read; the others are not even unpacked. By default all arrays of numbers and
-        text.
+      names: the variables to read; others are not even unpacked. Default: all arrays of numbers and text.
 
     Returns:
-      {name: array} in the file's order, at least 2-D; text has one dimension less and type U. Those of
-      `names` that are not in the file are left out.
+      {name: array} in the file's order, at least 2-D; text has type U and one dimension less. `names` that the file
+      lacks are left out.
 
     Raises:
-      BrokenFileError: missing, damaged or of another form, or one of `names` is no plain array.
+      BrokenFileError: the file is missing, damaged or of another form, or one of `names` is not a plain array.
     """
     with untrusted.opened(path, ".mat file", (zlib.error, struct.error)) as file:
         budget, arrays = memory_budget(size_of(file)), {}
@@ -183,13 +181,13 @@ def read(path: os.PathLike | str, names: Collection[str] | None = None) -> dict[
 
 
 def variable_names(path: os.PathLike | str) -> list[str]:
-    """Names of all variables, also of those that `read` refuses. Raises BrokenFileError as `read` does."""
+    """Names of all variables, including those that `read` refuses. Raises BrokenFileError as `read` does."""
     with untrusted.opened(path, ".mat file", (zlib.error, struct.error)) as file:
         return [variable.name for variable in _variables(file)]
 
 
 def _variables(file: BinaryIO) -> Iterator[_Variable]:
-    """Walks through the file; what a caller does not read of a variable's stream is passed over."""
+    """Yields the variables; what the caller does not read of a variable's stream is skipped."""
     order, size = _byte_order(file.read(128)), size_of(file)
     start = 128
     for _ in range(_MAX_VARIABLES):
@@ -200,7 +198,7 @@ def _variables(file: BinaryIO) -> Iterator[_Variable]:
         start += 8 + length
         if start > size:
             raise BrokenFileError("ends early")
-        stream = (Unpacked if kind == _COMPRESSED else Stream)(file, length, order)
+        stream = (CompressedStream if kind == _COMPRESSED else Stream)(file, length, order)
         if kind == _COMPRESSED:
             kind, length, _ = stream.tag()
             stream.left = length
@@ -213,28 +211,28 @@ def _variables(file: BinaryIO) -> Iterator[_Variable]:
 
 def _byte_order(header: bytes) -> str:
     if header[:4] == b"\x89HDF" or header[124:128] in (b"\x00\x02IM", b"\x02\x00MI"):
-        raise BrokenFileError("of MATLAB 7.3, which is not read; save it with -v7 instead")
+        raise BrokenFileError("of MATLAB 7.3, which is not supported; save it with -v7 instead")
     if header[124:128] == b"\x00\x01IM":
         return "<"
     if header[124:128] == b"\x01\x00MI":
         return ">"
     if len(header) >= 20 and 0 in header[:4]:
-        raise BrokenFileError("no MATLAB file, or one of MATLAB 4, which is not read; save it with -v7 instead")
+        raise BrokenFileError("no MATLAB file, or one of MATLAB 4, which is not supported; save it with -v7 instead")
     raise BrokenFileError("no MATLAB file (broken download?)")
 
 
 def _variable(stream: Stream) -> _Variable:
-    """Reads what stands before a variable's data."""
+    """Reads a variable's description, up to its data."""
     flags = stream.small((_UINT32, _UINT32), 8)
     if len(flags) != 8:
-        raise BrokenFileError("a variable without its kind")
+        raise BrokenFileError("a variable has no kind")
     word, _ = TAG[stream.order].unpack(flags)
     kind, shape, problem = word & 0xFF, (), ""
     if kind == _OPAQUE:
         return _Variable(_name(stream), kind, shape, _KINDS[kind], stream)
     sides = stream.small((_INT32, _UINT32), 4 * MAX_DIMENSIONS)
     if len(sides) % 4:
-        raise BrokenFileError("dimensions cut short")
+        raise BrokenFileError("truncated dimensions")
     shape = struct.unpack(f"{stream.order}{len(sides) // 4}i", sides)
     if kind not in _NUMERIC and kind != _CHAR:
         what = _KINDS.get(kind, "of an unknown kind")
@@ -242,7 +240,7 @@ def _variable(stream: Stream) -> _Variable:
     elif word & _COMPLEX:
         problem = "a complex array; only real ones are read"
     elif not shape:
-        raise BrokenFileError("an array without dimensions")
+        raise BrokenFileError("an array has no dimensions")
     return _Variable(_name(stream), kind, shape, problem, stream)
 
 
@@ -261,9 +259,9 @@ def _read_array(variable: _Variable, budget: int) -> np.ndarray:
     dtype = np.dtype(stream.order + _NUMBERS[kind])
     needed = array_bytes(shape, dtype.itemsize)
     if needed != length:
-        raise BrokenFileError(f"`{variable.name}`: {dtype} {list(shape)} takes {needed} bytes, it has {length}")
+        raise BrokenFileError(f"`{variable.name}`: {dtype} {list(shape)} takes {needed} bytes, the file has {length}")
     if needed > budget:
-        raise BrokenFileError(f"`{variable.name}`: takes more memory than a file of its size may")
+        raise BrokenFileError(f"`{variable.name}`: takes more memory than a file of this size may")
     flat = np.empty(needed, np.uint8)
     if data is None:
         stream.fill(memoryview(flat))
@@ -276,9 +274,9 @@ def _read_array(variable: _Variable, budget: int) -> np.ndarray:
 def _text(data: bytes, kind: int, shape: tuple[int, ...], stream: Stream) -> np.ndarray:
     """Characters [..., n] -> strings [...]."""
     if kind not in _TEXT or len(data) > _MAX_TEXT:
-        raise BrokenFileError("text in an unknown code, or too long")
-    endless = "" if kind in (1, 2, 16) else "-le" if stream.order == "<" else "-be"
-    text = data.decode(_TEXT[kind] + endless)
+        raise BrokenFileError("text in an unknown encoding, or too long")
+    byte_order = "" if kind in (1, 2, 16) else "-le" if stream.order == "<" else "-be"
+    text = data.decode(_TEXT[kind] + byte_order)
     array_bytes(shape, 4)
     count = int(np.prod(shape))
     if len(text) < count:

@@ -1,8 +1,8 @@
-"""Reads .npy and .npz files of other people: plain numbers and text, never more than the file holds.
+"""Reader of third-party .npy and .npz files: plain numbers and text, within the memory that the file's size allows.
 
-`numpy.load` allocates what a header claims before it looks for the data, and parses the header as Python.
-Here the header is matched against its one form, its shape must need exactly the bytes that are there, and what
-is compressed may grow to `untrusted.memory_budget` at most.
+`numpy.load` allocates what a header claims before it checks the data, and parses the header as Python. Here the header
+must match its one form, its shape must need exactly the bytes that follow, and compressed data may grow to
+`untrusted.memory_budget` at most.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _BLOCK = 2**20
 
 
 class Header(NamedTuple):
-    """What a .npy file says of its array."""
+    """The header of a .npy file: shape, element type, Fortran order, and bytes of the data."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -55,25 +55,25 @@ class Header(NamedTuple):
 
 
 def read_npy(path: os.PathLike | str) -> np.ndarray:
-    """The array of a .npy file.
+    """Reads the array of a .npy file.
 
     Raises:
-      BrokenFileError: missing, damaged, or an array of anything but numbers and text; names the file.
+      BrokenFileError: the file is missing, damaged, or not an array of numbers or text; the message names it.
     """
     with untrusted.opened(path, _KIND_NPY) as file:
         return _read_array(file, size_of(file))
 
 
 def read_npz(path: os.PathLike | str, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file, or of those of `names` that it has.
+    """Reads the arrays of a .npz file, or those of `names` that it has.
 
     Raises:
-      BrokenFileError: as of `read_npy`.
+      BrokenFileError: as `read_npy`.
     """
     with untrusted.opened(path, _KIND_NPZ, ZIP_DAMAGE) as file, open_zip(file) as archive:
         wanted = {name: info for name, info in _members(archive).items() if names is None or name in names}
         if sum(info.file_size for info in wanted.values()) > memory_budget(size_of(file)):
-            raise BrokenFileError("unpacks to more memory than a file of its size may take")
+            raise BrokenFileError("unpacks to more memory than a file of this size may take")
         arrays = {}
         for name, info in wanted.items():
             with open_member(archive, info) as member:
@@ -89,21 +89,21 @@ def npz_names(path: os.PathLike | str) -> list[str]:
 
 @contextlib.contextmanager
 def open_array(path: os.PathLike | str, name: str) -> Iterator[tuple[Header, BinaryIO]]:
-    """One array of a .npz file to be read piece by piece: its header, and the stream behind it.
+    """Opens one array of a .npz file for reading in pieces: its header, and the stream after it.
 
     Raises:
-      BrokenFileError: as of `read_npy`; also while the stream is read.
+      BrokenFileError: as `read_npy`; also while the stream is read.
     """
     with untrusted.opened(path, _KIND_NPZ, ZIP_DAMAGE) as file, open_zip(file) as archive:
         members = _members(archive)
         if name not in members:
-            raise BrokenFileError(f"no `{name}` in it")
+            raise BrokenFileError(f"has no array `{name}`")
         with open_member(archive, members[name]) as member:
             yield read_header(member, members[name].file_size), member
 
 
 def read_header(stream: BinaryIO, size: int) -> Header:
-    """Reads the header of a .npy stream of `size` bytes, of which the data must be the rest."""
+    """Reads the header of a .npy stream of `size` bytes; the data must be exactly the rest."""
     start = stream.read(8)
     if len(start) < 8 or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
         raise BrokenFileError("no .npy data")
@@ -116,9 +116,9 @@ def read_header(stream: BinaryIO, size: int) -> Header:
         raise BrokenFileError("ends within its header")
     shape, dtype, fortran = _parse(text.decode("latin-1"))
     nbytes = array_bytes(shape, dtype.itemsize)
-    there = size - 8 - width - length
-    if nbytes != there:
-        raise BrokenFileError(f"{dtype} {list(shape)} takes {nbytes} bytes, there are {there}")
+    available = size - 8 - width - length
+    if nbytes != available:
+        raise BrokenFileError(f"{dtype} {list(shape)} takes {nbytes} bytes, the file has {available}")
     return Header(shape, dtype, fortran, nbytes)
 
 
@@ -152,7 +152,7 @@ def _read_array(stream: BinaryIO, size: int) -> np.ndarray:
 
 
 def read_into(stream: BinaryIO, target: memoryview) -> None:
-    """Fills `target` (bytes) from a stream, block by block."""
+    """Fills `target` (bytes) from a stream, block by block; BrokenFileError if it is longer or shorter."""
     at = 0
     while at < len(target):
         block = stream.read(min(_BLOCK, len(target) - at))
@@ -160,14 +160,14 @@ def read_into(stream: BinaryIO, target: memoryview) -> None:
             raise BrokenFileError("ends early")
         target[at : at + len(block)] = block
         at += len(block)
-    if stream.read(1):  # also lets zipfile compare the checksum
+    if stream.read(1):  # also makes zipfile check the checksum
         raise BrokenFileError("is longer than it says")
 
 
 class _SmallReads:
     """A file for `zipfile` that refuses to read a huge table of contents at once.
 
-    `opening`: whether that is what is read; members are read as their readers ask.
+    `opening` is true while `zipfile` reads the table; members are read block by block.
     """
 
     def __init__(self, file: BinaryIO):
@@ -184,7 +184,7 @@ class _SmallReads:
 
 
 def open_zip(file: BinaryIO) -> zipfile.ZipFile:
-    """A zip whose table of contents takes little memory."""
+    """Opens a zip whose table of contents takes at most `MAX_DIRECTORY` bytes."""
     reads = _SmallReads(file)
     archive = zipfile.ZipFile(reads)
     reads.opening = False
@@ -192,7 +192,7 @@ def open_zip(file: BinaryIO) -> zipfile.ZipFile:
 
 
 def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
-    """The stream of a member that is stored or deflated; other methods can take any memory."""
+    """Opens a stored or deflated member; other methods could take any amount of memory."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise BrokenFileError(f"packed by an unknown method ({info.compress_type})")
     return archive.open(info)

@@ -1,11 +1,10 @@
-"""Reads pickles of NumPy arrays and plain containers, and nothing else.
+"""Reader of pickles of NumPy arrays and plain containers.
 
-`pickle.load` runs whatever a file names, and an allow-list of NumPy's own constructors still lets a
-forged file call them with arguments that crash the process. Here no function of the file is called
-at all: the opcodes are interpreted (their arguments are read by `pickletools`), the few globals that
-NumPy's pickles contain are inert names, and arrays are made by `np.frombuffer` once type, shape and
-number of bytes agree. Opcodes are counted, and so are the bytes of what a few of them make of much that
-they share. Reads protocols 0 to 5, from Python 2 and 3 and NumPy 1 and 2.
+`pickle.load` runs whatever a file names, and an allow-list of NumPy's own constructors still lets a forged file call
+them with arguments that crash the process. Here no function of the file is called: the opcodes are interpreted
+(`pickletools` reads their arguments), the few globals of NumPy's pickles are inert names, and `np.frombuffer` makes
+arrays once type, shape and number of bytes agree. The number of opcodes is limited, and so is the memory of their
+results, because a few opcodes can multiply shared data. Reads protocols 0 to 5, of Python 2 and 3, NumPy 1 and 2.
 """
 
 from __future__ import annotations
@@ -24,38 +23,46 @@ import numpy as np
 from twodal_jax.io import untrusted
 from twodal_jax.io.untrusted import array_bytes, BrokenFileError, check_values, memory_budget
 
-MAX_STEPS = 300_000  # a pickle of arrays has some hundred, a checkpoint of PyTorch ten thousand
+MAX_OPCODES = 300_000  # a pickle of arrays has some hundred, a checkpoint of PyTorch ten thousand
 MAX_DEPTH = 50
-_NODE_BYTES = 256  # about what a value takes wherever Python or NumPy unfolds it
+MAX_MEMO = 2**32
+MAX_BITS = 1000  # of integers; all can become floats and be printed
+_NODE_BYTES = 256  # about what a value takes once Python or NumPy unfolds it
 _PLAIN = (str, bytes, int, float, bool, type(None))
+
+_MARK = object()
+_ESCAPED = re.compile(rb"""(?:[^\\]++|\\[\\'"nrtx])*+""")  # the escapes that Python 2 writes
+_DAMAGE = (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError, MemoryError, RecursionError)
 
 
 class PickleError(BrokenFileError):
-    """A pickle is broken, or holds something else than arrays and plain containers."""
+    """A pickle is broken, or holds something other than arrays and plain containers."""
 
 
 class Limits:
-    """What may still be done for one file: opcodes, and bytes to make."""
+    """Limits of one file: the opcodes and the bytes that it may still use."""
 
     def __init__(self, size: int):
-        self.steps, self.budget = MAX_STEPS, memory_budget(size)
+        self.opcodes, self.budget = MAX_OPCODES, memory_budget(size)
         self.left = self.budget
 
-    def step(self) -> None:
-        self.steps -= 1
-        if self.steps < 0:
-            raise PickleError(f"more than {MAX_STEPS:,} opcodes, which no pickle of arrays has")
+    def count_opcode(self) -> None:
+        """Counts one opcode; PickleError above `MAX_OPCODES`."""
+        self.opcodes -= 1
+        if self.opcodes < 0:
+            raise PickleError(f"more than {MAX_OPCODES:,} opcodes, which no pickle of arrays has")
 
-    def make(self, count: int) -> None:
+    def allocate(self, count: int) -> None:
+        """Counts bytes; PickleError above the file's memory budget."""
         self.left -= count
         if self.left < 0:
-            raise PickleError("makes more data than a file of its size may")
+            raise PickleError("makes more data than a file of this size may")
 
 
 def plain_key(key: Any) -> Any:
-    """Returns a key or a member of a set if it is a plain value.
+    """Returns a dictionary's key or a set's member if it is a plain value.
 
-    Hashing a forged, deeply nested tuple could crash, and numbers beyond 64 bits can be made to share one hash.
+    Hashing a forged, deeply nested tuple could crash, and integers beyond 64 bits can be chosen to share one hash.
     """
     if type(key) not in _PLAIN or (type(key) is int and not -(2**63) <= key < 2**64):
         raise PickleError(f"broken pickle: a key of type {type(key).__name__}")
@@ -63,19 +70,19 @@ def plain_key(key: Any) -> Any:
 
 
 def short(value: Any) -> str:
-    """A value of a file in a message: text cut short, of anything else the type alone."""
+    """Formats a value of a file for a message: text truncated, of anything else the type."""
     return value[:60] if isinstance(value, str) else type(value).__name__
 
 
 def made_bytes(value: Any) -> int:
-    """Memory of what a call has made of what was there already."""
+    """Memory of the result of a call; containers count their members only."""
     if isinstance(value, np.ndarray | np.generic):
         return value.nbytes
     return len(value) * (64 if isinstance(value, set | frozenset) else 1) if hasattr(value, "__len__") else 0
 
 
 def leaf_bytes(value: Any) -> int:
-    """Memory of a value that holds no others; PickleError for anything that is no result."""
+    """Memory of a value that holds no other values; PickleError for anything that cannot be a result."""
     kinds = (*_PLAIN, bytearray, np.ndarray, set, frozenset)
     if type(value) in kinds or isinstance(value, np.generic):
         return _NODE_BYTES + made_bytes(value)
@@ -83,31 +90,31 @@ def leaf_bytes(value: Any) -> int:
 
 
 def check_finished(root: Any, leaf_bytes: Callable[[Any], int], budget: int) -> Any:
-    """Returns `root` if it is made of values and containers alone, without circles, not deep and not large.
+    """Returns `root` if it consists of values and containers, without cycles, not deeply nested and within `budget`.
 
-    Containers may share what they hold, so that a short file can unfold to any size: it counts each time.
-    Nothing here recurses.
+    Containers may share their members, so that a short file can unfold to any size: each use is counted. Nothing here
+    recurses.
     """
     depths: dict[int, int] = {}
     sizes: dict[int, int] = {}
-    path, stack = set(), [(root, False)]
+    open_containers, stack = set(), [(root, False)]
     while stack:
-        value, left = stack.pop()
+        value, is_done = stack.pop()
         key = id(value)
-        if left:
-            path.discard(key)
+        if is_done:
+            open_containers.discard(key)
             parts = [id(part) for part in _parts(value)]
             depths[key] = 1 + max((depths[part] for part in parts), default=0)
             sizes[key] = _NODE_BYTES + sum(sizes[part] for part in parts)
             if depths[key] > MAX_DEPTH:
                 raise PickleError(f"nested more than {MAX_DEPTH} deep")
             if sizes[key] > budget:
-                raise PickleError("unfolds to more data than a file of its size may hold")
-        elif key in path:
-            raise PickleError("a container that contains itself")
+                raise PickleError("unfolds to more data than a file of this size may hold")
+        elif key in open_containers:
+            raise PickleError("a container contains itself")
         elif key not in sizes:
             if isinstance(value, dict | list | tuple):
-                path.add(key)
+                open_containers.add(key)
                 stack.append((value, True))
                 stack.extend((part, False) for part in _parts(value))
             else:
@@ -120,14 +127,14 @@ def _parts(value: dict | list | tuple) -> Iterable[Any]:
 
 
 class Global(enum.Enum):
-    """What a known global stands for."""
+    """Meaning of a known global."""
 
-    RECONSTRUCT = "an empty array to be filled by its state"
+    RECONSTRUCT = "an empty array that its state will fill"
     NDARRAY = "the array type"
     DTYPE = "an element type"
     SCALAR = "a NumPy scalar"
     FROMBUFFER = "an array of protocol 5"
-    ENCODE = "bytes written by Python 3 in a protocol before 3"
+    ENCODE = "bytes that Python 3 wrote in a protocol before 3"
     BYTES = "the empty bytes of such a protocol"
     SET = "a set"
     FROZENSET = "a frozenset"
@@ -148,7 +155,7 @@ _DTYPE = re.compile(r"[<>=|]?(?:[?]|[biufc]\d{1,2}|[SU]\d{1,6}|b1)")
 
 
 class Pending:
-    """An array or element type whose content comes with its state (the BUILD opcode)."""
+    """An array or element type whose content follows with its state (the BUILD opcode)."""
 
     def __init__(self, dtype: np.dtype | None = None):
         self.dtype = dtype  # None: an array
@@ -156,24 +163,24 @@ class Pending:
 
 
 def known_global(module: Any, name: Any) -> Global:
-    """The stand-in of module.name; PickleError naming it for anything unknown."""
+    """The meaning of the global module.name; PickleError that names an unknown one."""
     if not isinstance(module, str) or not isinstance(name, str):
         raise PickleError("broken pickle: a global without a name")
     if (module, name) not in _KNOWN:
         raise PickleError(
             f"contains {short(module)}.{short(name)}; only NumPy arrays and plain containers are"
-            " read, because a pickle that names other things can run any program"
+            " read, because a pickle that names other objects can run any program"
         )
     return _KNOWN[module, name]
 
 
 def call(function: Any, arguments: Any) -> Any:
-    """What the pickled call function(*arguments) makes, for stand-ins only."""
+    """The result of the pickled call function(*arguments), for known globals only."""
     if not isinstance(function, Global) or not isinstance(arguments, tuple):
         raise PickleError("calls something that is not NumPy's; refused")
     if function is Global.RECONSTRUCT:
         if not arguments or arguments[0] is not Global.NDARRAY:
-            raise PickleError("reconstructs something else than an array; refused")
+            raise PickleError("reconstructs something other than an array; refused")
         return Pending()
     if function is Global.DTYPE:
         return Pending(make_dtype(arguments[0] if arguments else None))
@@ -192,7 +199,7 @@ def call(function: Any, arguments: Any) -> Any:
     if function is Global.ENCODE:
         text, encoding = arguments
         if not (isinstance(text, str) and isinstance(encoding, str)) or encoding not in ("latin1", "latin-1"):
-            raise PickleError("encodes text otherwise than NumPy does; refused")
+            raise PickleError("encodes text in another way than NumPy; refused")
         return text.encode("latin-1")
     return _builtin(function, arguments)
 
@@ -209,9 +216,9 @@ def _builtin(function: Global, arguments: tuple) -> Any:
 
 
 def with_state(target: Any, state: Any) -> np.ndarray | np.dtype:
-    """The BUILD opcode: the array or element type that `target` becomes by its state."""
+    """The BUILD opcode: the array or element type that `target` becomes with its state."""
     if not isinstance(target, Pending) or not isinstance(state, tuple):
-        raise PickleError("sets the state of something that is no array; refused")
+        raise PickleError("sets the state of something that is not an array; refused")
     if target.dtype is None:
         if len(state) not in (4, 5):
             raise PickleError("broken pickle: an array's state has an unknown form")
@@ -238,14 +245,14 @@ def make_dtype(code: Any) -> np.dtype:
 
 
 def as_dtype(value: Any) -> np.dtype:
-    """`value`, checked to be a finished element type."""
+    """Checks that `value` is a finished element type."""
     if not isinstance(value, np.dtype):
         raise PickleError("broken pickle: an array without an element type")
     return value
 
 
 def make_array(shape: Any, dtype: np.dtype, data: Any, *, fortran: bool) -> np.ndarray:
-    """A fresh array from raw bytes, after checking that shape, type and bytes agree."""
+    """A new array from raw bytes, after a check that shape, type and number of bytes agree."""
     data = _as_bytes(data)
     if not isinstance(data, (bytes, bytearray)):
         raise PickleError("an array of objects; only plain numbers and text are read")
@@ -253,84 +260,73 @@ def make_array(shape: Any, dtype: np.dtype, data: Any, *, fortran: bool) -> np.n
         raise PickleError("broken pickle: an impossible array shape")
     needed = array_bytes(shape, dtype.itemsize)
     if needed != len(data):
-        raise PickleError(f"broken pickle: an array of shape {shape} needs {needed} bytes, it has {len(data)}")
+        raise PickleError(f"broken pickle: an array of shape {shape} needs {needed} bytes, the file has {len(data)}")
     flat = np.frombuffer(data, dtype)
     return check_values(flat.reshape(shape, order="F" if fortran else "C").copy(order="K"))
 
 
 def _as_bytes(data: Any) -> Any:
-    """Python 2 wrote bytes as text."""
+    """Python 2 stored bytes as text."""
     return data.encode("latin-1") if isinstance(data, str) else data
-
-
-MAX_MEMO = 2**32
-MAX_BITS = 1000  # of whole numbers: all can become floats, and be printed
-
-_MARK = object()
-_ESCAPED = re.compile(rb"""(?:[^\\]++|\\[\\'"nrtx])*+""")  # the escapes that Python 2 writes
-_DAMAGE = (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError, MemoryError, RecursionError)
 
 
 def load(path: os.PathLike | str) -> Any:
     """Reads a pickle file.
 
     Returns:
-      NumPy arrays and scalars, dict, list, tuple, set, str, bytes, int, float, bool, None; no circles, and
-      nested no deeper than `pickle_arrays.MAX_DEPTH`.
+      NumPy arrays and scalars, dict, list, tuple, set, str, bytes, int, float, bool, None; without cycles, and nested
+      at most `MAX_DEPTH` deep.
 
     Raises:
-      PickleError: the file is missing, broken, or contains anything else; the message names the
-        file and the offending global, e.g. "posix.system".
+      PickleError: the file is missing, broken, or contains anything else; the message names the file and the
+        offending global, e.g. "posix.system".
     """
-    return loads(read_bytes(path), str(path))
-
-
-def read_bytes(path: os.PathLike | str) -> bytes:
-    """The whole file; PickleError if it cannot be read."""
     try:
         with untrusted.opened(path, "pickle") as file:
-            return file.read(untrusted.size_of(file))
-    except untrusted.BrokenFileError as error:
+            data = file.read(untrusted.size_of(file))
+    except BrokenFileError as error:
         raise PickleError(str(error)) from None
+    return loads(data, str(path))
 
 
 def loads(data: bytes, name: str = "pickle") -> Any:
     """Like `load`, from bytes; `name` is for messages."""
-    return run(Machine(Limits(len(data))), io.BytesIO(data), name)
+    return run(Interpreter(Limits(len(data))), io.BytesIO(data), name)
 
 
-def run(machine: Machine, stream: io.BytesIO, name: str) -> Any:
-    """Interprets one pickle of a stream, which is left behind its end."""
+def run(interpreter: Interpreter, stream: io.BytesIO, name: str) -> Any:
+    """Interprets one pickle of a stream and leaves the stream's position after it."""
     try:
         while True:
-            machine.limits.step()
-            opcode, argument = _next(stream, machine)
+            interpreter.limits.count_opcode()
+            opcode, argument = _next(stream, interpreter)
             if opcode == "STOP":
-                return machine.result()
-            machine.step(opcode, argument)
+                return interpreter.result()
+            interpreter.step(opcode, argument)
     except PickleError as error:
         raise PickleError(f"{name}: {error}") from None
     except _DAMAGE as error:
         raise PickleError(f"{name}: broken pickle at byte {stream.tell()} ({str(error)[:200]})") from None
 
 
-def _next(stream: io.BytesIO, machine: Machine) -> tuple[str, Any]:
+def _next(stream: io.BytesIO, interpreter: Interpreter) -> tuple[str, Any]:
+    """Reads one opcode: its name and argument."""
     code = stream.read(1)
     if not code:
         raise PickleError("the pickle ends early (broken download?)")
     opcode = pickletools.code2op.get(code.decode("latin-1"))
     if opcode is None:
         raise PickleError(f"not a pickle: unknown opcode {code!r} at byte {stream.tell() - 1}")
-    if not machine.knows(opcode.name):
+    if not interpreter.knows(opcode.name):
         raise PickleError(f"uses {opcode.name}, which a pickle of arrays never does; refused")
-    if opcode.name == "STRING":  # pickletools reads ASCII only, Python 2 wrote bytes here
+    if opcode.name == "STRING":  # pickletools reads ASCII only; Python 2 wrote bytes here
         return opcode.name, codecs.escape_decode(_unquote(stream.readline()))[0].decode("latin-1")
     if opcode.name in ("GLOBAL", "INST"):
         module, name = (stream.readline().rstrip(b"\n").decode("utf-8") for _ in range(2))
         return opcode.name, f"{module} {name}"
     argument = None if opcode.arg is None else opcode.arg.reader(stream)
     if type(argument) is int and argument.bit_length() > MAX_BITS:
-        raise PickleError("a whole number of more than a thousand bits")
+        raise PickleError("an integer of more than a thousand bits")
     return opcode.name, argument
 
 
@@ -341,11 +337,10 @@ def _unquote(line: bytes) -> bytes:
     return text[1:-1]
 
 
-class Machine:
+class Interpreter:
     """The stack machine of the pickle format with inert globals.
 
-    A format that knows more globals than NumPy's overrides `known_global`, `call`, `leaf_bytes` and
-    `ignores_state`.
+    A format with more globals than NumPy's overrides `known_global`, `call`, `leaf_bytes` and `ignores_state`.
     """
 
     known_global = staticmethod(known_global)
@@ -358,25 +353,30 @@ class Machine:
         self.memo: dict[int, Any] = {}
 
     def step(self, opcode: str, argument: Any) -> None:
+        """Executes one opcode."""
         if opcode in _CONSTANTS:
             self.stack.append(argument)
         elif opcode in _LITERALS:
             self.stack.append(_LITERALS[opcode]())
-        elif opcode in _NO_EFFECT:
-            pass
-        else:
-            getattr(self, f"op_{opcode.lower()}")(argument)
+        elif opcode in _TUPLE_SIZES:
+            size = _TUPLE_SIZES[opcode]
+            if len(self.stack) < size:
+                raise PickleError("broken pickle: the stack is empty")
+            self.stack[-size:] = [tuple(self.stack[-size:])]
+        elif opcode not in _NO_EFFECT:
+            getattr(self, f"_op_{opcode.lower()}")(argument)
 
     def knows(self, opcode: str) -> bool:
-        """Whether an opcode is one of those that pickles of arrays have."""
-        return opcode in _SIMPLE or hasattr(self, f"op_{opcode.lower()}")
+        """Whether pickles of arrays have this opcode."""
+        return opcode in _SIMPLE or hasattr(self, f"_op_{opcode.lower()}")
 
     def result(self) -> Any:
+        """The checked result, once all opcodes were executed."""
         if len(self.stack) != 1:
             raise PickleError(f"broken pickle: {len(self.stack)} objects left at its end")
         return check_finished(self.stack[0], self.leaf_bytes, self.limits.budget)
 
-    def pop_mark(self) -> list[Any]:
+    def _pop_mark(self) -> list[Any]:
         for position in range(len(self.stack) - 1, -1, -1):
             if self.stack[position] is _MARK:
                 items = self.stack[position + 1 :]
@@ -385,90 +385,75 @@ class Machine:
         raise PickleError("broken pickle: no mark")
 
     # Globals and calls: names are looked up in a fixed table and stay names.
-    def op_global(self, argument):
+    def _op_global(self, argument):
         module, _, name = argument.partition(" ")
         self.stack.append(self.known_global(module, name))
 
-    def op_stack_global(self, _):
+    def _op_stack_global(self, _):
         name, module = self.stack.pop(), self.stack.pop()
         self.stack.append(self.known_global(module, name))
 
-    def op_inst(self, argument):
+    def _op_inst(self, argument):
         module, _, name = argument.partition(" ")
         self.known_global(module, name)
         raise PickleError(f"makes an object of {short(module)}.{short(name)}; refused")
 
-    def op_reduce(self, _):
+    def _op_reduce(self, _):
         arguments, function = self.stack.pop(), self.stack.pop()
         self.stack.append(self.call(function, arguments))
-        self.limits.make(made_bytes(self.stack[-1]))
+        self.limits.allocate(made_bytes(self.stack[-1]))
 
-    def op_build(self, _):
+    def _op_build(self, _):
         state = self.stack.pop()
         pending = self.stack[-1]
         if self.ignores_state(pending):
             return
         self.stack[-1] = with_state(pending, state)
-        self.limits.make(made_bytes(self.stack[-1]))
+        self.limits.allocate(made_bytes(self.stack[-1]))
         for key in pending.memo_keys:
             self.memo[key] = self.stack[-1]
-        pending.memo_keys.clear()  # a forged file may build it again and again
+        pending.memo_keys.clear()  # a forged file may build it repeatedly
 
     def ignores_state(self, target: Any) -> bool:
-        """Whether the state set on `target` carries nothing that is needed."""
+        """Whether the state set on `target` carries nothing of use."""
         return False
 
     # Containers.
-    def op_mark(self, _):
+    def _op_mark(self, _):
         self.stack.append(_MARK)
 
-    def op_tuple(self, _):
-        self.stack.append(tuple(self.pop_mark()))
+    def _op_tuple(self, _):
+        self.stack.append(tuple(self._pop_mark()))
 
-    def op_list(self, _):
-        self.stack.append(self.pop_mark())
+    def _op_list(self, _):
+        self.stack.append(self._pop_mark())
 
-    def op_dict(self, _):
-        items = self.pop_mark()
+    def _op_dict(self, _):
+        items = self._pop_mark()
         self.stack.append({})
         self._set_items(items)
 
-    def op_frozenset(self, _):
-        self.stack.append(frozenset(plain_key(item) for item in self.pop_mark()))
+    def _op_frozenset(self, _):
+        self.stack.append(frozenset(plain_key(item) for item in self._pop_mark()))
 
-    def op_tuple1(self, _):
-        self._tuple(1)
-
-    def op_tuple2(self, _):
-        self._tuple(2)
-
-    def op_tuple3(self, _):
-        self._tuple(3)
-
-    def _tuple(self, size: int) -> None:
-        if len(self.stack) < size:
-            raise PickleError("broken pickle: the stack is empty")
-        items = tuple(self.stack[-size:])
-        self.stack[-size:] = [items]
-
-    def op_append(self, _):
+    def _op_append(self, _):
         item = self.stack.pop()
         self._top(list).append(item)
 
-    def op_appends(self, _):
-        items = self.pop_mark()
+    def _op_appends(self, _):
+        items = self._pop_mark()
         self._top(list).extend(items)
 
-    def op_additems(self, _):
-        items = self.pop_mark()
+    def _op_additems(self, _):
+        items = self._pop_mark()
         self._top(set).update(plain_key(item) for item in items)
 
-    def op_setitem(self, _):
+    def _op_setitem(self, _):
         value, key = self.stack.pop(), self.stack.pop()
         self._set_items([key, value])
 
-    def op_setitems(self, _):
-        self._set_items(self.pop_mark())
+    def _op_setitems(self, _):
+        self._set_items(self._pop_mark())
 
     def _set_items(self, items: list[Any]) -> None:
         if len(items) % 2:
@@ -483,34 +468,34 @@ class Machine:
         return self.stack[-1]
 
     # Stack and memo.
-    def op_pop(self, _):
+    def _op_pop(self, _):
         self.stack.pop()
 
-    def op_pop_mark(self, _):
-        self.pop_mark()
+    def _op_pop_mark(self, _):
+        self._pop_mark()
 
-    def op_dup(self, _):
+    def _op_dup(self, _):
         self.stack.append(self.stack[-1])
 
-    def op_put(self, argument):
+    def _op_put(self, argument):
         self._remember(argument)
 
-    op_binput = op_long_binput = op_put
+    _op_binput = _op_long_binput = _op_put
 
-    def op_memoize(self, _):
+    def _op_memoize(self, _):
         self._remember(len(self.memo))
 
     def _remember(self, key: int) -> None:
         if not 0 <= key < MAX_MEMO:
-            raise PickleError("broken pickle: an impossible place of its memo")
+            raise PickleError("broken pickle: an impossible index of its memo")
         value = self.memo[key] = self.stack[-1]
         if isinstance(value, Pending):
             value.memo_keys.append(key)
 
-    def op_get(self, argument):
+    def _op_get(self, argument):
         self.stack.append(self.memo[argument])
 
-    op_binget = op_long_binget = op_get
+    _op_binget = _op_long_binget = _op_get
 
 
 _CONSTANTS = frozenset(
@@ -527,5 +512,6 @@ _LITERALS = {
     "EMPTY_DICT": dict,
     "EMPTY_SET": set,
 }
+_TUPLE_SIZES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _NO_EFFECT = frozenset(("PROTO", "FRAME"))
-_SIMPLE = _CONSTANTS | _LITERALS.keys() | _NO_EFFECT | {"STOP"}
+_SIMPLE = _CONSTANTS | _LITERALS.keys() | _TUPLE_SIZES.keys() | _NO_EFFECT | {"STOP"}

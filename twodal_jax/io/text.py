@@ -28,8 +28,8 @@ def writing(what: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise WriteError(
-            f"{error.filename or what}: could not be written ({error.strerror or error}). Make room or set the permissions; the"
-            " same command continues the run."
+            f"{error.filename or what}: could not be written ({error.strerror or error}). Make room or set the"
+            " permissions; the same command continues the run."
         ) from error
 
 

@@ -1,8 +1,8 @@
-"""Reads the tensors of a PyTorch checkpoint (.pth, .pth.tar) without PyTorch and without running it.
+"""Reader of the tensors of a PyTorch checkpoint (.pth, .pth.tar) that needs no PyTorch and runs no code of the file.
 
-Both forms of `torch.save` are read: the zip of PyTorch 1.6 and later, and the stream of pickles before.
-The pickles go through `pickle_arrays`'s interpreter with PyTorch's few tensor globals added as inert
-names; a tensor is a strided view of bytes, checked against their number.
+Reads both forms of `torch.save`: the zip of PyTorch 1.6 and later, and the stream of pickles before. The interpreter of
+`pickle_arrays` reads the pickles, with PyTorch's few tensor globals added as inert names. A tensor is a strided view of
+bytes and is checked against their number.
 """
 
 from __future__ import annotations
@@ -35,14 +35,13 @@ _TYPES = {
     "ByteStorage": "<u1",
     "BoolStorage": "?",
 }
-
-
 _MAX_PICKLE = 2**24
+_BIG_ENDIAN = "written on a big-endian machine, which is not supported"
 _REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
 
 
 class _Name(enum.Enum):
-    """What a global of PyTorch stands for."""
+    """Meaning of a global of PyTorch."""
 
     REBUILD_TENSOR = "_rebuild_tensor"
     REBUILD_TENSOR_V2 = "_rebuild_tensor_v2"
@@ -68,7 +67,7 @@ class _Storage:
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-    """A view of a storage, made once the storages are read."""
+    """A view of a storage; becomes an array once the storages are read."""
 
     storage: _Storage
     offset: int
@@ -76,21 +75,23 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
-class _Machine(pickle_arrays.Machine):
-    """`pickle_arrays.Machine` that knows PyTorch's tensors."""
+class _Interpreter(pickle_arrays.Interpreter):
+    """`pickle_arrays.Interpreter` with PyTorch's tensors."""
 
     @staticmethod
     def known_global(module: Any, name: Any) -> Any:
+        """The meaning of a global of PyTorch or NumPy."""
         if module == "torch._utils" and isinstance(name, str) and name in _REBUILD:
             return _Name(name)
         if (module, name) == ("collections", "OrderedDict"):
             return _Name.ORDERED_DICT
         if module == "torch" and isinstance(name, str) and name in _TYPES:
             return _StorageType(_TYPES[name])
-        return pickle_arrays.Machine.known_global(module, name)
+        return pickle_arrays.known_global(module, name)
 
     @staticmethod
     def call(function: Any, arguments: Any) -> Any:
+        """The result of a pickled call of PyTorch's or NumPy's."""
         if function is _Name.ORDERED_DICT and arguments == ():
             return {}
         if function is _Name.REBUILD_PARAMETER:
@@ -100,9 +101,9 @@ class _Machine(pickle_arrays.Machine):
             return _checked_tensor(_Tensor(storage, offset, shape, strides))
         if isinstance(function, (_Name, _StorageType)):
             raise PickleError("calls a name of PyTorch in an unexpected way; refused")
-        return pickle_arrays.Machine.call(function, arguments)
+        return pickle_arrays.call(function, arguments)
 
-    def op_binpersid(self, _):
+    def _op_binpersid(self, _):
         """A reference to a storage: ("storage", type, key, device, number of elements, view)."""
         identity = self.stack.pop()
         if (
@@ -120,10 +121,12 @@ class _Machine(pickle_arrays.Machine):
         self.stack.append(_Storage(identity[2], identity[1].dtype, identity[4]))
 
     def ignores_state(self, target: Any) -> bool:
-        return isinstance(target, dict)  # `_metadata` of a state_dict
+        """True for a dict, whose state is the `_metadata` of a state_dict."""
+        return isinstance(target, dict)
 
     @staticmethod
     def leaf_bytes(value: Any) -> int:
+        """Memory of a tensor or of a value of `pickle_arrays`."""
         if isinstance(value, _Tensor):
             return array_bytes(value.shape, np.dtype(value.storage.dtype).itemsize)
         return pickle_arrays.leaf_bytes(value)
@@ -142,9 +145,9 @@ def _checked_tensor(tensor: Any) -> _Tensor:
     array_bytes(tensor.shape, 8)
     last = sum((side - 1) * step for side, step in zip(tensor.shape, tensor.strides))
     if math.prod(tensor.shape) and tensor.offset + last >= tensor.storage.count:
-        raise PickleError("broken checkpoint: a tensor reaches beyond its storage")
+        raise PickleError("broken checkpoint: a tensor extends beyond its storage")
     if math.prod(tensor.shape) > tensor.storage.count:
-        raise PickleError("broken checkpoint: a tensor larger than its storage")
+        raise PickleError("broken checkpoint: a tensor is larger than its storage")
     return tensor
 
 
@@ -152,7 +155,7 @@ def load(path: os.PathLike | str) -> Any:
     """Reads a checkpoint: dicts, lists and plain values as saved, tensors as NumPy arrays.
 
     Raises:
-      PickleError: missing, broken, or holds anything but tensors and plain values (the message names it).
+      PickleError: the file is missing, broken, or holds anything but tensors and plain values, which the message names.
     """
     path = pathlib.Path(path)
     try:
@@ -174,13 +177,13 @@ def _load_zip(file: BinaryIO) -> Any:
         root = names[0].removesuffix("data.pkl")
         limits = Limits(untrusted.size_of(file))
         pickled = io.BytesIO(_member(archive, names[0], _MAX_PICKLE))
-        content = pickle_arrays.run(_Machine(limits), pickled, "data.pkl")
+        content = pickle_arrays.run(_Interpreter(limits), pickled, "data.pkl")
         order = f"{root}byteorder"
         if order in archive.namelist() and _member(archive, order, 10) != b"little":
-            raise PickleError("written on a big-endian machine, which is not read")
+            raise PickleError(_BIG_ENDIAN)
 
         def read(storage: _Storage) -> bytes:
-            limits.make(storage.nbytes)
+            limits.allocate(storage.nbytes)
             data = _member(archive, f"{root}data/{storage.key}", storage.nbytes)
             if len(data) != storage.nbytes:
                 key = short(storage.key)
@@ -191,7 +194,7 @@ def _load_zip(file: BinaryIO) -> Any:
 
 
 def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """A file of the zip, which torch.save never packs."""
+    """Reads a member of the zip, which torch.save never compresses."""
     info = archive.getinfo(name)
     if info.file_size > most:
         raise PickleError(f"{short(name)} has {info.file_size} bytes, at most {most} were expected")
@@ -206,7 +209,7 @@ def _load_legacy(file: BinaryIO) -> Any:
     limits, stream = Limits(size), io.BytesIO(file.read(size))
 
     def unpickle(part: str) -> Any:
-        return pickle_arrays.run(_Machine(limits), stream, part)
+        return pickle_arrays.run(_Interpreter(limits), stream, part)
 
     magic = unpickle("its first pickle")
     if type(magic) is not int or magic != LEGACY_MAGIC:
@@ -214,14 +217,14 @@ def _load_legacy(file: BinaryIO) -> Any:
     unpickle("the protocol's version")
     system = unpickle("the system's description")
     if not isinstance(system, dict) or system.get("little_endian", True) is not True:
-        raise PickleError("written on a big-endian machine, which is not read")
+        raise PickleError(_BIG_ENDIAN)
     content, keys = unpickle("the content"), unpickle("the list of storages")
     storages, parts = _storages(content), {}
     for key in keys if isinstance(keys, list) else ():
         count = int.from_bytes(stream.read(8), "little")
         storage = storages.get(key) if isinstance(key, str) else None
         if storage is None or storage.count != count:
-            raise PickleError(f"storage '{short(key)}' of {count} elements, which no tensor uses")
+            raise PickleError(f"no tensor uses storage '{short(key)}' of {count} elements")
         parts[key] = stream.read(storage.nbytes)
         if len(parts[key]) != storage.nbytes:
             raise PickleError("ends early")
@@ -229,9 +232,9 @@ def _load_legacy(file: BinaryIO) -> Any:
 
 
 def _storages(content: Any) -> dict[str, _Storage]:
-    """{key: storage} of all tensors inside; PickleError if two storages share a key.
+    """{key: storage} of all tensors; PickleError if two storages share a key.
 
-    A tensor was checked against the size its own storage claims, so one key must mean one size.
+    Each tensor was checked against the size that its own storage claims, so one key must mean one size.
     """
     found: dict[str, _Storage] = {}
     queue, seen = [content], set()
@@ -247,19 +250,19 @@ def _storages(content: Any) -> dict[str, _Storage]:
 
 
 def _with_arrays(content: Any, read: Callable[[_Storage], bytes], limits: Limits) -> Any:
-    """The same containers with arrays in the place of tensors; what is shared stays shared."""
+    """Replaces the tensors in the containers by arrays; shared objects stay shared."""
     flat = {key: np.frombuffer(read(storage), storage.dtype) for key, storage in _storages(content).items()}
     made: dict[int, Any] = {}
 
     def array_of(tensor: _Tensor) -> np.ndarray:
         source = flat[tensor.storage.key][tensor.offset :]
-        limits.make(math.prod(tensor.shape) * source.itemsize)
+        limits.allocate(math.prod(tensor.shape) * source.itemsize)
         strides = [step * source.itemsize for step in tensor.strides]
         view = np.lib.stride_tricks.as_strided(source, tensor.shape, strides, writeable=False)
         return check_values(np.array(view))
 
     def replaced(value: Any) -> Any:
-        """Recursive: `pickle_arrays` refuses what is nested deeply."""
+        """Recursive, because `pickle_arrays` limits the depth."""
         if not isinstance(value, (_Tensor, dict, list, tuple)):
             return value
         if id(value) not in made:
