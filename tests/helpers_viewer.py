@@ -1,4 +1,4 @@
-"""Faces for the viewer's tests, whose place, colours and expressions are known."""
+"""Faces of known place, colours and expressions, for the viewer's tests."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ RED, GREEN, BLUE = (0, 0, 230), (0, 190, 0), (220, 60, 0)  # BGR
 
 
 def rotation(yaw_deg, roll_deg=0.0):
-    """[3, 3]: turned about y, then clockwise as the viewer sees it; y up."""
+    """[3, 3]: a rotation about y, then clockwise as the viewer sees it; y up."""
     yaw, roll = np.radians([yaw_deg, -roll_deg])
     about_y = [[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]]
     about_z = [[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]]
@@ -19,8 +19,10 @@ def rotation(yaw_deg, roll_deg=0.0):
 
 
 def head(columns=45, rows=55, **changes):
-    """The front of an egg with a nose, red where x < 0, green where x > 0, blue on the forehead; 200 units
-    tall. In a photo of 320x240 it is 80 pixels tall about (200, 110)."""
+    """Half an ellipsoid with a nose, red for x < 0, green for x > 0, blue on the forehead; 200 units tall.
+
+    In a photo of 320x240 it is 80 pixels tall about (200, 110).
+    """
     across, up = np.meshgrid(np.linspace(-1.5, 1.5, columns), np.linspace(-1.3, 1.3, rows))
     x, y, z = np.sin(across) * np.cos(up), 1.25 * np.sin(up), np.cos(across) * np.cos(up)
     z = z + 0.35 * np.exp(-((across / 0.15) ** 2) - ((up / 0.25) ** 2))
@@ -49,7 +51,7 @@ def head(columns=45, rows=55, **changes):
 
 
 def textured(**changes):
-    """The same head with its colours in a texture: u to the right, v up."""
+    """The same head with its colours in a texture; u to the right, v up."""
     face = head(**changes)
     uv = face.vertices_model[:, :2] / 250 + 0.5
     texture = np.zeros((256, 256, 3), np.uint8)
@@ -63,6 +65,6 @@ def grey_photo(height=240, width=320):
 
 
 def image_vertices(face, vertices=None):
-    """[N, 3] image pixels, point by point in float64."""
+    """[N, 3] image pixels, computed point by point in float64."""
     vertices = face.vertices_model if vertices is None else vertices
     return np.array([face.pose_image[:, :3] @ point + face.pose_image[:, 3] for point in vertices])

@@ -1,4 +1,4 @@
-"""The viewer's page: self-contained, escaped, and in a real browser a face that turns and changes."""
+"""twodal_jax.viewer: the page is self-contained and escapes all text; its arrays decode to those of the face."""
 
 import base64
 import hashlib
@@ -33,7 +33,7 @@ class Elements(html.parser.HTMLParser):
 
 
 def decode(text, dtype, shape):
-    """What the page does with a blob, in Python's integers."""
+    """Decodes a blob as the page does, in Python's integers."""
     data, size = zlib.decompress(base64.b64decode(text)), np.dtype(dtype).itemsize
     count = shape[0] * shape[1]
     values = [sum(data[p * count + i] << (8 * p) for p in range(size)) for i in range(count)]
@@ -44,7 +44,7 @@ def decode(text, dtype, shape):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "uint32"])
-def test_packed_integers_come_back_whatever_their_size_and_sign(dtype):
+def test_packed_integers_of_every_type_are_restored(dtype):
     limits = np.iinfo(dtype)
     values = np.random.default_rng(0).integers(limits.min, limits.max, (3, 40), dtype, endpoint=True)
     values[0, :2] = limits.max, limits.min
@@ -65,7 +65,7 @@ def test_quantisation_is_exact_to_half_a_step_and_keeps_zeros():
     assert (zeros == 0).all() and np.isfinite(scale).all()
 
 
-def test_the_page_loads_nothing_and_its_policy_names_its_own_scripts_only():
+def test_the_page_loads_nothing_and_its_policy_allows_its_own_scripts_only():
     text = page.viewer_page([head(), textured()], grey_photo(), "photo.jpg")
     elements = Elements(text)
     for tag, name, value in elements.attributes:
@@ -79,7 +79,7 @@ def test_the_page_loads_nothing_and_its_policy_names_its_own_scripts_only():
     assert policy["script-src"] == " ".join(f"'sha256-{h}'" for h in hashes) and len(scripts) == 2
 
 
-def test_hostile_text_anywhere_stays_text():
+def test_hostile_text_is_escaped_everywhere():
     face = head(name=HOSTILE, expression_names=[HOSTILE] * 10, facts={HOSTILE: HOSTILE})
     plain = Elements(page.viewer_page([head(), head()], grey_photo(), "photo.jpg"))
     hostile = Elements(page.viewer_page([face, face], grey_photo(), HOSTILE))
@@ -95,7 +95,7 @@ def test_faces_of_one_model_share_triangles_and_directions():
     assert first["directions"] == second["directions"] and len(blobs) == 4
 
 
-def test_a_large_photo_is_shrunk_and_keeps_its_coordinates():
+def test_a_large_photo_is_reduced_and_keeps_its_coordinates():
     text = page.viewer_page([head()], grey_photo(1000, 4000), "x")
     assert '"photo":{"width":4000,"height":1000}' in text
     data = re.search(r'src="data:image/jpeg;base64,([^"]*)"', text)[1]
@@ -114,12 +114,12 @@ def test_a_large_photo_is_shrunk_and_keeps_its_coordinates():
         ("expression_directions", np.zeros((10, 2475, 3)), "expression_directions"),
     ],
 )
-def test_a_wrong_field_is_named(field, value, message):
+def test_an_invalid_field_is_named(field, value, message):
     with pytest.raises(ValueError, match=message):
         page.viewer_page([head(**{field: value})], grey_photo(), "x")
 
 
-def test_a_page_that_cannot_be_made_leaves_the_old_one(tmp_path):
+def test_a_page_that_cannot_be_made_keeps_the_old_one(tmp_path):
     path = tmp_path / "viewer.html"
     assert page.write_viewer(path, [head()], grey_photo(), "x") == path
     old = path.read_bytes()
@@ -129,7 +129,7 @@ def test_a_page_that_cannot_be_made_leaves_the_old_one(tmp_path):
     assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["viewer.html"]
 
 
-def test_the_bundle_is_what_its_sources_and_pinned_versions_say():
+def test_the_bundle_agrees_with_its_sources_and_pinned_versions():
     bundle = (WEB / "three.bundle.js").read_text(encoding="utf-8")
     notice, body = bundle.split("*/\n", 1)
     root = WEB.parent
@@ -150,7 +150,7 @@ def test_the_bundle_is_what_its_sources_and_pinned_versions_say():
 
 
 def reconstructed(model, seed=0, moved=0.0):
-    """A Face as a reconstruction gives it; `moved`: deviations added to its fourth expression coefficient."""
+    """A reconstructed Face; `moved`: standard deviations added to its fourth expression coefficient."""
     alpha = random_alpha(np.random.default_rng(seed), 1)[0]
     alpha[52 + 3] += moved * model.alpha_std[52 + 3]
     box = np.array([30, 50, 150, 170], np.float32) * 1.7
@@ -159,7 +159,7 @@ def reconstructed(model, seed=0, moved=0.0):
     return Face(alpha, box, landmarks, vertices, Pose(-12.4, 3.0, 0.6), 0.875)
 
 
-def test_a_reconstruction_keeps_its_place_in_the_picture_and_its_models_expressions():
+def test_a_reconstruction_keeps_its_place_and_its_models_expressions():
     model = tiny_model()
     face = reconstructed(model)
     shown = viewer_face.viewer_face(face, model, name="a", expression_names=["mouth_open"])

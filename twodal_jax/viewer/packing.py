@@ -1,7 +1,7 @@
-"""Arrays as text that the page reads back (web/data.js): quantised, deflated, base64.
+"""Arrays as text for the page (web/data.js decodes it): quantised, deflated, base64.
 
-A mesh's neighbours lie beside each other in the file and move alike, so that the differences along a row,
-their low and high bytes apart, deflate to about half of what the numbers themselves would.
+Neighbours in a mesh are neighbours in the file and similar, so that the differences along a row, with low and high
+bytes separated, deflate to about half the size of the numbers themselves.
 """
 
 import base64
@@ -14,10 +14,9 @@ _LIMIT = 32767
 
 
 def encode(values: np.ndarray) -> str:
-    """uint8, int16, uint16 or uint32 [rows, columns] -> base64 text; web/data.js undoes it.
+    """Encodes uint8, int16, uint16 or uint32 [rows, columns] as base64 text; web/data.js decodes it.
 
-    Differences along each row wrap around in the array's own type; then all lowest bytes, all second
-    bytes ..., deflated (zlib).
+    Differences along each row, modulo the array's type; then all lowest bytes, all second bytes ..., deflated (zlib).
     """
     if values.ndim != 2 or values.dtype.name not in ("uint8", "int16", "uint16", "uint32"):
         raise ValueError(f"Expected uint8, int16, uint16 or uint32 [rows, columns], got {values.dtype} {values.shape}.")
@@ -29,10 +28,10 @@ def encode(values: np.ndarray) -> str:
 
 
 def quantise(values: np.ndarray, group: int = 1, centre: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """float [rows, columns] -> int16 [rows, columns], scale [rows / group], offset [rows / group].
+    """Quantises float [rows, columns] to int16 [rows, columns], scale [rows / group], offset [rows / group].
 
-    values = quantised * scale + offset, to half a scale; `group` rows that follow each other share a scale.
-    The offset is the middle of the range with `centre`, otherwise 0: then zeros stay zeros.
+    values = quantised * scale + offset, to half a scale; `group` consecutive rows share a scale. The offset is the
+    middle of the range with `centre`, otherwise 0, which keeps zeros exact.
     """
     grouped = np.asarray(values, np.float64).reshape(len(values) // group, -1)
     offset = (grouped.min(axis=1) + grouped.max(axis=1)) / 2 if centre else np.zeros(len(grouped))
@@ -43,14 +42,15 @@ def quantise(values: np.ndarray, group: int = 1, centre: bool = False) -> tuple[
 
 
 def pack(values: np.ndarray, blobs: MutableMapping[str, str], scale=(), offset=()) -> dict[str, object]:
-    """Puts an array [rows, columns] into `blobs` and returns how the page finds and reads it.
+    """Adds an array [rows, columns] to `blobs` and returns its description for the page.
 
-    Arrays with the same bytes become one blob: faces share triangles, directions and texture coordinates.
+    Equal arrays become one blob: faces share triangles, directions and texture coordinates.
 
     Args:
-      values: of one of the types of `encode`.
-      blobs: encoded text -> the blob's name; one more entry if the array is new.
-      scale, offset: of `quantise`.
+      values: of a type of `encode`.
+      blobs: encoded text -> the blob's name; gets an entry for a new array.
+      scale: of `quantise`.
+      offset: of `quantise`.
     """
     name = blobs.setdefault(encode(values), f"blob-{len(blobs)}")
     packed = {"blob": name, "type": values.dtype.name, "rows": len(values), "columns": values.shape[1]}

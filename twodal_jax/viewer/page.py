@@ -1,8 +1,8 @@
-"""One HTML page to look at reconstructed faces: the photo beside a mesh to turn and to move.
+"""A self-contained HTML page with reconstructed faces: the photo beside a mesh that rotates and changes expression.
 
-The page holds everything: style, program, three.js (web/three.bundle.js, made by build.sh), pictures,
-numbers. Its content security policy lets it load nothing and run only the program whose hash it gives.
-Whatever came from a file or a command line is text in it, never markup.
+The page contains style, program, three.js (web/three.bundle.js, made by build.sh), pictures and numbers. Its content
+security policy forbids loading anything and running any other program than those whose hashes it gives. Text from files
+or the command line is escaped.
 """
 
 import base64
@@ -25,26 +25,27 @@ from twodal_jax.viewer.viewer_face import ViewerFace
 
 # Longest side of the photo in the page, pixels; landmarks keep the coordinates of the photo itself.
 MAX_PHOTO_SIDE = 1600
-# In this order: a file uses what stands in those before it.
+# In this order: a file uses the ones before it.
 PROGRAM = ("data.js", "shape.js", "look.js", "stage.js", "photo.js", "app.js")
 
 
 def viewer_page(faces: Sequence[ViewerFace], photo: np.ndarray, title: str) -> str:
-    """The page as text.
+    """The text of the page.
 
     Args:
-      faces: what was found in the photo, the first shown first; may be empty.
-      photo: BGR uint8 [H, W, 3]; shrunk to MAX_PHOTO_SIDE in the page.
+      faces: of the photo; the page opens with the first one. May be empty.
+      photo: BGR uint8 [H, W, 3]; reduced to MAX_PHOTO_SIDE in the page.
       title: heading of the page, e.g. the photo's file name.
 
     Raises:
-      ValueError: the photo or a field of a face has the wrong shape, type or range (names it).
+      ValueError: the photo or a field of a face has the wrong shape, type or range; the message names it.
     """
     blobs: dict[str, str] = {}
     height, width = photo.shape[:2]
     description = {"photo": {"width": width, "height": height}, "faces": [_describe(face, blobs) for face in faces]}
     three, style = _source("three.bundle.js"), _source("viewer.css")
-    program = _program()
+    sources = "\n".join(_source(name) for name in PROGRAM)
+    program = f'(() => {{\n"use strict";\n{sources}}})();\n'
     parts = {
         "policy": (
             f"default-src 'none'; script-src {_hash(three)} {_hash(program)}; style-src {_hash(style)}; "
@@ -58,35 +59,28 @@ def viewer_page(faces: Sequence[ViewerFace], photo: np.ndarray, title: str) -> s
         "three": three,
         "program": program,
     }
-    # In one pass: what is put in is not searched again.
+    # In one pass, so that inserted text is not searched again.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _source("page.html"))
 
 
 def write_viewer(path: str | os.PathLike, faces: Sequence[ViewerFace], photo: np.ndarray, title: str) -> pathlib.Path:
-    """Writes `viewer_page` whole or not at all, and returns its path. Raises OSError if it cannot be written."""
-    path = pathlib.Path(path)
-    page = viewer_page(faces, photo, title)
-    write_together({path: page.encode("utf-8")})
-    return path
+    """Writes `viewer_page` atomically and returns its path. Raises OSError."""
+    write_together({pathlib.Path(path): viewer_page(faces, photo, title).encode("utf-8")})
+    return pathlib.Path(path)
 
 
 def _source(name: str) -> str:
     return (importlib.resources.files("twodal_jax.viewer") / "web" / name).read_text(encoding="utf-8")
 
 
-def _program() -> str:
-    sources = "\n".join(_source(name) for name in PROGRAM)
-    return f'(() => {{\n"use strict";\n{sources}}})();\n'
-
-
 def _hash(text: str) -> str:
-    """What a content security policy calls an inline script or style."""
+    """The hash of an inline script or style in a content security policy."""
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
 def _json(value: object) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that cannot close the script element around it."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -105,7 +99,7 @@ def _jpeg(picture: np.ndarray) -> str:
 
 
 def _describe(face: ViewerFace, blobs: dict[str, str]) -> dict[str, object]:
-    """A face as web/app.js reads it; its arrays go into `blobs`."""
+    """The description of a face for web/app.js; its arrays go into `blobs`."""
     face.check()
     vertices = np.asarray(face.vertices_model, np.float64)
     landmarks = vertices[face.landmark_indices] @ face.pose_image[:, :3].T + face.pose_image[:, 3]
@@ -113,7 +107,7 @@ def _describe(face: ViewerFace, blobs: dict[str, str]) -> dict[str, object]:
     count, _, num_vertices = face.expression_directions.shape
     index_type = np.uint16 if num_vertices <= 2**16 else np.uint32
     directions = np.asarray(face.expression_directions, np.float64).reshape(3 * count, num_vertices)
-    # A crop box counts edges of pixels, everything else in the page centres.
+    # A crop box counts pixel edges, everything else in the page pixel centres.
     box = None if face.roi_box is None else _rounded(np.asarray(face.roi_box) - 0.5)
     visible = face.landmarks_visible
     return {

@@ -1,4 +1,4 @@
-"""What the viewer shows of a face, and how it is made from a reconstruction. NumPy arrays on the host."""
+"""The data of a face in the viewer, and their conversion from a reconstruction. NumPy arrays on the host."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from twodal_jax.detection.types import Face
 from twodal_jax.geometry import coefficients, morphable_model
 from twodal_jax.geometry.morphable_model import MorphableModel
 
-# Of the distance between a mesh and its own shape in its own pose, as a share of the mesh's size.
+# Largest distance between a mesh and its coefficients' shape in the fitted pose, as a share of the mesh's size.
 _TOLERANCE = 0.01
 
 
@@ -18,19 +18,18 @@ class ViewerFace:
     """One face of the page. N vertices, T triangles, K directions of expression.
 
     Attributes:
-      name: shown where faces are chosen; any text.
-      vertices_model: [N, 3], the reconstruction, model frame: x right, y up, z towards the viewer; any unit.
+      name: label of the face; any text.
+      vertices_model: [N, 3], model frame: x right, y up, z towards the viewer; any unit.
       triangles: [T, 3] integers, 0-based, counter-clockwise seen from outside.
-      expression_directions: [K, 3, N], what one standard deviation of each expression coefficient adds to
-        the vertices; K may be 0.
+      expression_directions: [K, 3, N], displacement for one standard deviation of each expression coefficient; K may
+        be 0.
       landmark_indices: [68] integers, vertices of the landmarks.
-      pose_image: [3, 4], takes (x, y, z, 1) of the model frame to image pixels: x right, y down, z towards
-        the viewer.
+      pose_image: [3, 4], maps (x, y, z, 1) of the model frame to image pixels: x right, y down, z towards the viewer.
       roi_box: [4] sx, sy, ex, ey, image pixels (edges, see `projection`), drawn on the photo; or None.
       uv: [N, 2] from 0 to 1, v up, and texture: BGR uint8 [S, S, 3]; both or none.
-      colours: BGR uint8 [N, 3], shown where there is no texture; or None: plain clay.
-      landmarks_visible: [68] booleans, False for those drawn as rings because the face hides them; or None.
-      expression_names: K labels of the sliders; those that are missing are numbered.
+      colours: BGR uint8 [N, 3], shown without a texture; None: a uniform clay colour.
+      landmarks_visible: [68] booleans, False for hidden landmarks, drawn as rings; or None.
+      expression_names: labels of the K sliders; missing ones are numbered.
       facts: label -> text, shown below the face.
     """
 
@@ -56,7 +55,7 @@ class ViewerFace:
         return left @ np.diag([1.0, 1.0, np.linalg.det(left @ right)]) @ right
 
     def check(self) -> None:
-        """Raises ValueError, which names the field, what is wrong with it and what was expected."""
+        """Raises ValueError for an invalid field; the message names it and what was expected."""
         num_vertices = len(self.vertices_model)
         expected = {
             "vertices_model": (num_vertices, 3),
@@ -100,16 +99,20 @@ def viewer_face(
     landmarks_visible: np.ndarray | None = None,
     expression_names: Sequence[str] = (),
 ) -> ViewerFace:
-    """A reconstruction as the page shows it.
+    """The viewer's data of a reconstruction.
 
     Args:
-      face: what was reconstructed with `procedural.model`, whose whitening gives the sliders their unit.
-      uv, texture, colours, landmarks_visible: as in `ViewerFace`.
-      name: shown where faces are chosen.
-      expression_names: of the model's 10 directions, such as `procedural.EXPRESSION_NAMES`.
+      face: reconstructed with `model`.
+      model: its whitening gives the unit of the sliders.
+      uv: as in `ViewerFace`.
+      texture: as in `ViewerFace`.
+      name: label of the face.
+      colours: as in `ViewerFace`.
+      landmarks_visible: as in `ViewerFace`.
+      expression_names: of the model's 10 directions, such as `face_models.procedural.EXPRESSION_NAMES`.
 
     Raises:
-      ValueError: the face's vertices are not those of `procedural.model` with the face's coefficients.
+      ValueError: the face's vertices are not those of `model` with the face's coefficients.
     """
     vertices = np.asarray(morphable_model.vertices_model(model, np.asarray(face.alpha, np.float32)))
     first = coefficients.NUM_COEFFICIENTS - coefficients.NUM_EXPRESSION
@@ -135,12 +138,12 @@ def viewer_face(
 
 
 def _affine_map(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """[3, 4] float64, the affine map of least squares from source [N, 3] to target [N, 3].
+    """[3, 4] float64, the least-squares affine map from source [N, 3] to target [N, 3].
 
-    Taken from the mesh itself, the pose is exact in whatever crop, box and turn the face was found.
+    A pose from the mesh itself is exact for every crop, box and roll.
     """
     if source.shape != target.shape:
-        raise ValueError(f"The face has vertices of shape {target.shape}, the face model {source.shape}.")
+        raise ValueError(f"The face has vertices of shape {target.shape}, its face model {source.shape}.")
     source, target = source.astype(np.float64), target.astype(np.float64)
     centre, size = source.mean(axis=0), source.std()
     normal = np.column_stack([(source - centre) / size, np.ones(len(source))])
@@ -149,7 +152,7 @@ def _affine_map(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     if not error <= _TOLERANCE * target.std():
         raise ValueError(
             "The face's vertices are not its coefficients' shape in any pose: "
-            f"root mean square {error:.3g} pixels apart. Was it reconstructed with another face model?"
+            f"root mean square {error:.3g} pixels apart. It may be of another face model; give the right one."
         )
     linear = solution[:, :3] / size
     return np.column_stack([linear, solution[:, 3] - linear @ centre])
