@@ -24,7 +24,7 @@ const validator = require('gltf-validator'), fs = require('fs');
 
 
 def node_modules() -> pathlib.Path:
-    """The folder with gltf-validator: GLTF_VALIDATOR, or one that npm fills once a machine; else skips."""
+    """The folder with gltf-validator: GLTF_VALIDATOR, or one that npm fills once on each machine; skips without npm."""
     if given := os.environ.get("GLTF_VALIDATOR"):
         assert (pathlib.Path(given) / "gltf-validator").is_dir(), f"GLTF_VALIDATOR={given}: not in it"
         return pathlib.Path(given)
@@ -32,7 +32,7 @@ def node_modules() -> pathlib.Path:
         pytest.skip("the Khronos glTF validator needs node and npm")
     folder = pathlib.Path(tempfile.gettempdir()) / f"twodal_gltf_validator_{VERSION}_{os.getuid()}"
     if not folder.is_dir():
-        # Several test processes may install at once; each has its own folder, and the first to end wins.
+        # Several test processes may install at once, each in its own folder; the first to finish is used.
         with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
             command = ["npm", "install", "--no-fund", "--no-audit", "--prefix", fresh]
             command += [f"gltf-validator@{VERSION}"]
@@ -51,7 +51,7 @@ def node_modules() -> pathlib.Path:
 
 def issues(modules: pathlib.Path, paths) -> dict[str, dict]:
     """{path: the validator's `issues`, with numErrors, numWarnings and messages}."""
-    # Node finds packages in a folder called node_modules only, or in one that NODE_PATH names.
+    # Node searches a folder called node_modules, and the one in NODE_PATH.
     done = subprocess.run(
         ["node", "-e", _SCRIPT, *map(str, paths)],
         env=os.environ | {"NODE_PATH": str(modules)},

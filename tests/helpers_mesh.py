@@ -1,4 +1,4 @@
-"""Meshes with known surfaces: a sphere, a flat sheet."""
+"""Meshes of known surfaces: a sphere and a flat sheet."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ import numpy as np
 def ball(rows: int = 90, columns: int = 120) -> tuple[np.ndarray, np.ndarray]:
     """Points [N, 3] of the unit sphere, y up, and triangles [T, 3], counter-clockwise seen from outside.
 
-    Symmetric about x = 0 in shape, not in its list of vertices; the seam is behind (z < 0).
+    The shape is symmetric about x = 0, the list of vertices is not; the seam is at the back (z < 0).
     """
     turn = -np.pi + 2 * np.pi * (np.arange(columns) + 0.5) / columns
     height = np.linspace(0.02, np.pi - 0.02, rows)
@@ -20,7 +20,7 @@ def ball(rows: int = 90, columns: int = 120) -> tuple[np.ndarray, np.ndarray]:
 
 
 def in_picture(points: np.ndarray, size: int, yaw: float = 0.0, share: float = 0.4) -> np.ndarray:
-    """Points [N, 3], y up, turned by yaw degrees about y -> pixels of a size x size picture, y down, float32."""
+    """Points [N, 3], y up, rotated by yaw degrees about y -> pixels of a size x size picture, y down, float32."""
     angle = np.radians(yaw)
     turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
     turned = points @ turn.T * [1, -1, 1]

@@ -1,4 +1,4 @@
-"""Meshes in their frames, written and read back by trimesh, by hand and by the Khronos glTF validator."""
+"""twodal_jax.export.meshes and .frames, checked with trimesh, by hand and with the Khronos glTF validator."""
 
 import errno
 import functools
@@ -30,8 +30,7 @@ def builtin():
 
 @functools.cache
 def sphere() -> tuple[np.ndarray, np.ndarray]:
-    """A unit sphere of 163 vertices, counter-clockwise seen from outside (trimesh's), shuffled; two of its
-    vertices lie in one place."""
+    """trimesh's unit sphere of 163 shuffled vertices, counter-clockwise from outside; two vertices coincide."""
     made = trimesh.creation.icosphere(subdivisions=2)
     order = np.random.default_rng(0).permutation(len(made.vertices))
     vertices, triangles = made.vertices[order], np.argsort(order)[made.faces].astype(np.int32)
@@ -41,7 +40,7 @@ def sphere() -> tuple[np.ndarray, np.ndarray]:
 
 
 def with_loose_vertex() -> tuple[np.ndarray, np.ndarray]:
-    """The sphere with a vertex that no triangle has."""
+    """The sphere with an additional vertex without triangles."""
     vertices, triangles = sphere()
     return np.concatenate([vertices[:1] * 2, vertices]), triangles + 1
 
@@ -51,7 +50,7 @@ def picture(height: int = 6, width: int = 10) -> np.ndarray:
 
 
 def texel_of_vertices(count: int, texture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uv [count, 2], v up, of the middle of a random pixel for each vertex; the pixel's colour [count, 3]."""
+    """uv [count, 2], v up, of the centre of a random pixel for each vertex; the pixel's colour [count, 3]."""
     height, width = texture.shape[:2]
     rng = np.random.default_rng(2)
     row, column = rng.integers(0, height, count), rng.integers(0, width, count)
@@ -66,7 +65,7 @@ def read(path: pathlib.Path) -> trimesh.Trimesh:
 
 
 def read_glb(path: pathlib.Path) -> tuple[dict, bytes]:
-    """JSON and buffer of a GLB, by its specification."""
+    """JSON and buffer of a GLB, read by its specification."""
     data = path.read_bytes()
     magic, version, length, json_length, json_type = struct.unpack("<4sII I4s", data[:20])
     assert (magic, version, length, json_type) == (b"glTF", 2, len(data), b"JSON")
@@ -83,7 +82,7 @@ def accessor(tree: dict, buffer: bytes, index: int) -> np.ndarray:
 
 
 def outwardness(vertices: np.ndarray, triangles: np.ndarray) -> float:
-    """Share of a sphere's triangles whose normal, by the right hand, points away from its middle."""
+    """Share of a sphere's triangles with a right-handed normal that points outward."""
     corners = np.asarray(vertices, np.float64)[triangles]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     return float((np.einsum("ti,ti->t", normals, corners.mean(axis=1)) > 0).mean())
@@ -104,7 +103,7 @@ def test_vertices_and_triangles_keep_value_and_order(tmp_path, kind, name):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_vertex_without_a_triangle_stays(tmp_path, kind):
+def test_a_vertex_without_a_triangle_is_kept(tmp_path, kind):
     vertices, triangles = with_loose_vertex()
     path = tmp_path / f"a.{kind}"
     WRITERS[kind](path, vertices, triangles)
@@ -119,7 +118,7 @@ def test_a_vertex_without_a_triangle_stays(tmp_path, kind):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_obj_texture_is_found_beside_it_with_v_up(tmp_path, name):
+def test_an_objs_texture_is_beside_it_with_v_up(tmp_path, name):
     vertices, triangles = sphere()
     texture = picture()
     uv, expected = texel_of_vertices(len(vertices), texture)
@@ -133,7 +132,7 @@ def test_obj_texture_is_found_beside_it_with_v_up(tmp_path, name):
     (mtl,) = [line.split()[1:] for line in lines if line.startswith("mtllib")]
     lines = (moved / mtl[0]).read_text(encoding="utf-8").splitlines()
     (png,) = [line.split()[1:] for line in lines if line.startswith("map_Kd")]
-    assert len(mtl) == len(png) == 1, "a reader takes a space for the end of a name"
+    assert len(mtl) == len(png) == 1, "a space ends a name"
     np.testing.assert_array_equal(np.asarray(PIL.Image.open(moved / png[0]))[..., ::-1], texture)
     found = read(moved / f"{name}.obj")
     np.testing.assert_array_equal(np.float32(found.vertices), vertices)
@@ -152,7 +151,7 @@ def test_names_that_obj_cannot_hold_never_share_a_texture(tmp_path):
     assert len(set(files)) == 12
 
 
-def test_glb_embeds_the_texture_and_turns_v_down(tmp_path):
+def test_a_glb_embeds_the_texture_with_v_down(tmp_path):
     vertices, triangles = sphere()
     texture = picture()
     uv, expected = texel_of_vertices(len(vertices), texture)
@@ -178,7 +177,7 @@ def test_glb_embeds_the_texture_and_turns_v_down(tmp_path):
     np.testing.assert_array_equal(np.float32(read(path).vertices), vertices)
 
 
-def test_glb_colours_are_linear(tmp_path):
+def test_colours_of_a_glb_are_linear(tmp_path):
     vertices, triangles = sphere()
     colours = np.zeros((len(vertices), 3), np.uint8)
     colours[:] = (255, 188, 12)  # blue, green, red
@@ -191,7 +190,7 @@ def test_glb_colours_are_linear(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["obj", "ply"])
-def test_text_and_ply_colours_come_back(tmp_path, kind):
+def test_colours_of_obj_and_ply_are_restored(tmp_path, kind):
     vertices, triangles = sphere()
     colours = np.random.default_rng(3).integers(0, 256, (len(vertices), 3), np.uint8)
     path = tmp_path / f"a.{kind}"
@@ -202,7 +201,7 @@ def test_text_and_ply_colours_come_back(tmp_path, kind):
 
 @pytest.mark.parametrize("frame", frames.FRAMES)
 @pytest.mark.parametrize("kind", WRITERS)
-def test_the_face_looks_at_the_viewer_in_every_file(tmp_path, frame, kind):
+def test_the_face_looks_at_the_viewer_in_every_format_and_frame(tmp_path, frame, kind):
     model = builtin()
     surface = np.asarray(model.mean).T
     if frame == frames.IMAGE:
@@ -224,14 +223,14 @@ def test_the_face_looks_at_the_viewer_in_every_file(tmp_path, frame, kind):
     assert chin[1] < brow[1], "y is up"
 
 
-def test_image_frame_lies_on_the_picture():
-    """By hand: the first pixel's middle is half a pixel right of and below the top left corner."""
+def test_the_image_frame_lies_on_the_picture():
+    """By hand: the first pixel's centre is half a pixel right of and below the top left corner."""
     corners = np.array([[0, 0, 7], [-0.5, -0.5, 0], [639.5, 479.5, 0], [639, 0, -1]])
     found = frames.to_export_frame(corners, "image", image_height=480)
     np.testing.assert_allclose(found, [[0.5, 479.5, 7], [0, 480, 0], [640, 0, 0], [639.5, 479.5, -1]])
 
 
-def test_image_frame_is_the_model_turned_and_scaled_without_mirroring():
+def test_the_image_frame_is_the_rotated_and_scaled_model_without_mirroring():
     model, rng = helpers_model.tiny_model(), np.random.default_rng(0)
     for alpha in helpers_model.random_alpha(rng, 5):
         surface = np.asarray(model.mean).T
@@ -243,7 +242,7 @@ def test_image_frame_is_the_model_turned_and_scaled_without_mirroring():
         np.testing.assert_allclose(linear, alpha[:12].reshape(3, 4)[:, :3], rtol=1e-3, atol=1e-3)
 
 
-def test_model_frame_is_in_metres():
+def test_the_model_frame_is_in_metres():
     model = builtin()
     unit = frames.metres_per_unit(np.asarray(model.landmark_mean).T)
     found = frames.to_export_frame(np.asarray(model.mean).T, "model", unit=unit)
@@ -251,7 +250,7 @@ def test_model_frame_is_in_metres():
 
 
 @pytest.mark.parametrize("unit", frames.KNOWN_UNITS)
-def test_unit_is_told_from_the_size_of_the_face(unit):
+def test_the_unit_follows_from_the_size_of_the_face(unit):
     landmarks = np.random.default_rng(0).normal(0, 0.03 / unit, (68, 3))
     landmarks[[36, 45]] = [[-0.045 / unit, 0, 0], [0.045 / unit, 0, 0]]
     assert frames.metres_per_unit(landmarks) == unit
@@ -259,7 +258,7 @@ def test_unit_is_told_from_the_size_of_the_face(unit):
     assert "not known" in frames.describe("model", None) and "metre" in frames.describe("model", unit)
 
 
-def test_the_real_models_unit_is_the_micrometre():
+def test_the_unit_of_the_real_model_is_the_micrometre():
     folder = os.environ.get("TWODAL_DATA_DIR")
     if not folder or not (pathlib.Path(folder) / "bfm_3ddfa").is_dir():
         pytest.skip("needs TWODAL_DATA_DIR with bfm_3ddfa")
@@ -268,7 +267,7 @@ def test_the_real_models_unit_is_the_micrometre():
 
 
 @pytest.mark.parametrize("full_at", [".obj.", ".mtl.", ".png."])
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, full_at):
+def test_a_full_disk_keeps_the_old_files(tmp_path, monkeypatch, full_at):
     vertices, triangles = sphere()
     uv, _ = texel_of_vertices(len(vertices), picture())
     make = functools.partial(meshes.write_obj, tmp_path / "a.obj", uv=uv, texture=picture())
@@ -288,7 +287,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, full_at):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_folder_in_the_way_is_named_and_nothing_is_written(tmp_path):
+def test_a_folder_of_the_files_name_is_reported_and_nothing_is_written(tmp_path):
     vertices, triangles = sphere()
     uv, _ = texel_of_vertices(len(vertices), picture())
     (tmp_path / "a.obj").mkdir()
@@ -315,7 +314,7 @@ def test_a_folder_in_the_way_is_named_and_nothing_is_written(tmp_path):
     ],
 )
 @pytest.mark.parametrize("kind", ["obj", "glb"])
-def test_what_is_no_mesh_is_named_and_nothing_is_written(tmp_path, kind, change, message):
+def test_invalid_meshes_are_refused_and_nothing_is_written(tmp_path, kind, change, message):
     vertices, triangles = sphere()
     with pytest.raises(meshes.MeshError, match=message):
         WRITERS[kind](tmp_path / f"a.{kind}", **{"vertices": vertices, "triangles": triangles} | change)
@@ -326,7 +325,7 @@ def test_what_is_no_mesh_is_named_and_nothing_is_written(tmp_path, kind, change,
     "frame, given, message",
     [("photo", {}, "Unknown frame 'photo'; expected one of image, model"), ("image", {}, "needs `image_height`")],
 )
-def test_frames_name_what_is_missing(frame, given, message):
+def test_unknown_frames_and_missing_arguments_are_named(frame, given, message):
     with pytest.raises(frames.FrameError, match=message):
         frames.to_export_frame(np.zeros((1, 3)), frame, **given)
 
@@ -336,7 +335,7 @@ def validator() -> pathlib.Path:
     return helpers_gltf.node_modules()
 
 
-def test_khronos_validator_finds_nothing(tmp_path, validator):
+def test_the_khronos_validator_reports_no_issue(tmp_path, validator):
     model = builtin()
     texture = picture(64, 64)
     face = frames.to_export_frame(np.asarray(model.mean).T, "model", unit=1e-3), np.asarray(model.triangles)
@@ -352,8 +351,7 @@ def test_khronos_validator_finds_nothing(tmp_path, validator):
         assert issues["numErrors"] == issues["numWarnings"] == 0, f"{path}: {issues['messages'][:3]}"
 
 
-def test_khronos_validator_finds_a_wrong_normal(tmp_path, validator):
-    """The check above can fail."""
+def test_the_khronos_validator_reports_an_invalid_normal(tmp_path, validator):
     path = meshes.write_glb(tmp_path / "a.glb", *sphere())
     tree, buffer = read_glb(path)
     index = tree["meshes"][0]["primitives"][0]["attributes"]["NORMAL"]

@@ -1,4 +1,4 @@
-"""Landmarks, pose and coefficients in CSV and JSON, read back."""
+"""twodal_jax.export.tables: CSV and JSON restore landmarks, pose and coefficients exactly."""
 
 import csv
 import dataclasses
@@ -21,7 +21,7 @@ def random_face(seed: int) -> Face:
     return Face(**values, pose=Pose(yaw=12.5, pitch=-3.25, roll=float(rng.normal())), confidence=0.75)
 
 
-def test_faces_json_gives_every_float32_back(tmp_path):
+def test_faces_json_restores_every_float32_with_one_point_a_line(tmp_path):
     faces = [random_face(0), random_face(1)]
     path = tables.write_faces_json(tmp_path / "faces.json", "photo.jpg", (640, 480), faces)
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -33,14 +33,10 @@ def test_faces_json_gives_every_float32_back(tmp_path):
         assert record["pose"] == dataclasses.asdict(face.pose)
         for name, array in (("alpha", face.alpha), ("box", face.roi_box), ("landmarks68", face.landmarks68)):
             np.testing.assert_array_equal(np.array(record[name], np.float32), array)
+    assert sum(line.strip().startswith("[") for line in path.read_text().splitlines()) == 2 * 68
 
 
-def test_each_point_has_one_line(tmp_path):
-    path = tables.write_landmarks_json(tmp_path / "landmarks.json", "a", [random_face(0)])
-    assert sum(line.strip().startswith("[") for line in path.read_text().splitlines()) == 68
-
-
-def test_what_is_not_finite_is_null_and_an_empty_cell(tmp_path):
+def test_values_that_are_not_finite_are_null_or_an_empty_cell(tmp_path):
     face = random_face(0)
     face.landmarks68[3, 1], face.landmarks68[4, 0] = np.nan, np.inf
     face = dataclasses.replace(face, confidence=float("nan"))
@@ -53,7 +49,7 @@ def test_what_is_not_finite_is_null_and_an_empty_cell(tmp_path):
     assert row["y3"] == "" and row["x4"] == "" and float(row["z4"]) == pytest.approx(face.landmarks68[4, 2])
 
 
-def test_csv_has_one_row_a_face_of_each_picture(tmp_path):
+def test_the_csv_has_one_row_for_each_face_of_each_picture(tmp_path):
     faces = [random_face(n) for n in range(3)]
     pictures = [('a, b".jpg', faces[:2]), ("none.jpg", []), ("ü.jpg", faces[2:])]
     path = tables.write_landmarks_csv(tmp_path / "landmarks.csv", pictures)
@@ -66,7 +62,7 @@ def test_csv_has_one_row_a_face_of_each_picture(tmp_path):
         np.testing.assert_array_equal(np.array(row[2:], np.float32).reshape(68, 3), face.landmarks68)
 
 
-def test_pose_json(tmp_path):
+def test_pose_json_has_degrees(tmp_path):
     path = tables.write_pose_json(tmp_path / "pose.json", "a.jpg", [random_face(0)])
     record = json.loads(path.read_text())
     assert record["faces"][0]["yaw"] == 12.5 and record["faces"][0]["pitch"] == -3.25
@@ -74,7 +70,7 @@ def test_pose_json(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x [ 1,  2 ].jpg", "ü 顔.jpg", os.fsdecode(b"\xff.jpg"), 'q".jpg', "a\nb"])
-def test_any_file_name_comes_back(tmp_path, name):
+def test_any_file_name_is_restored(tmp_path, name):
     path = tables.write_pose_json(tmp_path / "pose.json", name, [])
     assert json.loads(path.read_text(encoding="utf-8")) == {"file": name, "frame": tables.FRAMES["pose"], "faces": []}
 
@@ -92,7 +88,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-def test_wrong_landmarks_are_named(tmp_path):
+def test_landmarks_of_another_shape_are_refused(tmp_path):
     face = dataclasses.replace(random_face(0), landmarks68=np.zeros((68, 2), np.float32))
     with pytest.raises(ValueError, match=r"`landmarks68` of shape \(68, 3\), got \(68, 2\)"):
         tables.write_landmarks_csv(tmp_path / "l.csv", [("a", [face])])

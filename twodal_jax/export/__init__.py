@@ -1,4 +1,4 @@
-"""Files for other programs: meshes, tables, and the network as StableHLO or ONNX.
+"""Writers of files for other programs: meshes, tables, and the network as StableHLO or ONNX.
 
 May import `models`, `rendering`, `io` and `geometry`.
 """

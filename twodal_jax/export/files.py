@@ -1,4 +1,4 @@
-"""Files that belong together, written whole or not at all."""
+"""Atomic writes of files that belong together."""
 
 import contextlib
 import errno
@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 
 def write_together(files: Mapping[pathlib.Path, bytes]) -> None:
-    """Writes all files, in the order given; missing folders are made.
+    """Writes all files in the given order and makes missing folders.
 
-    Everything is on the disk under temporary names before the first file gets its own, so that a full disk
-    leaves what was there before. Put the file that refers to the others last.
+    All content is on the disk under temporary names before the first file is renamed, so that a full disk leaves the
+    old files. The file that refers to the others should be last.
 
     Raises:
       OSError: names the file that could not be written.

@@ -1,18 +1,17 @@
-"""The frames a written mesh may have. Pure, NumPy on the host.
+"""Frames of exported meshes. Pure, NumPy on the host.
 
 Both are right-handed with x to the right of a frontal face's picture, y UP and z towards the viewer, as
-glTF and Wavefront OBJ have it; a program with z up, Blender for one, turns them on import.
+in glTF and Wavefront OBJ; a program with z up, such as Blender, rotates them on import.
 
-  image: unit 1 pixel of the picture. The origin is the picture's bottom left CORNER (half a pixel beyond the
-      centre of its last row's first pixel) and z = 0 the depth of that frame, which is arbitrary. The picture
-      itself, laid down as the rectangle from (0, 0) to (width, height), lies exactly under the face.
+  image: unit 1 pixel. The origin is the picture's bottom left CORNER (half a pixel beyond the centre of its last row's
+      first pixel); z = 0 is an arbitrary depth. The picture as the rectangle from (0, 0) to (width, height) lies
+      exactly under the face.
           x = x_image + 1/2,   y = height - 1/2 - y_image,   z = z_image
-      (x_image, y_image as in `reconstruction.face`: y down, the first pixel's centre at (0, 0)).
+      (x_image, y_image as in `detection.types.Face`: y down, the first pixel's centre at (0, 0)).
   model: pose removed, the morphable model's own frame and origin, in metres.
 
-Triangles stay as they are in both. They are counter-clockwise seen from outside in the morphable model's
-frame; a picture's y, which grows downward, makes them clockwise, and turning y up makes them
-counter-clockwise again.
+Triangles are the same in both. They are counter-clockwise seen from outside in the morphable model's frame and, because
+y is up, in both exported frames; with a picture's y, which is down, they are clockwise.
 """
 
 import numpy as np
@@ -22,18 +21,18 @@ from twodal_jax.geometry.morphable_model import OUTER_EYE_CORNERS
 IMAGE, MODEL = "image", "model"
 FRAMES = (IMAGE, MODEL)
 _AXES = "x right, y up, z towards the viewer, right-handed"
-OUTER_EYE_DISTANCE = 0.09  # of adults' outer eye corners, metres (about 85 to 100 mm)
+OUTER_EYE_DISTANCE = 0.09  # between adults' outer eye corners, metres (about 85 to 100 mm)
 # Units of face models, metres: micrometre (BFM 2009), millimetre, centimetre, decimetre, metre (FLAME).
 KNOWN_UNITS = (1e-6, 1e-3, 1e-2, 1e-1, 1.0)
-MOST_OFF = 2.0  # no face's eyes are twice as far apart as usual, nor half
+MAX_RATIO = 2.0  # of a face's eye distance to the usual one, or its inverse
 
 
 class FrameError(ValueError):
-    """There is no such frame, or what it needs was not given."""
+    """An unknown frame, or an argument that the frame needs is missing."""
 
 
 def metres_per_unit(landmarks_model: np.ndarray) -> float | None:
-    """The unit of a morphable model in metres, told from its mean face's size; None if no usual one fits.
+    """The unit of a morphable model in metres, from the size of its mean face; None if no known unit fits.
 
     landmarks_model: [68, 3], of the mean face, model frame (`MorphableModel.landmark_mean.T`).
     """
@@ -43,7 +42,7 @@ def metres_per_unit(landmarks_model: np.ndarray) -> float | None:
     first, second = OUTER_EYE_CORNERS
     distance = np.linalg.norm(landmarks[first] - landmarks[second])
     for unit in KNOWN_UNITS:
-        if 1 / MOST_OFF < distance * unit / OUTER_EYE_DISTANCE < MOST_OFF:
+        if 1 / MAX_RATIO < distance * unit / OUTER_EYE_DISTANCE < MAX_RATIO:
             return unit
     return None
 
@@ -51,17 +50,17 @@ def metres_per_unit(landmarks_model: np.ndarray) -> float | None:
 def to_export_frame(
     points: np.ndarray, frame: str, *, image_height: float | None = None, unit: float | None = None
 ) -> np.ndarray:
-    """Points as they go into a file, float32 [..., P, 3]; triangles go with them unchanged.
+    """Points in an exported frame, float32 [..., P, 3]; their triangles stay unchanged.
 
     Args:
       points: [..., P, 3]. For "image": image pixels, y down. For "model": the morphable model's frame and
         unit (`morphable_model.vertices_model`).
       frame: "image" or "model".
       image_height: of the picture in pixels, for "image".
-      unit: of the morphable model in metres, for "model" (`metres_per_unit`); None, not known: they keep it.
+      unit: of the morphable model in metres, for "model" (`metres_per_unit`); None keeps an unknown unit.
 
     Raises:
-      FrameError: the frame is unknown, the points are no [..., 3], or the picture's height is missing.
+      FrameError: the frame is unknown, the points are not [..., 3], or the picture's height is missing.
     """
     points = np.asarray(points, np.float64)
     if points.ndim < 1 or points.shape[-1] != 3:
@@ -77,7 +76,7 @@ def to_export_frame(
 
 
 def describe(frame: str, unit: float | None = None) -> str:
-    """A line that says how a file's coordinates are meant; arguments as in `to_export_frame`."""
+    """A one-line description of a file's coordinates; arguments as in `to_export_frame`."""
     if frame == IMAGE:
         return f"frame image: {_AXES}; unit pixel; origin at the picture's bottom left corner"
     if frame == MODEL:

@@ -1,14 +1,13 @@
-"""Meshes as files that other programs open: OBJ with its MTL and PNG, PLY, GLB.
+"""Writers of meshes for other programs: OBJ with its MTL and PNG, PLY, GLB.
 
-    write_obj    text; Blender, MeshLab and nearly everything else
+    write_obj    text; Blender, MeshLab and most other programs
     write_ply    binary; vertex colours
-    write_glb    one binary file with the texture in it; browsers, Blender, phones
+    write_glb    one binary file with its texture; browsers, Blender, phones
 
-Vertices keep their number and order in all of them, so that vertex n of a file is vertex n of the morphable
-model. Coordinates are written as given (`frames` makes them): right-handed, y up, triangles counter-clockwise
-seen from outside. Texture coordinates are [N, 2] u, v with v UP, as in OBJ: the middle of the texture's pixel
-(column, row) is u = (column + 1/2) / width, v = 1 - (row + 1/2) / height. Colours are as in pictures, BGR
-uint8 (sRGB). Files are written whole or not at all.
+Vertices keep their number and order: vertex n of a file is vertex n of the morphable model. Coordinates are written as
+given (`frames` converts them): right-handed, y up, triangles counter-clockwise seen from outside. Texture coordinates
+are [N, 2] u, v with v UP, as in OBJ: the centre of the texture's pixel (column, row) is u = (column + 1/2) / width,
+v = 1 - (row + 1/2) / height. Colours are BGR uint8 (sRGB). Writes are atomic.
 """
 
 import hashlib
@@ -21,18 +20,18 @@ import numpy as np
 
 from twodal_jax.export.files import write_together
 
-# Inside OBJ and MTL a space ends a word, # begins a comment and a leading - an option.
-_NO_WORD = re.compile(r"[\s#\"'\\\x00-\x1f]|^-")
+# In OBJ and MTL a space ends a name, # begins a comment and a leading - an option.
+_NOT_IN_NAMES = re.compile(r"[\s#\"'\\\x00-\x1f]|^-")
 _TRIMESH_COMMENT = re.compile(rb"^comment [^\n]*\n", re.MULTILINE)
 _CLAMP_TO_EDGE, _LINEAR, _LINEAR_MIPMAP_LINEAR = 33071, 9729, 9987  # constants of glTF
 _COLOUR_ATTRIBUTE = "_LINEAR_COLOUR"
 _VERTEX_DATA, _INDEX_DATA = 34962, 34963
 _MTL = "newmtl {0}\nKa 1 1 1\nKd 1 1 1\nKs 0 0 0\nNs 1\nillum 1\nmap_Kd {0}.png\n"
-_PLAIN_BGR = (184, 192, 200)  # of a mesh without texture and colours
+_DEFAULT_BGR = (184, 192, 200)  # of a mesh without texture and colours
 
 
 class MeshError(ValueError):
-    """The arrays make no mesh; the message names the argument and what was expected."""
+    """The arrays are not a valid mesh; the message names the argument and what was expected."""
 
 
 def write_obj(
@@ -45,15 +44,15 @@ def write_obj(
     colours: np.ndarray | None = None,
     comment: str = "",
 ) -> list[pathlib.Path]:
-    """Writes a Wavefront OBJ, and an MTL and a PNG beside it if there is a texture.
+    """Writes a Wavefront OBJ, with an MTL and a PNG beside it if there is a texture.
 
     Args:
-      path: NAME.obj; the others are NAME.mtl and NAME.png (a name that OBJ cannot hold, with a space for
-        one, is changed for those two).
-      vertices: [N, 3]. triangles: [T, 3], 0-based.
-      uv: [N, 2], v up. texture: [H, W, 3] BGR uint8; needs uv.
-      colours: [N, 3] BGR uint8, instead of a texture; written as r g b behind each vertex, which Blender and
-        MeshLab read.
+      path: NAME.obj; the others are NAME.mtl and NAME.png, with another name if OBJ cannot hold it (a space).
+      vertices: [N, 3].
+      triangles: [T, 3], 0-based.
+      uv: [N, 2], v up.
+      texture: [H, W, 3] BGR uint8; needs uv.
+      colours: [N, 3] BGR uint8, instead of a texture; written as r g b after each vertex, as Blender and MeshLab read.
       comment: first line of the text files.
 
     Returns:
@@ -82,7 +81,7 @@ def write_obj(
 
 
 def _rows(keyword: str, values: np.ndarray, digits: int = 9) -> str:
-    """Lines of OBJ; 9 digits give every float32 back."""
+    """Lines of an OBJ; 9 digits restore every float32 exactly."""
     row = keyword + f" %.{digits}g" * np.shape(values)[1] + "\n"
     return (row * len(values)) % tuple(np.asarray(values, np.float64).ravel().tolist())
 
@@ -105,7 +104,7 @@ def write_ply(
         mesh.visual.vertex_colors = colours[:, ::-1]
     content = export_ply(mesh, vertex_normal=True, include_attributes=False)
     line = f"comment {_one_line(comment)}\n".encode() if comment else b""
-    # The first comment is always trimesh's own.
+    # The first comment is trimesh's own.
     write_together({path: _TRIMESH_COMMENT.sub(lambda _: line, content, count=1)})
     return path
 
@@ -122,8 +121,8 @@ def write_glb(
 ) -> pathlib.Path:
     """Writes a binary glTF 2.0 with normals and, embedded, the texture (PNG) or the vertex colours.
 
-    The material is neither metal nor glossy and is seen from both sides. glTF wants vertex colours linear, so
-    they leave sRGB here, with 16 bits. `comment` becomes `asset.extras.comment`. Arguments as in `write_obj`.
+    The material is matt, not metallic and double-sided. glTF needs linear vertex colours, so they are converted from
+    sRGB to 16 bits. `comment` becomes `asset.extras.comment`. Arguments as in `write_obj`.
     """
     from trimesh.exchange.gltf import export_glb
     from trimesh.visual.material import PBRMaterial
@@ -139,7 +138,7 @@ def write_glb(
         roughnessFactor=1.0,
         doubleSided=True,
         baseColorTexture=None if texture is None else _picture(texture),
-        baseColorFactor=[*(_linear_16bit(np.array(_PLAIN_BGR[::-1])) / 65535.0), 1.0] if plain else None,
+        baseColorFactor=[*(_linear_16bit(np.array(_DEFAULT_BGR[::-1])) / 65535.0), 1.0] if plain else None,
     )
     mesh.visual = TextureVisuals(uv=None if texture is None else uv, material=material)
     if colours is not None:
@@ -155,9 +154,7 @@ def write_glb(
 
 
 def _finish_gltf(tree: dict, name: str, comment: str) -> None:
-    """What trimesh does not write: the name, colours of 16 bits, what each part of the buffer is for, a
-    sampler that does not repeat, the comment.
-    """
+    """Adds what trimesh does not write: name, 16-bit colours, targets of the buffer views, sampler, comment."""
     mesh, accessors = tree["meshes"][0], tree["accessors"]
     mesh["name"] = name
     primitive = mesh["primitives"][0]
@@ -185,7 +182,7 @@ def _linear_16bit(srgb: np.ndarray) -> np.ndarray:
 
 
 def _trimesh(vertices: np.ndarray, triangles: np.ndarray):
-    """A trimesh.Trimesh in which nothing will be merged, with our normals."""
+    """A trimesh.Trimesh that keeps all vertices, with normals."""
     import trimesh
 
     normals = _normals(vertices, triangles)
@@ -193,7 +190,7 @@ def _trimesh(vertices: np.ndarray, triangles: np.ndarray):
 
 
 def _normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Unit normals [N, 3]; towards the viewer where there is no triangle, for formats want one there too."""
+    """Unit normals [N, 3]; towards the viewer without a triangle, because the formats need one for each vertex."""
     from twodal_jax.rendering.shading import vertex_normals
 
     normals = vertex_normals(vertices, triangles)
@@ -218,20 +215,20 @@ def _one_line(comment: str) -> str:
 
 
 def _one_word(stem: str) -> str:
-    """A file's name as OBJ and MTL can hold it; two names never become one."""
-    word = _NO_WORD.sub("_", stem)
+    """A file name that OBJ and MTL can hold, different for different names."""
+    word = _NOT_IN_NAMES.sub("_", stem)
     return word if word == stem else f"{word}-{hashlib.sha256(stem.encode()).hexdigest()[:6]}"
 
 
 def _checked(vertices, triangles, uv, texture, colours) -> tuple[np.ndarray, np.ndarray]:
-    """vertices as float32, which is all that files hold, and triangles; MeshError unless all fits."""
+    """Checks all arguments; returns vertices as float32, the precision of the files, and triangles."""
     vertices, triangles = np.asarray(vertices, np.float32), np.asarray(triangles)
     count = len(vertices)
     if vertices.ndim != 2 or vertices.shape[1] != 3 or not count:
         raise MeshError(f"Expected `vertices` of shape [N, 3], got {vertices.shape}.")
     if not np.isfinite(vertices).all():
         wrong = int((~np.isfinite(vertices)).any(axis=1).sum())
-        raise MeshError(f"`vertices` has {wrong} of {count} that are not finite.")
+        raise MeshError(f"Expected finite `vertices`, but {wrong} of {count} are not finite.")
     is_list = triangles.ndim == 2 and triangles.shape[1] == 3 and triangles.size
     if not is_list or triangles.dtype.kind not in "iu":
         raise MeshError(f"Expected integer `triangles` [T, 3], got {triangles.dtype} {triangles.shape}.")
@@ -243,7 +240,7 @@ def _checked(vertices, triangles, uv, texture, colours) -> tuple[np.ndarray, np.
         if array is not None and np.shape(array) != shape:
             raise MeshError(f"Expected `{name}` of shape {shape}, one row a vertex, got {np.shape(array)}.")
     if uv is not None and not np.isfinite(uv).all():
-        raise MeshError("`uv` is not finite.")
+        raise MeshError("Expected finite `uv`, got NaN or infinity.")
     if texture is not None and (np.ndim(texture) != 3 or np.shape(texture)[2] != 3 or not np.size(texture)):
         raise MeshError(f"Expected `texture` of shape [H, W, 3], got {np.shape(texture)}.")
     for name, array in (("texture", texture), ("colours", colours)):

@@ -1,11 +1,12 @@
-"""Landmarks, pose and coefficients of faces as CSV and JSON. Written whole or not at all.
+"""Writers of landmarks, pose and coefficients as CSV and JSON. Writes are atomic.
 
-A face is anything with the fields of `reconstruction.face.Face`; faces of a picture are numbered from 0.
-Points are in image pixels: x right, y DOWN, the first pixel's centre at (0, 0), z towards the viewer in the
-same unit. What is not finite becomes null in JSON and an empty cell in CSV.
+A face has the fields of `detection.types.Face`; the faces of a picture are numbered from 0. Points are in image pixels:
+x right, y DOWN, the first pixel's centre at (0, 0), z towards the viewer in the same unit. Values that are not finite
+become null in JSON and empty cells in CSV.
 """
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -31,12 +32,12 @@ FRAMES = {
     " crop's first pixel), shape 40, expression 10; a file of predictions made of it needs pixel_origin 0",
     "confidence": "0 to 1, no probability",
 }
-# In JSON text a line break is never part of a string, so this finds lists of plain values only.
+# Strings in JSON contain no line break, so this matches lists of plain values only.
 _PLAIN_LIST = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")
 
 
 def plain(value: Any) -> Any:
-    """Arrays, tuples, dicts -> what JSON knows; float32 with as few digits as give it back, NaN None."""
+    """Converts arrays, tuples and dicts to JSON types; float32 has the fewest digits that restore it, NaN is None."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -57,55 +58,32 @@ def to_json(content: Any) -> str:
 
 
 def write_json(path: os.PathLike | str, content: Any) -> pathlib.Path:
-    """Writes `to_json`. Raises OSError, which names the file, if it cannot be written."""
-    # A file's name may hold bytes that are no UTF-8; JSON can say them with a backslash.
+    """Writes `to_json`. Raises OSError, which names the file."""
+    # A file name may contain bytes that are not UTF-8; JSON escapes them.
     write_together({pathlib.Path(path): to_json(content).encode("utf-8", "backslashreplace")})
     return pathlib.Path(path)
 
 
-def pose_record(face) -> dict[str, Any]:
-    """{"yaw", "pitch", "roll"} in degrees."""
-    return {name: getattr(face.pose, name) for name in ("yaw", "pitch", "roll")}
-
-
-def face_record(face, number: int) -> dict[str, Any]:
-    """Everything about a face but its mesh."""
-    return {
-        "face": number,
-        "confidence": face.confidence,
-        "box": face.roi_box,
-        "pose": pose_record(face),
-        "alpha": face.alpha,
-        "landmarks68": face.landmarks68,
-    }
-
-
-def picture_record(file: str, size: tuple[int, int], faces: Sequence) -> dict[str, Any]:
-    """What faces.json says of a picture: file, size (width, height) in pixels, frames, faces."""
-    return {
-        "program": f"twodal_jax {__version__}",
-        "file": str(file),
-        "width": size[0],
-        "height": size[1],
-        "frames": FRAMES,
-        "faces": [face_record(face, number) for number, face in enumerate(faces)],
-    }
-
-
 def write_faces_json(path: os.PathLike | str, file: str, size: tuple[int, int], faces: Sequence) -> pathlib.Path:
-    """Writes `picture_record`."""
-    return write_json(path, picture_record(file, size, faces))
-
-
-def write_landmarks_json(path: os.PathLike | str, file: str, faces: Sequence) -> pathlib.Path:
-    """Writes {"file", "frame", "faces": [{"face", "landmarks68": [68, 3]}]}."""
-    rows = [{"face": number, "landmarks68": _landmarks(face)} for number, face in enumerate(faces)]
-    return write_json(path, {"file": str(file), "frame": FRAMES["landmarks68"], "faces": rows})
+    """Writes faces.json: the picture's file and size (width, height), the frames, and each face without its mesh."""
+    rows = [
+        {
+            "face": number,
+            "confidence": face.confidence,
+            "box": face.roi_box,
+            "pose": dataclasses.asdict(face.pose),
+            "alpha": face.alpha,
+            "landmarks68": face.landmarks68,
+        }
+        for number, face in enumerate(faces)
+    ]
+    picture = {"program": f"twodal_jax {__version__}", "file": str(file), "width": size[0], "height": size[1]}
+    return write_json(path, picture | {"frames": FRAMES, "faces": rows})
 
 
 def write_pose_json(path: os.PathLike | str, file: str, faces: Sequence) -> pathlib.Path:
     """Writes {"file", "frame", "faces": [{"face", "yaw", "pitch", "roll"}]}, degrees."""
-    rows = [{"face": number, **pose_record(face)} for number, face in enumerate(faces)]
+    rows = [{"face": number, **dataclasses.asdict(face.pose)} for number, face in enumerate(faces)]
     return write_json(path, {"file": str(file), "frame": FRAMES["pose"], "faces": rows})
 
 
