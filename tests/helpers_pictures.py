@@ -1,4 +1,4 @@
-"""Photos with several rendered faces, and where their landmarks are."""
+"""Photos with several rendered faces, and their true landmarks."""
 
 import cv2
 import numpy as np
@@ -9,14 +9,9 @@ MARGIN = 44  # crop pixels around each face
 
 
 def group_photo(seed: int, sizes, *, max_yaw: float = 30.0) -> tuple[np.ndarray, np.ndarray]:
-    """Rendered faces side by side.
+    """Rendered faces side by side: BGR uint8 [H, W, 3], and the true landmarks [F, 68, 2] in its pixels.
 
-    Args:
-      seed: of everything. sizes: for each face how many photo pixels its 120-pixel crop takes.
-      max_yaw: degrees.
-
-    Returns:
-      BGR uint8 [H, W, 3], and the true landmarks [F, 68, 2] in its pixels.
+    sizes: for each face the size of its 120-pixel crop in photo pixels. max_yaw: degrees.
     """
     rng = np.random.default_rng(seed)
     tiles, landmarks, left = [], [], 0

@@ -217,7 +217,10 @@ class DotDetector(Reconstructor):
 
     def __init__(self, model, alpha):
         spec = types.SimpleNamespace(heatmap=HeatmapSettings())
-        super().__init__(types.SimpleNamespace(model=model, config={}, spec=spec))
+        folded = types.SimpleNamespace(
+            spec=types.SimpleNamespace(regressor=None), regressor=types.SimpleNamespace(params={})
+        )
+        super().__init__(types.SimpleNamespace(model=model, config={}, spec=spec, folded=lambda images: folded))
         self.alpha = np.asarray(alpha, np.float32)
 
     def _alphas(self, crops, landmarks, visible):

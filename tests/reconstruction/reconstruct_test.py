@@ -1,4 +1,4 @@
-"""The command: photos in, every kind of output out; what fails is listed and costs no other."""
+"""scripts.reconstruct: every kind of output is written for photos, and failed inputs are listed."""
 
 import json
 import subprocess
@@ -18,19 +18,17 @@ from twodal_jax.reconstruction import outputs, photos as photo_job
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a run on the built-in faces whose network only knows the mean face."""
+    """The folder of a run on the built-in faces whose untrained network returns the mean face."""
     folder = tmp_path_factory.mktemp("run")
     model = load_morphable_model("builtin")
-    config = tiny_config(
-        **{"regressor.name": "resnet18", "regressor.variant": "keypoints", "morphable_model": "builtin"}
-    )
-    save_untrained_run(folder, model, config)
+    regressor = {"regressor.name": "resnet18", "regressor.variant": "keypoints"}
+    save_untrained_run(folder, model, tiny_config(**regressor, morphable_model="builtin"))
     return folder
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A folder with a picture of one rendered face, one of two, and files that are no pictures."""
+    """A folder with a picture of one rendered face, one of two, and files that are not pictures."""
     folder = tmp_path_factory.mktemp("photos")
     for name, sizes in (("one", [200]), ("two", [200, 140])):
         image, landmarks = helpers_pictures.group_photo(7, sizes, max_yaw=10.0)
@@ -46,7 +44,7 @@ def photos(tmp_path_factory):
 
 
 def call(arguments, capsys):
-    """(exit status, what was printed) of the command in this process."""
+    """(exit status, printed text) of the command in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["reconstruct", *map(str, arguments)])
         with pytest.raises(SystemExit) as left:
@@ -56,14 +54,18 @@ def call(arguments, capsys):
 
 
 def options(run, photos, out, *more):
-    return [
-        f"--checkpoint={run}",
-        f"--output_dir={out}",
-        f"--boxes={photos / 'boxes.csv'}",
-        "--min_confidence=0",
-        "--passes=1",
-        *more,
-    ]
+    boxes = f"--boxes={photos / 'boxes.csv'}"
+    return [f"--checkpoint={run}", f"--output_dir={out}", boxes, "--min_confidence=0", "--passes=1", *more]
+
+
+def assert_boxes_surround(true_landmarks, faces_json):
+    """Checks that the centre of some box lies near the centre of each face; returns the number of boxes."""
+    faces = json.loads(faces_json.read_text())["faces"]
+    centres = np.array([face["box"] for face in faces]).reshape(-1, 2, 2).mean(axis=1)
+    for landmarks in np.load(true_landmarks):
+        distance = np.linalg.norm(centres - landmarks.mean(axis=0), axis=1).min()
+        assert distance < 0.35 * np.ptp(landmarks, axis=0).max()
+    return len(faces)
 
 
 @pytest.mark.slow
@@ -71,35 +73,18 @@ def test_every_output_is_written_and_bad_files_are_listed(run, photos, tmp_path,
     import trimesh
 
     out = tmp_path / "out"
-    status, said = call([photos, *options(run, photos, out, "--outputs=all", "--texture_size=256")], capsys)
-    assert status == 1 and "empty.jpg" in said and "text.png" in said and "2 input(s) failed" in said
+    status, printed = call([photos, *options(run, photos, out, "--outputs=all", "--texture_size=256")], capsys)
+    assert status == 1 and "empty.jpg" in printed and "text.png" in printed and "2 input(s) failed" in printed
     for name, count in (("one face", 1), ("two face", 2)):
         written = {path.name for path in (out / name).iterdir()}
-        for kind in (
-            "landmarks.jpg",
-            "landmarks.csv",
-            "dense.jpg",
-            "mesh.jpg",
-            "depth.png",
-            "pncc.png",
-            "pose.jpg",
-            "pose.json",
-            "faces.json",
-            "viewer.html",
-        ):
-            assert kind in written
+        pictures = {"landmarks.jpg", "dense.jpg", "mesh.jpg", "depth.png", "pncc.png", "pose.jpg"}
+        assert pictures | {"landmarks.csv", "pose.json", "faces.json", "viewer.html"} <= written
         for number in range(count):
             for kind in ("obj", "mtl", "png", "ply", "glb"):
                 assert f"face_{number}.{kind}" in written
             assert {f"uv_{number}.png", f"uv_{number}_source.png"} <= written
         assert not [name for name in written if name.startswith(".") or name.endswith(".tmp")]
-        content = json.loads((out / name / "faces.json").read_text())
-        assert len(content["faces"]) == count
-        true = np.load(photos / f"{name.split()[0]}.npy")
-        centres = np.array([face["box"] for face in content["faces"]]).reshape(-1, 2, 2).mean(axis=1)
-        for landmarks in true:
-            distance = np.linalg.norm(centres - landmarks.mean(axis=0), axis=1).min()
-            assert distance < 0.35 * np.ptp(landmarks, axis=0).max()
+        assert assert_boxes_surround(photos / f"{name.split()[0]}.npy", out / name / "faces.json") == count
     mesh = trimesh.load(out / "one face" / "face_0.obj", process=False)
     image = cv2.imread(str(photos / "one face.png"))
     low, high = mesh.bounds
@@ -107,22 +92,11 @@ def test_every_output_is_written_and_bad_files_are_listed(run, photos, tmp_path,
 
 
 @pytest.mark.slow
-def test_the_default_detector_finds_the_rendered_faces(run, photos, tmp_path, capsys):
-    arguments = [
-        photos / "two face.png",
-        f"--checkpoint={run}",
-        f"--output_dir={tmp_path}",
-        "--outputs=json",
-        "--min_confidence=0",
-    ]
-    status, said = call(arguments, capsys)
-    assert status == 0, said
-    true = np.load(photos / "two.npy")
-    boxes = np.array([face["box"] for face in json.loads((tmp_path / "two face/faces.json").read_text())["faces"]])
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    for landmarks in true:
-        distance = np.linalg.norm(centres - landmarks.mean(axis=0), axis=1).min()
-        assert distance < 0.35 * np.ptp(landmarks, axis=0).max()
+def test_the_default_detector_detects_the_rendered_faces(run, photos, tmp_path, capsys):
+    arguments = [f"--checkpoint={run}", f"--output_dir={tmp_path}", "--outputs=json", "--min_confidence=0"]
+    status, printed = call([photos / "two face.png", *arguments], capsys)
+    assert status == 0, printed
+    assert_boxes_surround(photos / "two.npy", tmp_path / "two face" / "faces.json")
 
 
 @pytest.mark.parametrize(
@@ -133,54 +107,50 @@ def test_the_default_detector_finds_the_rendered_faces(run, photos, tmp_path, ca
         (["--boxes=a.csv", "--landmarks=b.csv"], "not both"),
         (["--checkpoint=nowhere"], "no run of twodal_jax.main"),
         (["--uv=nowhere.npy"], "nowhere.npy"),
+        (["nowhere/*.jpg"], "nowhere/*.jpg: matches no picture"),
     ],
 )
-def test_wrong_options_are_one_message(run, photos, tmp_path, capsys, spoil, message):
-    arguments = [photos / "one face.png", f"--checkpoint={run}", f"--output_dir={tmp_path}", *spoil]
-    status, said = call(arguments, capsys)
-    assert status == 1 and message in said and "Traceback" not in said
+def test_invalid_options_are_one_message(run, photos, tmp_path, capsys, spoil, message):
+    photo = [] if not spoil[0].startswith("--") else [photos / "one face.png"]
+    arguments = [*photo, f"--checkpoint={run}", f"--output_dir={tmp_path}", *spoil]
+    status, printed = call(arguments, capsys)
+    assert status == 1 and message in printed and "Traceback" not in printed
 
 
 @pytest.mark.parametrize(
     "wrong", ["--passes=0", "--texture_size=0", "--max_frames=0", "--max_frames=-3", "--passes=two"]
 )
 def test_counts_are_at_least_one(wrong, tmp_path, capsys):
-    status, said = call([tmp_path / "a.jpg", "--checkpoint=c", f"--output_dir={tmp_path / 'out'}", wrong], capsys)
-    assert status == 2 and f"argument {wrong.split('=')[0]}: must be a whole number, at least 1" in said
+    status, printed = call([tmp_path / "a.jpg", "--checkpoint=c", f"--output_dir={tmp_path / 'out'}", wrong], capsys)
+    assert status == 2 and f"argument {wrong.split('=')[0]}: must be a whole number, at least 1" in printed
 
 
 def test_given_boxes_are_refused_for_videos_before_anything_is_read(run, photos, tmp_path, capsys):
     (tmp_path / "talk.mp4").write_bytes(b"")
     arguments = [tmp_path / "talk.mp4", *options(run, photos, tmp_path / "out")]
-    status, said = call(arguments, capsys)
-    assert status == 1 and "--boxes and --landmarks are for photos" in said and "Traceback" not in said
+    status, printed = call(arguments, capsys)
+    assert status == 1 and "--boxes and --landmarks are for photos" in printed and "Traceback" not in printed
 
 
-def test_an_input_that_is_nothing_is_one_message(run, tmp_path, capsys):
-    arguments = ["nowhere/*.jpg", f"--checkpoint={run}", f"--output_dir={tmp_path}"]
-    status, said = call(arguments, capsys)
-    assert status == 1 and "nowhere/*.jpg: matches no picture" in said
-
-
-def test_a_picture_without_a_face_says_what_may_help(run, tmp_path, capsys):
+def test_a_picture_without_a_face_is_reported_with_the_options_to_try(run, tmp_path, capsys):
     assert cv2.imwrite(str(tmp_path / "plain.png"), np.full((90, 90, 3), 127, np.uint8))
     arguments = [tmp_path / "plain.png", f"--checkpoint={run}", f"--output_dir={tmp_path / 'out'}"]
-    status, said = call(arguments, capsys)
-    assert status == 1 and "no face found; give --boxes" in said
-    assert "0 face(s) in 1 photo(s), so nothing was written for them" in said and "written to" not in said
+    status, printed = call(arguments, capsys)
+    assert status == 1 and "no face found; give --boxes" in printed
+    assert "0 face(s) in 1 photo(s), so nothing was written for them" in printed and "written to" not in printed
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_cannot_be_read_is_named_once(run, tmp_path, capsys):
+def test_an_unreadable_file_is_named_once(run, tmp_path, capsys):
     for name in ("text.png", "empty.jpg"):
         (tmp_path / name).write_bytes(b"no picture" if name == "text.png" else b"")
     files = [tmp_path / "text.png", tmp_path / "empty.jpg"]
-    status, said = call([*files, f"--checkpoint={run}", f"--output_dir={tmp_path / 'out'}"], capsys)
-    assert status == 1 and "unreadable image" in said and "empty image file: 0 bytes" in said
-    assert [said.count(str(file)) for file in files] == [1, 1]
+    status, printed = call([*files, f"--checkpoint={run}", f"--output_dir={tmp_path / 'out'}"], capsys)
+    assert status == 1 and "unreadable image" in printed and "empty image file: 0 bytes" in printed
+    assert [printed.count(str(file)) for file in files] == [1, 1]
 
 
-def test_ctrl_c_says_how_many_inputs_were_done(run, photos, tmp_path, capsys, monkeypatch):
+def test_ctrl_c_reports_the_number_of_inputs_done(run, photos, tmp_path, capsys, monkeypatch):
     write, written = photo_job._write, []
 
     def interrupted_at_the_second(photo, *arguments):
@@ -190,19 +160,19 @@ def test_ctrl_c_says_how_many_inputs_were_done(run, photos, tmp_path, capsys, mo
         write(photo, *arguments)
 
     monkeypatch.setattr(photo_job, "_write", interrupted_at_the_second)
-    status, said = call([photos, *options(run, photos, tmp_path, "--outputs=json")], capsys)
-    assert status == 130 and "Traceback" not in said
-    assert said.strip().splitlines()[-1] == "Interrupted: 3 of 4 input(s) were done. Files written so far are whole."
+    status, printed = call([photos, *options(run, photos, tmp_path, "--outputs=json")], capsys)
+    assert status == 130 and "Traceback" not in printed
+    assert printed.strip().splitlines()[-1] == "Interrupted: 3 of 4 input(s) were done. Files written so far are whole."
     assert (tmp_path / "one face" / "faces.json").exists() and not (tmp_path / "two face").exists()
 
 
-def test_ctrl_c_before_the_first_input_says_that_nothing_was_written(photos, tmp_path, capsys, monkeypatch):
+def test_ctrl_c_before_the_first_input_reports_that_nothing_was_written(photos, tmp_path, capsys, monkeypatch):
     def interrupt(options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "load", interrupt)
-    status, said = call([photos, "--checkpoint=c", f"--output_dir={tmp_path}"], capsys)
-    assert status == 130 and said == "Interrupted before anything was written.\n"
+    status, printed = call([photos, "--checkpoint=c", f"--output_dir={tmp_path}"], capsys)
+    assert status == 130 and printed == "Interrupted before anything was written.\n"
 
 
 @pytest.mark.parametrize("module", ["scripts.evaluation_cli", "jax", "twodal_jax.reconstruction.photos"])
@@ -221,14 +191,14 @@ def test_ctrl_c_during_the_imports_is_one_line(module):
     assert process.stderr == "Interrupted before anything was written.\n"
 
 
-def test_a_folder_that_cannot_be_written_stops_the_command(run, photos, tmp_path, capsys):
+def test_an_output_folder_that_cannot_be_made_is_one_message(run, photos, tmp_path, capsys):
     (tmp_path / "out").write_text("a file, no folder")
     arguments = [photos / "one face.png", *options(run, photos, tmp_path / "out", "--outputs=json")]
-    status, said = call(arguments, capsys)
-    assert status == 1 and "out" in said and "Traceback" not in said
+    status, printed = call(arguments, capsys)
+    assert status == 1 and "out" in printed and "Traceback" not in printed
 
 
-def test_names_of_outputs_are_checked_and_ordered():
+def test_output_names_are_checked_and_ordered():
     assert outputs.parse_names("obj, landmarks") == ("landmarks", "obj")
     assert outputs.parse_names("all") == tuple(outputs.OUTPUTS)
     assert set(outputs.DEFAULT) < outputs.OUTPUTS.keys()
@@ -236,7 +206,7 @@ def test_names_of_outputs_are_checked_and_ordered():
         outputs.parse_names(" , ")
 
 
-def test_help_needs_nothing_heavy():
+def test_help_imports_no_large_package():
     code = (
         "import sys, scripts.reconstruct as command\n"
         "sys.argv = ['reconstruct', '--help']\n"
@@ -249,21 +219,13 @@ def test_help_needs_nothing_heavy():
     assert "--min_confidence" in process.stdout
 
 
-def test_the_command_is_a_module():
+def test_the_command_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "scripts.reconstruct"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "INPUT" in done.stderr
 
 
-def test_faces_that_are_not_found_any_more_leave_no_files(tmp_path):
-    for name in (
-        "face_0.glb",
-        "face_1.glb",
-        "face_2.obj",
-        "face_10.mtl",
-        "uv_1_source.png",
-        "uv_0.png",
-        "my_face_9.obj",
-    ):
+def test_files_of_faces_of_an_earlier_run_are_deleted(tmp_path):
+    for name in "face_0.glb face_1.glb face_2.obj face_10.mtl uv_1_source.png uv_0.png my_face_9.obj".split():
         (tmp_path / name).write_bytes(b"x")
     outputs.write(types.SimpleNamespace(faces=[None]), tmp_path, ())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["face_0.glb", "my_face_9.obj", "uv_0.png"]

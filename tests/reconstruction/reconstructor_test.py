@@ -1,7 +1,8 @@
-"""Frames of turned crops, looks at a face, and the two verbs of a model."""
+"""twodal_jax.reconstruction.reconstructor and .crop_window: frames of rotated crops, passes, and the two verbs."""
 
 import dataclasses
 
+import cv2
 import helpers_model
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ BOX = np.array([40.0, 30.0, 200.0, 190.0], np.float32)
 
 
 def untrained(folder, **config):
-    """A network that has learnt nothing but is not constant, on a tiny morphable model."""
+    """A model with a random network and a tiny morphable model."""
     tiny = helpers_model.tiny_model()
     save_morphable_model(folder / "model.npz", tiny.replace(has_whitening=False))
     save_untrained_run(folder, tiny, tiny_config(**config, morphable_model=str(folder / "model.npz")))
@@ -44,7 +45,7 @@ def picture():
 
 
 @pytest.mark.parametrize("roll", [0.0, 25.0, -100.0])
-def test_landmarks_of_a_turned_crop_are_where_its_pixels_are(roll):
+def test_landmarks_follow_the_pixels_of_a_rotated_crop(roll):
     window = crop_window.CropWindow(BOX, roll)
     points = np.random.default_rng(0).uniform(20, 220, (18, 2)).astype(np.float32)
     in_crop = window.from_image(points)
@@ -54,23 +55,7 @@ def test_landmarks_of_a_turned_crop_are_where_its_pixels_are(roll):
     np.testing.assert_allclose(back, points, atol=1e-3)
 
 
-@pytest.mark.parametrize("roll", [0.0, 40.0, -75.0])
-def test_upright_alpha_moves_the_landmarks_as_the_crop_is_turned(roll):
-    model = helpers_model.tiny_model()
-    alpha = helpers_model.random_alpha(np.random.default_rng(2), 1)[0]
-    window = crop_window.CropWindow(BOX, roll)
-    found = projection.landmarks_crop(model, window.upright_alpha(alpha))
-    turn = images.roll_matrix(roll).astype(np.float32)
-    expected = projection.transform_points(projection.landmarks_crop(model, alpha)[:, :2], turn)
-    np.testing.assert_allclose(found[:, :2], expected, atol=2e-3)
-    np.testing.assert_allclose(
-        window.upright_alpha(alpha), projection.transform_alpha(alpha, turn), rtol=1e-4, atol=2e-3
-    )
-
-
-def test_a_face_turned_in_the_picture_stands_upright_in_its_crop():
-    import cv2
-
+def test_a_rotated_face_is_upright_in_its_crop():
     upright = np.zeros((240, 240, 3), np.uint8)
     cv2.rectangle(upright, (110, 60), (130, 100), (255, 255, 255), -1)  # a mark above the middle
     centre = (119.5, 119.5)
@@ -81,26 +66,22 @@ def test_a_face_turned_in_the_picture_stands_upright_in_its_crop():
     assert np.abs(found - expected).mean() < 3 < np.abs(images.crop_face(turned, box, 0) - expected).mean()
 
 
-def test_the_next_window_is_the_box_training_cuts():
-    alpha = np.zeros(62, np.float32)
-    alpha[[0, 5, 10]] = 1.0  # upright
+def test_the_next_window_is_trainings_crop_box():
     points = np.random.default_rng(3).uniform(60, 180, (68, 3)).astype(np.float32)
-    found = crop_window.next_window(crop_window.CropWindow(BOX, 0.0), alpha, points)
+    found = crop_window.next_window(crop_window.CropWindow(BOX, 0.0), 0.0, points)
     np.testing.assert_allclose(found.roi_box, projection.roi_box_from_landmarks(points), atol=1e-2)
     assert found.roll_degrees == 0.0
 
 
-def test_a_wild_guess_moves_the_window_by_a_factor_of_two_at_most():
-    alpha = np.zeros(62, np.float32)
-    alpha[[0, 5, 10]] = 1.0
-    points = np.random.default_rng(3).uniform(-4000, 4000, (68, 3)).astype(np.float32)
-    found = crop_window.next_window(crop_window.CropWindow(BOX, 0.0), alpha, points)
-    assert found.roi_box[2] - found.roi_box[0] == pytest.approx(2 * 160, rel=1e-5)
+def test_the_window_changes_by_a_factor_of_two_at_most():
     window = crop_window.CropWindow(BOX, 0.0)
-    assert crop_window.next_window(window, alpha, points * np.nan) is window
+    points = np.random.default_rng(3).uniform(-4000, 4000, (68, 3)).astype(np.float32)
+    found = crop_window.next_window(window, 0.0, points)
+    assert found.roi_box[2] - found.roi_box[0] == pytest.approx(2 * 160, rel=1e-5)
+    assert crop_window.next_window(window, 0.0, points * np.nan) is window
 
 
-def test_agreement_falls_with_the_change_and_is_nothing_for_nan():
+def test_pass_consistency_falls_with_the_change_and_is_0_for_nan():
     points = np.random.default_rng(4).uniform(0, 100, (1, 68, 3)).astype(np.float32)
     same, near, far, lost = (
         crop_window.pass_consistency([points, points + shift])[0] for shift in (0.0, 2.0, 30.0, np.nan)
@@ -109,7 +90,7 @@ def test_agreement_falls_with_the_change_and_is_nothing_for_nan():
     assert crop_window.pass_consistency([points])[0] == 1.0
 
 
-def test_many_faces_are_what_each_is_alone(model, picture):
+def test_a_face_in_a_batch_equals_the_face_alone(model, picture):
     rng = np.random.default_rng(6)
     corners = rng.uniform(0, 100, (BATCH_SIZES[-1] + 3, 1)).astype(np.float32)
     boxes = [
@@ -124,18 +105,7 @@ def test_many_faces_are_what_each_is_alone(model, picture):
         assert together[i][0].pose.yaw == pytest.approx(alone.pose.yaw, abs=0.1)
 
 
-@pytest.mark.slow
-def test_a_face_is_the_same_in_each_form_of_the_papers_network(tmp_path, picture):
-    """A CPU has one for few faces and one for more (`models.folding`)."""
-    paper = {"regressor.name": "resnet50", "regressor.variant": "authors", "regressor.width": 1.0}
-    model = untrained(tmp_path, **paper)
-    box = FaceBox(BOX, 0.0)
-    alone, several = (model.reconstruct(picture, [box] * count, passes=1)[0] for count in (1, 8))
-    np.testing.assert_allclose(several.vertices, alone.vertices, atol=0.05)
-    assert several.alpha.std() > 0 and several.pose.yaw == pytest.approx(alone.pose.yaw, abs=0.1)
-
-
-def test_vertices_are_those_of_the_projection(model):
+def test_vertices_agree_with_the_projection(model):
     alpha = helpers_model.random_alpha(np.random.default_rng(7), 6).reshape(2, 3, 62)
     found = model.vertices(alpha, np.broadcast_to(BOX, (2, 3, 4)))
     crop = projection.vertices_crop(model.morphable_model, alpha)
@@ -145,12 +115,10 @@ def test_vertices_are_those_of_the_projection(model):
     assert model.vertices(np.zeros((0, 62), np.float32)).shape == (0, model.morphable_model.num_vertices, 3)
 
 
-def test_landmarks_of_a_face_are_rows_of_its_vertices(model, picture):
+def test_landmarks_of_a_face_are_among_its_vertices(model, picture):
     (face,) = model.reconstruct(picture, [FaceBox(BOX, 15.0)])
-    np.testing.assert_allclose(
-        face.landmarks68, face.vertices[np.asarray(model.morphable_model.landmark_indices)], atol=0.02
-    )
-    np.testing.assert_array_equal(face.box, face.roi_box)
+    indices = np.asarray(model.morphable_model.landmark_indices)
+    np.testing.assert_allclose(face.landmarks68, face.vertices[indices], atol=0.02)
     again = model.face_of(face.alpha, face.roi_box, face.confidence)
     np.testing.assert_allclose(again.vertices, face.vertices, atol=1e-3)
 
@@ -166,8 +134,8 @@ def test_given_landmarks_reach_the_network(model, picture):
 
 
 @pytest.mark.parametrize("kind, centre", [("points", [62, 66]), ("gaussian", [48, 54])])
-def test_every_look_shows_the_mouth_centre_the_network_was_trained_with(model, picture, monkeypatch, kind, centre):
-    """Of 68 given landmarks, and of those of the look before. The network here always finds the same face."""
+def test_every_pass_uses_the_mouth_centre_of_the_networks_training(model, picture, monkeypatch, kind, centre):
+    """For 68 given landmarks and for those of the previous pass. The network here always returns the same face."""
     trained = dataclasses.replace(model.trained, spec=model.trained.spec.replace(heatmap=HeatmapSettings(kind)))
     alpha = helpers_model.random_alpha(np.random.default_rng(9), 1)
     alpha[0, :12] = [30, 0, 0, 60, 0, 30, 0, 60, 0, 0, 30, 0]  # upright, in the middle
@@ -177,11 +145,9 @@ def test_every_look_shows_the_mouth_centre_the_network_was_trained_with(model, p
     given = dataclasses.replace(given, roll_degrees=0.0)
     first, _ = (Reconstructor(trained).reconstruct(picture, [given], passes=passes)[0] for passes in (1, 2))
     before = crop_window.CropWindow.of(given)
-    looks = [
-        (before, given.landmarks68),
-        (crop_window.next_window(before, alpha[0], first.landmarks68), first.landmarks68),
-    ]
-    for (landmarks, _), (window, points) in zip(shown[1:], looks, strict=True):
+    after = crop_window.next_window(before, 0.0, first.landmarks68)
+    expected = [(before, given.landmarks68), (after, first.landmarks68)]
+    for (landmarks, _), (window, points) in zip(shown[1:], expected, strict=True):
         np.testing.assert_allclose(landmarks[0, 16], window.from_image(points[centre, :2]).mean(axis=0), atol=1e-2)
 
 
@@ -189,7 +155,7 @@ def test_two_boxes_of_one_face_give_one_face(model, picture):
     assert len(model.reconstruct(picture, [FaceBox(BOX), FaceBox(BOX + 4, score=0.5)], passes=1)) == 1
 
 
-def test_a_box_outside_the_picture_costs_no_other(model, picture):
+def test_a_box_outside_the_picture_is_skipped(model, picture):
     far = FaceBox(BOX + 5000)
     assert len(model.reconstruct(picture, [far, FaceBox(BOX)], passes=1)) == 1
     assert model.reconstruct(picture, []) == []
@@ -198,14 +164,12 @@ def test_a_box_outside_the_picture_costs_no_other(model, picture):
 @pytest.mark.parametrize(
     "wrong", [np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3), np.float32), np.zeros((0, 10, 3), np.uint8)]
 )
-def test_what_is_no_picture_is_refused(model, wrong):
+def test_arrays_that_are_not_pictures_are_refused(model, wrong):
     with pytest.raises(ValueError, match="BGR uint8"):
         model.reconstruct(wrong, [FaceBox(BOX)])
 
 
 def test_files_are_read_and_missing_ones_named(model, picture, tmp_path):
-    import cv2
-
     cv2.imwrite(str(tmp_path / "a.png"), picture)
     (by_name,) = model.reconstruct(tmp_path / "a.png", [FaceBox(BOX)])
     (by_array,) = model.reconstruct(picture, [FaceBox(BOX)])

@@ -1,4 +1,4 @@
-"""A video from frames to overlay.mp4 and alpha.npz, with a model that knows the answer."""
+"""twodal_jax.reconstruction.videos: overlay.mp4 and alpha.npz of a video, with a fake model."""
 
 import helpers_model
 import numpy as np
@@ -11,12 +11,12 @@ from twodal_jax.reconstruction.inputs import Camera, Video
 from twodal_jax.reconstruction.scene import Surface
 from twodal_jax.reconstruction.video_io import VideoError, VideoReader, VideoWriter
 
-HEIGHT, WIDTH, FRAMES = 120, 161, 8  # an odd width: MP4 knows even ones only
+HEIGHT, WIDTH, FRAMES = 120, 161, 8  # an odd width; MP4 allows even ones only
 BOX = np.array([20.0, 10.0, 120.0, 110.0], np.float32)
 
 
-class Oracle:
-    """Finds the same face in every frame, trembling a little."""
+class FakeModel:
+    """A fake model that reconstructs the same face in every frame, with some jitter."""
 
     def __init__(self):
         self.morphable_model = helpers_model.tiny_model()
@@ -28,9 +28,9 @@ class Oracle:
         return [FaceBox(BOX)]
 
     def reconstruct(self, image, boxes, passes):
-        trembling = self._alpha.copy()
-        trembling[[3, 7]] += self._rng.normal(0, 1.0, 2).astype(np.float32)
-        return [self.face_of(trembling, BOX, 0.9) for _ in boxes]
+        alpha = self._alpha.copy()
+        alpha[[3, 7]] += self._rng.normal(0, 1.0, 2).astype(np.float32)
+        return [self.face_of(alpha, BOX, 0.9) for _ in boxes]
 
     def face_of(self, alpha, roi_box, confidence):
         points = (
@@ -53,12 +53,12 @@ def clip(tmp_path):
 
 
 def run(source, folder, **more):
-    model = Oracle()
+    model = FakeModel()
     return videos.reconstruct_video(source, model, Surface(model.morphable_model), folder, **more)
 
 
 def places(folder):
-    """[frames, 2]: where the crop's alpha puts the model's origin, crop pixels."""
+    """[frames, 2]: the model's origin in crop pixels."""
     with np.load(folder / "clip" / videos.ALPHA, allow_pickle=False) as log:
         assert set(log["face_id"]) == {0} and (log["confidence"] > 0.89).all()
         np.testing.assert_array_equal(log["frame"], np.arange(len(log["frame"])))
@@ -77,11 +77,11 @@ def test_every_frame_is_drawn_and_logged(clip, tmp_path):
     assert np.abs(frames[0][:HEIGHT, :WIDTH].astype(int) - plain).max() > 60  # a face is drawn on it
 
 
-def test_smoothing_steadies_the_face(clip, tmp_path):
+def test_smoothing_reduces_jitter(clip, tmp_path):
     run(clip, tmp_path / "bare")
     run(clip, tmp_path / "smooth", smooth=True)
-    trembling, steady = (np.abs(np.diff(places(tmp_path / name), axis=0)).mean() for name in ("bare", "smooth"))
-    assert steady < 0.7 * trembling
+    before, after = (np.abs(np.diff(places(tmp_path / name), axis=0)).mean() for name in ("bare", "smooth"))
+    assert after < 0.7 * before
 
 
 def test_it_stops_after_max_frames(clip, tmp_path):
@@ -89,7 +89,7 @@ def test_it_stops_after_max_frames(clip, tmp_path):
     assert len(places(tmp_path / "out")) == 3
 
 
-def test_finds_below_min_confidence_are_no_faces(clip, tmp_path):
+def test_detections_below_min_confidence_are_not_faces(clip, tmp_path):
     assert run(clip, tmp_path / "out", min_confidence=0.95) == (FRAMES, 0)
 
 
@@ -109,7 +109,7 @@ class EndlessCamera:
         raise KeyboardInterrupt
 
 
-def test_ctrl_c_ends_a_camera_and_keeps_what_there_is(tmp_path, monkeypatch):
+def test_ctrl_c_ends_a_camera_and_completes_its_outputs(tmp_path, monkeypatch):
     monkeypatch.setattr(videos, "open_frames", lambda source: EndlessCamera())
     assert run(Camera(0, "clip"), tmp_path) == (4, 4)
     with VideoReader(tmp_path / "clip" / videos.OVERLAY) as reader:
@@ -117,14 +117,14 @@ def test_ctrl_c_ends_a_camera_and_keeps_what_there_is(tmp_path, monkeypatch):
     assert len(places(tmp_path)) == 4
 
 
-def test_ctrl_c_during_a_video_leaves_no_half_overlay(clip, tmp_path, monkeypatch):
+def test_ctrl_c_during_a_video_leaves_no_partial_overlay(clip, tmp_path, monkeypatch):
     monkeypatch.setattr(videos, "open_frames", lambda source: EndlessCamera())
     with pytest.raises(KeyboardInterrupt):
         run(clip, tmp_path / "out")
     assert not list((tmp_path / "out/clip").iterdir())
 
 
-def test_what_is_no_video_is_named(tmp_path):
+def test_a_file_that_is_not_a_video_is_named(tmp_path):
     (tmp_path / "clip.mp4").write_text("no video")
     with pytest.raises(VideoError, match=r"clip\.mp4"):
         run(Video(tmp_path / "clip.mp4", "clip"), tmp_path / "out")

@@ -1,6 +1,6 @@
-"""Between a face's crop, which may be turned, and its picture; what several looks at a face say together.
+"""The window that a face's crop is cut from, how it moves between passes, and how consistent the passes are.
 
-Single faces, NumPy arrays in and out. Frames as in `projection`: crop and image pixels, y down.
+NumPy arrays of single faces. Frames as in `geometry.projection`: crop and image pixels, y down.
 """
 
 import dataclasses
@@ -13,31 +13,35 @@ from twodal_jax.geometry import heatmap, projection
 from twodal_jax.geometry.projection import CROP_SIZE
 from twodal_jax.io import images
 
-# A box is only widened or shrunk by this much from one look to the next: a first guess may be wild.
-MOST_CHANGE = 2.0
-# A window that moved less, as a share of its side and in degrees, was right before.
-MOST_MOVED, MOST_TURNED = 0.1, 20.0
-# A detector's turn below this is within its own error and what training's augmentation covers.
-UPRIGHT_ENOUGH = 20.0
-# The change of landmarks between two looks, in per cent of the face's size, at which confidence is a third.
-DOUBTFUL_CHANGE = 8.0
+# The side of a window changes by at most this factor in one pass, because a first estimate may be far off.
+MAX_SCALE_CHANGE = 2.0
+# A window has converged if it moves by less, as a share of its side and in degrees.
+MAX_SHIFT, MAX_TURN = 0.1, 20.0
+# A detector's smaller roll is within its own error and training's augmentation; the crop is then upright.
+MIN_ROLL = 20.0
+# The change of landmarks between two passes, in per cent of the face's size, at which the consistency is 1 / e.
+CONSISTENCY_SCALE = 8.0
 
 
 @dataclasses.dataclass(frozen=True)
 class CropWindow:
-    """The window a crop is cut from: a square `roi_box` [4], turned `roll_degrees` clockwise about its centre."""
+    """The window of a crop: a square `roi_box` [4], rotated by `roll_degrees` clockwise about its centre."""
 
     roi_box: np.ndarray
     roll_degrees: float
 
     @classmethod
     def of(cls, box: FaceBox) -> "CropWindow":
-        """The window of a found box, made square, and upright where the detector is not sure that it is turned."""
+        """The square window of a detection, upright for a roll of at most `MIN_ROLL`."""
         low, high = np.split(np.asarray(box.roi_box, np.float32), 2)
         centre, side = (low + high) / 2, float((high - low).mean())
-        roll = float(box.roll_degrees)
-        roll = roll if abs(roll) > UPRIGHT_ENOUGH else 0.0
+        roll = float(box.roll_degrees) if abs(box.roll_degrees) > MIN_ROLL else 0.0
         return cls(np.concatenate([centre - side / 2, centre + side / 2]), roll)
+
+    @property
+    def turn(self) -> np.ndarray:
+        """[2, 3] float32: pixels of the crop -> pixels of the upright crop of `roi_box`."""
+        return np.float32(images.roll_matrix(self.roll_degrees))
 
     def from_image(self, points: np.ndarray) -> np.ndarray:
         """[P, 2] image pixels -> pixels of the crop."""
@@ -46,15 +50,7 @@ class CropWindow:
 
     def to_image(self, points: np.ndarray) -> np.ndarray:
         """[P, 2] pixels of the crop -> image pixels."""
-        turn = np.float32(images.roll_matrix(self.roll_degrees))
-        return np.asarray(_turned_to_image(np.float32(points), self.roi_box, turn))
-
-    def upright_alpha(self, alpha: np.ndarray) -> np.ndarray:
-        """alpha [62] of the turned crop -> the same face's in the upright crop of `roi_box`; exact."""
-        return np.asarray(_transform_alpha(alpha, np.float32(images.roll_matrix(self.roll_degrees))))
-
-
-_transform_alpha = jax.jit(projection.transform_alpha)
+        return np.asarray(_turned_to_image(np.float32(points), self.roi_box, self.turn))
 
 
 @jax.jit
@@ -68,7 +64,7 @@ def _turned_to_image(points: jax.Array, roi_box: jax.Array, turn: jax.Array) -> 
 
 
 def initial_landmarks(window: CropWindow, box: FaceBox, authors_mouth: bool = False) -> np.ndarray:
-    """[18, 3] x, y, visible: the landmarks a detector gave, in the crop's pixels; all 0 without any.
+    """[18, 3] x, y, visible: a detection's landmarks in the crop's pixels; all 0 without landmarks.
 
     authors_mouth: take the mouth centre of 68 points as the authors' code does, for their network.
     """
@@ -84,55 +80,48 @@ def initial_landmarks(window: CropWindow, box: FaceBox, authors_mouth: bool = Fa
     return result
 
 
-def roll_of(alpha: np.ndarray) -> float:
-    """How far a face is turned in the picture, degrees clockwise: where its up axis points; alpha [62]."""
-    pose = np.asarray(alpha)[:12].reshape(3, 4)
-    return float(np.degrees(np.arctan2(pose[0, 1], pose[1, 1])))
-
-
-def next_window(window: CropWindow, alpha: np.ndarray, landmarks68: np.ndarray, looseness: float = 1.0) -> CropWindow:
-    """The window of the next look: the box training cuts around 68 landmarks, along the face's roll.
+def next_window(window: CropWindow, roll_degrees: float, landmarks68: np.ndarray, looseness: float = 1.0) -> CropWindow:
+    """The window of the next pass: training's crop box of 68 landmarks, along the face's roll.
 
     Args:
-      window: the window of this look. alpha: [62] found, upright. landmarks68: [68, >=2], image pixels.
-      looseness: how much larger than the landmarks' own box training's crops were.
+      window: of this pass.
+      roll_degrees: of the face in the image, clockwise as seen.
+      landmarks68: [68, >=2], image pixels.
+      looseness: training's crops are larger than the landmarks' own box by this factor.
 
     Returns:
-      `window` itself where the landmarks are of no use.
+      `window` itself if the landmarks give no finite, positive size.
     """
-    roll = roll_of(alpha)
-    # The box is taken in the face's own upright frame, as training takes it from upright faces.
-    upright = CropWindow(window.roi_box, roll)
-    turned = upright.from_image(landmarks68[:, :2])
-    low, high = turned.min(axis=0), turned.max(axis=0)
-    scale = float(window.roi_box[2] - window.roi_box[0]) / CROP_SIZE
-    old_side = CROP_SIZE * scale
-    side = looseness * np.sqrt(2.0) * float((high - low).max()) * scale
+    # The box is measured in the face's own upright frame, as in training.
+    upright = CropWindow(window.roi_box, float(roll_degrees))
+    points = upright.from_image(landmarks68[:, :2])
+    low, high = points.min(axis=0), points.max(axis=0)
+    old_side = float(window.roi_box[2] - window.roi_box[0])
+    side = looseness * np.sqrt(2.0) * float((high - low).max()) * old_side / CROP_SIZE
     if not np.isfinite(side) or side <= 0:
         return window
-    side = float(np.clip(side, old_side / MOST_CHANGE, old_side * MOST_CHANGE))
+    side = float(np.clip(side, old_side / MAX_SCALE_CHANGE, old_side * MAX_SCALE_CHANGE))
     centre = upright.to_image((low + high)[None] / 2)[0]
-    box = np.concatenate([centre - side / 2, centre + side / 2]).astype(np.float32)
-    return CropWindow(box, roll)
+    return CropWindow(np.concatenate([centre - side / 2, centre + side / 2]).astype(np.float32), upright.roll_degrees)
 
 
 def has_converged(before: CropWindow, after: CropWindow) -> bool:
-    """Whether a window hardly moved, so that landmarks found in it can be trusted as a heatmap."""
+    """Whether a window hardly moved, so that the landmarks of its pass can be used as a heatmap."""
     side = float(before.roi_box[2] - before.roi_box[0])
-    moved = float(np.abs(after.roi_box - before.roi_box).max())
-    turned = abs((after.roll_degrees - before.roll_degrees + 180) % 360 - 180)
-    return moved < MOST_MOVED * side and turned < MOST_TURNED
+    shift = float(np.abs(after.roi_box - before.roi_box).max())
+    turn = abs((after.roll_degrees - before.roll_degrees + 180) % 360 - 180)
+    return shift < MAX_SHIFT * side and turn < MAX_TURN
 
 
 def pass_consistency(history: list[np.ndarray]) -> np.ndarray:
-    """[B] from 0 to 1: how little the last look changed the landmarks of the one before; 1 with one look.
+    """[B] from 0 to 1: how little the last pass changed the landmarks; 1 after a single pass.
 
-    history: [B, 68, 3] for each look, image pixels.
+    history: [B, 68, 3] for each pass, image pixels.
     """
     if len(history) < 2:
         return np.ones(len(history[-1]), np.float32)
     before, after = (points[..., :2] for points in history[-2:])
     size = np.sqrt(np.prod(np.ptp(after, axis=1), axis=-1))
     change = 100 * np.linalg.norm(after - before, axis=-1).mean(axis=-1) / np.maximum(size, 1e-6)
-    score = np.exp(-((change / DOUBTFUL_CHANGE) ** 2))
+    score = np.exp(-((change / CONSISTENCY_SCALE) ** 2))
     return np.where(np.isfinite(score), score, 0.0).astype(np.float32)

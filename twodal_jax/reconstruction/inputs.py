@@ -1,4 +1,4 @@
-"""INPUT... of the command line -> pictures, videos and cameras, each with a name its outputs can have."""
+"""Command-line INPUT... -> photos, videos and cameras, each with a unique name for its outputs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from twodal_jax.io.images import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp", ".ogv", ".gif")
 
-# Pictures that a folder may hold and OpenCV's wheels do not read; named, so that they are not missed.
+# Picture files that OpenCV's wheels do not read; reported when a folder holds any.
 UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 
 
 class InputError(ValueError):
-    """Nothing to work on; the message says what was looked for."""
+    """No input was found; the message says what was expected."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """A picture file; `name` is that of its outputs, without suffix."""
+    """A picture file; `name` is that of its outputs, without a suffix."""
 
     path: pathlib.Path
     name: str
@@ -33,7 +33,7 @@ class Photo:
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-    """A video file; `name` as of a photo."""
+    """A video file; `name` as for a photo."""
 
     path: pathlib.Path
     name: str
@@ -41,31 +41,28 @@ class Video:
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """A camera by its number; `name` as of a photo."""
+    """A camera by its number; `name` as for a photo."""
 
     index: int
     name: str
 
 
 class Inputs(NamedTuple):
-    """Attributes:
-    items: what was found, in the order it was given; a folder's in alphabetical order, none twice.
-    problems: a line for each input that led to nothing.
-    """
+    """Inputs without duplicates, in the given order, a folder's in alphabetical order; a message for each problem."""
 
     items: list[Photo | Video | Camera]
     problems: list[str]
 
 
 def expand(inputs: Sequence[str]) -> Inputs:
-    """Finds what the inputs mean.
+    """Expands the command line's inputs.
 
     Args:
-      inputs: pictures, videos, folders (their pictures, and those of the folders in them; no hidden ones),
-        patterns with *, ?, [...] and ** (as in glob), `camera:0`. A file of an unknown kind counts as a picture.
+      inputs: pictures, videos, folders (with subfolders; without hidden files), patterns with *, ?, [...] and ** (as in
+        glob), `camera:0`. A file of an unknown type counts as a picture.
 
     Raises:
-      InputError: nothing was found at all.
+      InputError: no input was found.
     """
     found: list[pathlib.Path | int] = []
     problems = []
@@ -73,17 +70,17 @@ def expand(inputs: Sequence[str]) -> Inputs:
         new, problem = _one(str(text))
         found += new
         problems += [problem] if problem else []
-    seen: dict[object, pathlib.Path | int] = {}
-    for what in found:
-        seen.setdefault(what if isinstance(what, int) else os.path.realpath(what), what)
-    if not seen:
+    unique: dict[object, pathlib.Path | int] = {}
+    for source in found:
+        unique.setdefault(source if isinstance(source, int) else os.path.realpath(source), source)
+    if not unique:
         raise InputError("No input. " + (" ".join(problems) or "Give pictures, folders, a video or camera:0."))
-    unique = list(seen.values())
-    return Inputs([_item(what, name) for what, name in zip(unique, _names(unique))], problems)
+    sources = list(unique.values())
+    return Inputs([_item(source, name) for source, name in zip(sources, _names(sources))], problems)
 
 
 def _one(text: str) -> tuple[list[pathlib.Path | int], str | None]:
-    """What one input means, and what is wrong with it."""
+    """The sources of one input, and a message about a problem or None."""
     camera = re.fullmatch(r"camera:(\d+)", text)
     if camera:
         return [int(camera[1])], None
@@ -93,8 +90,8 @@ def _one(text: str) -> tuple[list[pathlib.Path | int], str | None]:
         if unread:
             shown = ", ".join(file.name for file in unread[:10]) + (" ..." if len(unread) > 10 else "")
             return files, (
-                f"{text}: {len(unread)} of kinds that are not read: {shown}. Save them as JPEG or PNG; a GIF"
-                " is a film, give it by its own name."
+                f"{text}: {len(unread)} file(s) of types that are not supported: {shown}. Save them as JPEG or PNG; a"
+                " GIF is a video, give it by its own name."
             )
         return files, None if files else f"{text}: no pictures in this folder ({' '.join(IMAGE_SUFFIXES)})."
     if path.exists():
@@ -111,7 +108,7 @@ def _known(path: pathlib.Path) -> bool:
 
 
 def _pictures(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """A folder's pictures, and those of `UNREAD_SUFFIXES`."""
+    """A folder's pictures, and its files of `UNREAD_SUFFIXES`."""
     read, unread = [], []
     for here, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -124,23 +121,24 @@ def _pictures(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Pa
     return read, unread
 
 
-def _item(what: pathlib.Path | int, name: str) -> Photo | Video | Camera:
-    if isinstance(what, int):
-        return Camera(what, name)
-    return (Video if what.suffix.lower() in VIDEO_SUFFIXES else Photo)(what, name)
+def _item(source: pathlib.Path | int, name: str) -> Photo | Video | Camera:
+    if isinstance(source, int):
+        return Camera(source, name)
+    return (Video if source.suffix.lower() in VIDEO_SUFFIXES else Photo)(source, name)
 
 
 def _names(found: Sequence[pathlib.Path | int]) -> list[str]:
-    """A name for each, no two alike even where capitals make no difference.
+    """A unique name for each source, also on file systems that ignore case.
 
-    The file's own without its suffix; where several have that, with the suffix, then with the folder, and then
-    with a number.
+    The file's name without its suffix; if several share it, with the suffix, then with the folder, then with a number.
     """
-    forms = [_forms(what) for what in found]
+    forms = [_forms(source) for source in found]
     names = [form[0] for form in forms]
     for level in range(1, max(map(len, forms))):
-        alike = _repeated(names)
-        names = [form[min(level, len(form) - 1)] if name.lower() in alike else name for form, name in zip(forms, names)]
+        counts = collections.Counter(name.lower() for name in names)
+        names = [
+            form[min(level, len(form) - 1)] if counts[name.lower()] > 1 else name for form, name in zip(forms, names)
+        ]
     taken: set[str] = set()
     for i, name in enumerate(names):
         number = 2
@@ -150,15 +148,11 @@ def _names(found: Sequence[pathlib.Path | int]) -> list[str]:
     return names
 
 
-def _repeated(names: Sequence[str]) -> set[str]:
-    return {name for name, count in collections.Counter(name.lower() for name in names).items() if count > 1}
-
-
-def _forms(what: pathlib.Path | int) -> tuple[str, ...]:
-    """Names from short to long."""
-    if isinstance(what, int):
-        return (f"camera{what}",)
-    stem = what.stem if what.stem.strip(".") else "unnamed"  # of `...jpg` it is `..`, another folder
-    long = f"{stem}_{what.suffix[1:].lower()}" if what.suffix else stem
-    folder = what.absolute().parent.name
+def _forms(source: pathlib.Path | int) -> tuple[str, ...]:
+    """Possible names, from short to long."""
+    if isinstance(source, int):
+        return (f"camera{source}",)
+    stem = source.stem if source.stem.strip(".") else "unnamed"  # the stem of `...jpg` is `..`, another folder
+    long = f"{stem}_{source.suffix[1:].lower()}" if source.suffix else stem
+    folder = source.absolute().parent.name
     return stem, long, f"{folder}_{stem}", f"{folder}_{long}"

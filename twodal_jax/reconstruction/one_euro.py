@@ -1,14 +1,13 @@
-"""Smoothing faces over time: the one-euro filter on a pose taken apart in the picture's frame.
+"""Temporal smoothing of faces: the one-euro filter on the pose's parts, in the image's frame.
 
-The numbers of alpha belong to its crop, whose box moves from frame to frame, so alpha is smoothed in the
-frame of the whole image (`projection.alpha_crop_to_mat`) and put back into the smoothed box. Its pose is
-taken apart into M = R P (polar decomposition; R, a rotation, stays one; P, symmetric, is the scale) and the
-place of the face's middle, M c + t, which a network's error in R leaves alone; t itself is the place of the
-model's origin, and trembles with R.
+Alpha's pose refers to a crop whose box moves from frame to frame, so alpha is smoothed in the frame of the whole image
+(`projection.alpha_crop_to_mat`) and converted back to the smoothed box. The pose is decomposed into
+M = R P (polar decomposition: R a rotation, P symmetric, the scale) and the place of the face's centre c, M c + t. An
+error of R leaves M c + t unchanged, but not t, the place of the model's origin.
 
     x_hat_t = a x_t + (1 - a) x_hat_{t-1},   a = 1 / (1 + rate / (2 pi f_c)),   f_c = f_min + beta |dx_hat / dt|
 
-Slow changes are smoothed much, which takes the trembling away; fast ones little, which keeps the lag short.
+Slow changes are smoothed strongly, which removes jitter; fast ones weakly, which keeps the lag short.
 Source: G. Casiez et al., "1 Euro Filter: A Simple Speed-based Low-pass Filter for Noisy Input in Interactive
 Systems", CHI 2012.
 """
@@ -28,13 +27,13 @@ _to_crop = jax.jit(projection.alpha_mat_to_crop)
 
 
 class OneEuroFilter:
-    """The one-euro filter of an array that changes over time.
+    """The one-euro filter of an array over time.
 
     Args:
-      min_cutoff: Hz, the cutoff of what stands still; lower is smoother.
-      beta: Hz per unit of speed; higher lags less when things move.
+      min_cutoff: Hz, the cutoff at rest; lower is smoother.
+      beta: Hz per unit of speed; higher lags less in motion.
       d_cutoff: Hz, the cutoff of the speed itself.
-      together: the whole array has one speed, its norm, and is smoothed alike; otherwise each number has its own.
+      together: one speed, the norm, for the whole array; otherwise one for each number.
     """
 
     def __init__(self, min_cutoff: float = 1.0, beta: float = 0.0, d_cutoff: float = 1.0, together: bool = False):
@@ -43,7 +42,7 @@ class OneEuroFilter:
         self._speed: np.ndarray | float = 0.0
 
     def __call__(self, value: np.ndarray, seconds: float) -> np.ndarray:
-        """The smoothed value; `seconds` since the call before (of no matter in the first)."""
+        """The smoothed value, `seconds` after the previous call (ignored by the first)."""
         value = np.asarray(value, np.float64)
         if self._value is None:
             self._value = value
@@ -55,7 +54,7 @@ class OneEuroFilter:
         return self._value
 
     def keep(self, value: np.ndarray) -> None:
-        """Replaces the smoothed value, where it has to obey something (a rotation, a length)."""
+        """Replaces the smoothed value, for one with a constraint such as a rotation."""
         self._value = np.asarray(value, np.float64)
 
 
@@ -66,10 +65,10 @@ def _gain(cutoff: np.ndarray | float, seconds: float) -> np.ndarray | float:
 
 @dataclasses.dataclass(frozen=True)
 class Smoothness:
-    """How much is smoothed: (min_cutoff in Hz, beta in Hz per unit of speed) of each part.
+    """Strength of the smoothing: (min_cutoff in Hz, beta in Hz per unit of speed) of each part.
 
-    Units of speed, per second: `place` in sides of the crop, `size` in shares of it, `turn` in radians (about),
-    `expression` and `shape` in standard deviations. A head keeps its shape, so that changes slowly.
+    Units of speed, per second: `place` in sides of the crop, `size` in shares of it, `turn` about in radians,
+    `expression` and `shape` in standard deviations. A head keeps its shape, so `shape` changes slowly.
     """
 
     place: tuple[float, float] = (1.5, 10.0)
@@ -83,8 +82,8 @@ class FaceSmoother:
     """Smooths the coefficients of one face, frame after frame.
 
     Args:
-      model: its whitening is the unit of shape and expression, its landmarks' mean the face's middle.
-      smoothness: how much.
+      model: gives the units of shape and expression (whitening), and the face's centre (mean of its landmarks).
+      smoothness: see `Smoothness`.
     """
 
     def __init__(self, model: MorphableModel, smoothness: Smoothness = Smoothness()):
@@ -101,10 +100,10 @@ class FaceSmoother:
     def __call__(
         self, alpha: np.ndarray, roi_box: np.ndarray, image_height: int, seconds: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One frame: alpha [62] raw in its crop, roi_box [4], seconds since the frame before.
+        """Smooths one frame: alpha [62] raw in its crop, roi_box [4], seconds since the previous frame.
 
         Returns:
-          alpha [62] and roi_box [4], float32, smoothed; alpha in the crop of that box.
+          alpha [62] and roi_box [4], float32, smoothed; alpha in the crop of the smoothed box.
         """
         image = np.asarray(_to_image(alpha, roi_box, float(image_height)), np.float64)
         pose, rest = image[:12].reshape(3, 4), image[12:] / self._std
@@ -128,7 +127,7 @@ class FaceSmoother:
 
 
 def polar(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[3, 3] -> rotation [3, 3] and symmetric [3, 3], whose product it is; the nearest rotation there is."""
+    """[3, 3] -> the nearest rotation [3, 3] and a symmetric [3, 3]; the matrix is their product."""
     left, _, right = np.linalg.svd(matrix)
     left[:, -1] *= np.sign(np.linalg.det(left @ right))
     rotation = left @ right

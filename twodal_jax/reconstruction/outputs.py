@@ -1,6 +1,6 @@
-"""What can be written of a picture's faces: one small function a kind of output, and the table of their names.
+"""Writers of the outputs of one image, one small function for each kind, and the table of their names.
 
-A picture has a folder of its own. Files of single faces are numbered from 0, as in faces.json.
+Each image has its own folder. Files of single faces are numbered from 0, as in faces.json.
 """
 
 import pathlib
@@ -22,16 +22,11 @@ class OutputError(ValueError):
 
 
 def write_picture(path: pathlib.Path, picture: np.ndarray) -> None:
-    """A picture [H, W] or [H, W, 3] BGR, uint8 or uint16, by the path's suffix; whole or not at all."""
+    """Writes a picture [H, W] or [H, W, 3] BGR, uint8 or uint16, by the path's suffix; atomic."""
     done, content = cv2.imencode(path.suffix, picture)
     if not done:
         raise OSError(f"{path}: a picture of shape {picture.shape} could not be encoded")
     files.write_together({path: content.tobytes()})
-
-
-def _face_size(face) -> float:
-    """Pixels across the 68 landmarks: what lines and dots are scaled by."""
-    return float(np.ptp(face.landmarks68[:, :2], axis=0).max())
 
 
 def _landmarks(scene: Scene, folder: pathlib.Path) -> None:
@@ -48,7 +43,7 @@ def _dense(scene: Scene, folder: pathlib.Path) -> None:
     from twodal_jax.rendering import overlay
 
     canvas = scene.image
-    for face, seen in zip(scene.faces, scene.sights):
+    for face, seen in zip(scene.faces, scene.visibilities):
         canvas = overlay.draw_dense(canvas, face.vertices, seen.visible, scene.surface.codes)
     write_picture(folder / "dense.jpg", canvas)
 
@@ -86,20 +81,16 @@ def _pose(scene: Scene, folder: pathlib.Path) -> None:
     canvas = scene.image
     for face in scene.faces:
         pose = coefficients.decompose_pose(coefficients.split(face.alpha)[0])
-        nose = face.landmarks68[30, :2]
-        canvas = pose_axes.draw_axes(canvas, nose, np.asarray(pose.rotation), 0.6 * _face_size(face))
+        nose, size = face.landmarks68[30, :2], np.ptp(face.landmarks68[:, :2], axis=0).max()
+        canvas = pose_axes.draw_axes(canvas, nose, np.asarray(pose.rotation), 0.6 * float(size))
     write_picture(folder / "pose.jpg", canvas)
     tables.write_pose_json(folder / "pose.json", scene.name, scene.faces)
 
 
-def _comment(scene: Scene) -> str:
-    return frames.describe(scene.frame, scene.surface.unit)
-
-
 def _write_textured(scene: Scene, folder: pathlib.Path, write, suffix: str) -> None:
-    """Textured meshes with one UV a vertex.
+    """Writes textured meshes with one UV a vertex.
 
-    The first N vertices are the morphable model's; those at the texture's seam come once more behind them.
+    The first N vertices are the morphable model's; copies of those at the texture's seam follow.
     """
     flat = scene.surface.uv_map
     for number, (face, (texture, _)) in enumerate(zip(scene.faces, scene.textures)):
@@ -109,7 +100,7 @@ def _write_textured(scene: Scene, folder: pathlib.Path, write, suffix: str) -> N
             flat.triangles,
             uv=flat.uv,
             texture=texture,
-            comment=_comment(scene),
+            comment=frames.describe(scene.frame, scene.surface.unit),
         )
 
 
@@ -125,7 +116,7 @@ def _ply(scene: Scene, folder: pathlib.Path) -> None:
     from twodal_jax.rendering import symmetric_fill, texture
 
     surface = scene.surface
-    for number, (face, seen) in enumerate(zip(scene.faces, scene.sights)):
+    for number, (face, seen) in enumerate(zip(scene.faces, scene.visibilities)):
         colours, known = texture.vertex_colours(scene.image, face.vertices, surface.triangles, seen)
         colours, _ = symmetric_fill.fill_by_symmetry(colours, known, surface.mirror, face.vertices, surface.triangles)
         meshes.write_ply(
@@ -133,7 +124,7 @@ def _ply(scene: Scene, folder: pathlib.Path) -> None:
             scene.exported(face),
             surface.triangles,
             colours=np.rint(255 * colours).astype(np.uint8),
-            comment=_comment(scene),
+            comment=frames.describe(scene.frame, scene.surface.unit),
         )
 
 
@@ -163,26 +154,26 @@ def _viewer(scene: Scene, folder: pathlib.Path) -> None:
     write_viewer(folder / "viewer.html", shown, scene.image, scene.name)
 
 
-# name -> (what writes it, what it is)
+# name -> (writer, description)
 OUTPUTS: dict[str, tuple[Callable[[Scene, pathlib.Path], None], str]] = {
     "landmarks": (_landmarks, "68 landmarks on the photo (hidden ones as rings), and as landmarks.csv"),
     "dense": (_dense, "every visible vertex on the photo"),
     "mesh": (_mesh, "the shaded mesh on the photo"),
     "depth": (_depth, "depth as a 16-bit PNG, near is bright"),
     "pncc": (_pncc, "projected normalised coordinate code, PNG"),
-    "uv": (_uv, "the texture as a UV map, and where each texel is from"),
+    "uv": (_uv, "the texture as a UV map, and the source of each texel"),
     "pose": (_pose, "the head's axes on the photo, and angles in pose.json"),
     "obj": (_obj, "OBJ + MTL + PNG, textured"),
     "ply": (_ply, "PLY with vertex colours"),
     "glb": (_glb, "binary glTF, textured"),
     "json": (_json, "faces.json: boxes, coefficients, landmarks, pose, confidence"),
-    "viewer": (_viewer, "viewer.html, a page to look at the faces in 3D"),
+    "viewer": (_viewer, "viewer.html, a page that shows the faces in 3D"),
 }
 DEFAULT = ("landmarks", "mesh", "json", "glb", "viewer")
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """'landmarks,obj' or 'all' -> names of OUTPUTS in their order.
+    """'landmarks,obj' or 'all' -> names of OUTPUTS, in their order.
 
     Raises:
       OutputError: one of them is unknown.
@@ -197,12 +188,12 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def write(scene: Scene, folder: pathlib.Path, names: tuple[str, ...]) -> None:
-    """Writes the chosen outputs; the folder is made if missing. A scene needs at least one face.
+    """Writes the chosen outputs and makes the folder. A scene needs at least one face.
 
-    Files of faces that an earlier run found there, and this one did not, go.
+    Deletes files of faces that an earlier run found and this one did not.
 
     Raises:
-      OSError: a file could not be written; files written before it are whole.
+      OSError: a file could not be written; files written before it are complete.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:

@@ -1,4 +1,4 @@
-"""Many photos, from files to files: read, find, reconstruct together, write. One that fails costs no other."""
+"""Reconstruction of many photos, from files to files. A photo that fails is reported and the others are done."""
 
 import dataclasses
 import pathlib
@@ -14,18 +14,20 @@ from twodal_jax.reconstruction.inputs import Photo
 from twodal_jax.reconstruction.reconstructor import PASSES, Reconstructor
 from twodal_jax.reconstruction.scene import Scene, Surface
 
-# Photos that share the network's batches: so many, or so many pixels.
+# Photos that share the network's batches: a number of photos, or of pixels.
 BATCH, BATCH_PIXELS = 8, 40_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class PhotoSettings:
-    """What is done with each photo.
+    """Settings for all photos.
 
     Attributes:
-      output_dir: each photo gets a folder of its name there. names: of `outputs.OUTPUTS`.
+      output_dir: each photo gets a folder of its name there.
+      names: of `outputs.OUTPUTS`.
       passes, min_confidence: see `Reconstructor.reconstruct`.
-      frame: of exported meshes, "image" or "model". texture_size: texels a side.
+      frame: of exported meshes, "image" or "model".
+      texture_size: texels a side.
     """
 
     output_dir: pathlib.Path
@@ -38,11 +40,13 @@ class PhotoSettings:
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of many inputs.
+    """Results of many inputs.
 
     Attributes:
-      faces: how many were written. failures: (input, why nothing came of it).
-      inputs: how many there are, 0 until work on them begins. done: how many were dealt with, well or not.
+      faces: number written.
+      inputs: number of inputs, 0 until work begins.
+      done: number processed, successfully or not.
+      failures: (input, reason).
     """
 
     faces: int = 0
@@ -62,12 +66,12 @@ def reconstruct_photos(
     outcome: Outcome,
     advance: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Reconstructs all photos and writes what was asked for; results and failures are added to `outcome`.
+    """Reconstructs all photos and writes the chosen outputs; results and failures are added to `outcome`.
 
-    `procedural.model.detector` says where faces are: it finds them, or is a file's `GivenFaces`.
+    `model.detector` detects the faces, or is a file's `GivenFaces`.
 
     Raises:
-      OSError: an output could not be written; outputs before it are whole.
+      OSError: an output could not be written; outputs before it are complete.
     """
     for group in _groups(photos, model.detector, outcome, advance):
         found = model.reconstruct_batch(
@@ -81,7 +85,7 @@ def reconstruct_photos(
                 _write(photo, image, faces, surface, settings)
                 outcome.faces += len(faces)
             else:
-                outcome.failures.append((str(photo.path), _why_nothing(boxes, settings.min_confidence)))
+                outcome.failures.append((str(photo.path), _reason_for_none(boxes, settings.min_confidence)))
             outcome.done += 1
             advance(1)
 
@@ -107,7 +111,7 @@ def _groups(photos, detector, outcome: Outcome, advance) -> Iterator[list[Read]]
 
 def _boxes_of(detector, photo: Photo, image: np.ndarray) -> Sequence[FaceBox]:
     if isinstance(detector, GivenFaces):
-        return detector.detect(photo.path) or ()
+        return detector.find(photo.path) or ()
     return detector.detect(image)
 
 
@@ -116,7 +120,7 @@ def _write(photo: Photo, image: np.ndarray, faces: list[Face], surface: Surface,
     outputs.write(scene, settings.output_dir / photo.name, settings.names)
 
 
-def _why_nothing(boxes: Sequence[FaceBox], min_confidence: float) -> str:
+def _reason_for_none(boxes: Sequence[FaceBox], min_confidence: float) -> str:
     if boxes:
         return f"{len(boxes)} possible face(s), none with a confidence of {min_confidence:g} (--min_confidence)"
     return "no face found; give --boxes or --landmarks, or try --detector=any_way_up or face-alignment"

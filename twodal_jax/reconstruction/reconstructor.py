@@ -1,13 +1,16 @@
-"""Two verbs on a trained model: `reconstruct`, from a picture to its faces, and `vertices`, from alpha to a mesh.
+"""Two verbs on a trained model: `reconstruct`, from an image to its faces, and `vertices`, from alpha to a mesh.
 
     model = twodal_jax.load("runs/demo")
     faces = model.reconstruct("photo.jpg")
 
-A face is looked at several times. The first look has an empty heatmap (or given landmarks) and the detector's
-box; each further one has the box and the roll of the landmarks found before and, once the box has settled,
-their heatmap: the paper's self-mapping used at test time.
+Each face takes several passes through the network. The first has an empty heatmap (or given landmarks) and the
+detector's box. Each further one has the box and roll of the previous landmarks and, once the box has converged, their
+heatmap: the paper's self-mapping at test time. One pass, in order:
+
+    io.images.crop_face -> forward (heatmap, regressor, alpha) -> geometry.projection (landmarks, vertices)
 """
 
+import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -23,12 +26,11 @@ from twodal_jax.detection.types import Face, FaceBox, Pose
 from twodal_jax.geometry import coefficients, projection
 from twodal_jax.geometry.morphable_model import MorphableModel, without_mesh
 from twodal_jax.io import images
-from twodal_jax.models import fold_batch_norm
 from twodal_jax.models.resnet import Regressor
 from twodal_jax.reconstruction import crop_window
-from twodal_jax.training.state import NetState
+from twodal_jax.reconstruction.crop_window import CropWindow
 
-# Programs are compiled for these numbers of faces only; a batch is filled up to the next one.
+# Programs are compiled for these numbers of faces only; a batch is padded to the next one.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 PASSES = 3
 
@@ -36,11 +38,11 @@ Picture = np.ndarray | os.PathLike | str
 
 
 class Reconstructor:
-    """A trained network with its morphable model and a way to find faces.
+    """A trained network with its morphable model and a face detector.
 
     Args:
       trained: see `trained_model.load`.
-      detector: has `find(image) -> list[FaceBox]`; default: scikit-image's frontal-face cascade.
+      detector: has `detect(image) -> list[FaceBox]`; default: scikit-image's frontal-face cascade.
     """
 
     def __init__(self, trained: TrainedModel, detector=None):
@@ -49,15 +51,18 @@ class Reconstructor:
         self._landmark_model = jax.device_put(without_mesh(trained.model))
         self._model = jax.device_put(trained.model)
         self._looseness = float(trained.config.get("crop_looseness", 1.0))
-        self._networks: dict[int, tuple[Regressor, NetState]] = {}
+        folded = trained.folded(BATCH_SIZES[0])
+        self._network = folded.spec.regressor
+        self._variables = jax.device_put({"params": folded.regressor.params})
 
     @property
     def morphable_model(self) -> MorphableModel:
+        """The morphable model, on the host."""
         return self.trained.model
 
     @property
     def detector(self):
-        """What finds faces; made when it is first needed."""
+        """The face detector, made on first use."""
         if self._detector is None:
             from twodal_jax.detection.detectors import CascadeDetector
 
@@ -72,20 +77,19 @@ class Reconstructor:
         passes: int = PASSES,
         min_confidence: float = 0.0,
     ) -> list[Face]:
-        """The faces of one picture.
+        """Reconstructs the faces of one image.
 
         Args:
           image: BGR uint8 [H, W, 3] (as OpenCV reads it; `image[..., ::-1]` of an RGB array), or a file.
-          boxes: where to look; default: what the detector finds.
-          passes: looks at each face, at least 1.
+          boxes: the detections; default: the detector's.
+          passes: through the network for each face, at least 1.
           min_confidence: faces below it are left out.
 
         Raises:
           ValueError: `image` has another shape or type. SkipFace: the file cannot be read.
         """
-        return self.reconstruct_batch(
-            [image], None if boxes is None else [boxes], passes=passes, min_confidence=min_confidence
-        )[0]
+        boxes = None if boxes is None else [boxes]
+        return self.reconstruct_batch([image], boxes, passes=passes, min_confidence=min_confidence)[0]
 
     def reconstruct_batch(
         self,
@@ -95,7 +99,7 @@ class Reconstructor:
         passes: int = PASSES,
         min_confidence: float = 0.0,
     ) -> list[list[Face]]:
-        """The faces of several pictures, which share the network's batches; as `reconstruct` otherwise."""
+        """Reconstructs the faces of several images, which share the network's batches; otherwise as `reconstruct`."""
         if passes < 1:
             raise ValueError(f"`passes` must be at least 1, got {passes}.")
         pictures = [_as_picture(picture) for picture in pictures]
@@ -103,92 +107,81 @@ class Reconstructor:
             boxes = [self.detector.detect(picture) for picture in pictures]
         elif len(boxes) != len(pictures):
             raise ValueError(f"Expected a list of boxes for each of {len(pictures)} pictures, got {len(boxes)}.")
-        owners = [i for i, found in enumerate(boxes) for _ in found]
-        flat = [box for found in boxes for box in found]
+        flat = [(i, box) for i, found in enumerate(boxes) for box in found]
         faces: list[list[Face]] = [[] for _ in pictures]
         for start in range(0, len(flat), BATCH_SIZES[-1]):
-            stop = start + BATCH_SIZES[-1]
-            seen = [pictures[i] for i in owners[start:stop]]
-            for i, face in zip(owners[start:stop], self._run_passes(seen, flat[start:stop], passes)):
+            owners, group = zip(*flat[start : start + BATCH_SIZES[-1]])
+            for i, face in zip(owners, self._run_passes([pictures[i] for i in owners], group, passes)):
                 if face is not None and face.confidence >= min_confidence:
                     faces[i].append(face)
-        # Two finds of one face end in one window.
+        # Two detections of one face converge to one window.
         return [suppress_overlaps(found, score_field="confidence") for found in faces]
 
     def vertices(self, alpha: np.ndarray, roi_box: np.ndarray | None = None) -> np.ndarray:
-        """The mesh: alpha [..., 62] raw -> [..., N, 3].
+        """The mesh: alpha [..., 62] raw -> [..., N, 3], y down, z towards the viewer.
 
-        Crop pixels, or image pixels where `roi_box` [..., 4] places the crop; y down, z towards the viewer.
+        Crop pixels, or image pixels if `roi_box` [..., 4] gives the place of the crop.
         """
         alpha = np.asarray(alpha, np.float32)
         lead = alpha.shape[:-1]
         flat = alpha.reshape(-1, alpha.shape[-1])
-        box = np.array([0, 0, projection.CROP_SIZE, projection.CROP_SIZE], np.float32)
-        box = box if roi_box is None else np.asarray(roi_box, np.float32)
-        box = np.broadcast_to(box, (*lead, 4)).reshape(-1, 4)
-        most = BATCH_SIZES[-1]
-        parts = [
-            np.asarray(_vertices_image(self._model, *_filled(flat[i : i + most], box[i : i + most])))
-            for i in range(0, len(flat), most)
-        ]
-        num_vertices = self.morphable_model.num_vertices
-        found = np.concatenate(parts)[: len(flat)] if parts else np.zeros((0, num_vertices, 3), np.float32)
-        return found.reshape(*lead, num_vertices, 3)
+        box = (0, 0, projection.CROP_SIZE, projection.CROP_SIZE) if roi_box is None else roi_box
+        box = np.broadcast_to(np.asarray(box, np.float32), (*lead, 4)).reshape(-1, 4)
+        size, num_vertices = BATCH_SIZES[-1], self.morphable_model.num_vertices
+        parts = [np.zeros((0, num_vertices, 3), np.float32)]
+        for start in range(0, len(flat), size):
+            rows = slice(start, start + size)
+            parts.append(np.asarray(_vertices_image(self._model, *_padded(flat[rows], box[rows]))))
+        return np.concatenate(parts)[: len(flat)].reshape(*lead, num_vertices, 3)
 
     def face_of(self, alpha: np.ndarray, roi_box: np.ndarray, confidence: float = 1.0) -> Face:
         """The face of given coefficients: alpha [62] raw in the crop of roi_box [4], image pixels."""
         alpha, roi_box = np.asarray(alpha, np.float32)[None], np.asarray(roi_box, np.float32)[None]
-        points, angles = (np.asarray(array)[0] for array in _measured(self._landmark_model, alpha, roi_box))
+        points, angles, _ = (np.asarray(array)[0] for array in _measure(self._landmark_model, alpha, roi_box))
         pose = Pose(*map(float, angles))
         return Face(alpha[0], roi_box[0], points, self.vertices(alpha, roi_box)[0], pose, float(confidence))
 
-    def _run_passes(self, pictures: list[np.ndarray], boxes: list[FaceBox], passes: int) -> list[Face | None]:
-        """At most `BATCH_SIZES[-1]` faces, one for each box; None where a box is useless."""
-        windows = [crop_window.CropWindow.of(box) for box in boxes]
-        settings = self.trained.spec.heatmap
-        initial = np.stack(
-            [crop_window.initial_landmarks(*pair, settings.authors_mouth) for pair in zip(windows, boxes)]
-        )
-        landmarks, visible = initial[..., :2], initial[..., 2]
-        usable, history = np.ones(len(boxes), bool), []
+    def _run_passes(self, pictures: list[np.ndarray], boxes: Sequence[FaceBox], passes: int) -> list[Face | None]:
+        """Reconstructs at most `BATCH_SIZES[-1]` faces, one for each box; None where a box cannot be cropped."""
+        count, authors_mouth = len(boxes), self.trained.spec.heatmap.authors_mouth
+        windows = [CropWindow.of(box) for box in boxes]
+        initial = [crop_window.initial_landmarks(*pair, authors_mouth) for pair in zip(windows, boxes)]
+        landmarks, visible = np.split(np.stack(initial), [2], axis=-1)
+        visible, usable, history = visible[..., 0], np.ones(count, bool), []
         for pass_index in range(passes):
-            if pass_index:
-                before = windows
-                windows = [
-                    crop_window.next_window(*of_face, self._looseness) for of_face in zip(windows, alphas, history[-1])
-                ]
-                eighteen = np.asarray(settings.landmarks_18(history[-1]))
-                landmarks = np.stack([window.from_image(points) for window, points in zip(windows, eighteen)])
-                # Landmarks found in a wrong window would only repeat its error.
-                trusted = [crop_window.has_converged(*pair) for pair in zip(before, windows)]
-                visible = np.repeat(np.float32(trusted)[:, None], landmarks.shape[1], axis=1)
-            crops, cut = _cut(pictures, windows)
-            usable &= cut
-            alphas = self._alphas(crops, landmarks, visible)
-            alphas = np.stack([window.upright_alpha(alpha) for window, alpha in zip(windows, alphas)])
+            crops, is_cut = _cut(pictures, windows)
+            usable &= is_cut
+            turned_alphas = self._alphas(crops, landmarks, visible)
+            turns = np.stack([window.turn for window in windows])
+            alphas = np.asarray(_upright_alpha(*_padded(turned_alphas, turns)))[:count]
             roi_boxes = np.stack([window.roi_box for window in windows])
-            points, angles = _measured(self._landmark_model, *_filled(alphas, roi_boxes))
-            history.append(np.asarray(points)[: len(boxes)])
+            measured = _measure(self._landmark_model, *_padded(alphas, roi_boxes))
+            points, angles, rolls = (np.asarray(array)[:count] for array in measured)
+            history.append(points)
+            if pass_index + 1 < passes:
+                windows, landmarks, visible = self._next_inputs(windows, rolls, points)
         confidence = crop_window.pass_consistency(history) * [min(1.0, box.score) for box in boxes]
-        poses = [Pose(*map(float, row)) for row in np.asarray(angles)[: len(boxes)]]
-        rows = zip(alphas, roi_boxes, history[-1], self.vertices(alphas, roi_boxes), poses, confidence.tolist())
+        poses = [Pose(*map(float, row)) for row in angles]
+        rows = zip(alphas, roi_boxes, points, self.vertices(alphas, roi_boxes), poses, confidence.tolist())
         return [Face(*row) if good else None for row, good in zip(rows, usable)]
 
-    def _network_for(self, faces: int) -> tuple[Regressor, NetState]:
-        """The folded network that is fast for so many faces at a time; a CPU has one for few and one for more."""
-        form = fold_batch_norm.channels_first_from(self.trained.spec.regressor, faces)
-        if form not in self._networks:
-            folded = self.trained.folded(faces)
-            self._networks[form] = folded.spec.regressor, jax.device_put(folded.regressor)
-        return self._networks[form]
+    def _next_inputs(
+        self, windows: list[CropWindow], rolls: np.ndarray, landmarks68: np.ndarray
+    ) -> tuple[list[CropWindow], np.ndarray, np.ndarray]:
+        """The windows of the next pass, and the heatmap's landmarks [B, 18, 2] and visible [B, 18] in their crops."""
+        faces = zip(windows, rolls, landmarks68)
+        after = [crop_window.next_window(*face, looseness=self._looseness) for face in faces]
+        eighteen = np.asarray(self.trained.spec.heatmap.landmarks_18(landmarks68))
+        landmarks = np.stack([window.from_image(points) for window, points in zip(after, eighteen)])
+        # Landmarks from a wrong window would only repeat its error.
+        trusted = np.float32([crop_window.has_converged(*pair) for pair in zip(windows, after)])
+        return after, landmarks, np.repeat(trusted[:, None], landmarks.shape[1], axis=1)
 
     def _alphas(self, crops: np.ndarray, landmarks: np.ndarray, visible: np.ndarray) -> np.ndarray:
-        """alpha [B, 62] (raw, in each crop's own frame) of crops [B, 120, 120, 3] uint8."""
-        filled = _filled(crops, landmarks, visible)
-        network, regressor = self._network_for(len(filled[0]))
-        result = forward.predict_batch(
-            regressor.variables, *filled, self._landmark_model, network=network, settings=self.trained.spec.heatmap
-        )
+        """[B, 62] raw alpha in each crop's own frame, of crops [B, 120, 120, 3] uint8 and the heatmap's landmarks."""
+        batch = _padded(crops, landmarks, visible)
+        settings = self.trained.spec.heatmap
+        result = _forward(self._variables, *batch, self._landmark_model, network=self._network, settings=settings)
         return np.asarray(result.alpha)[: len(crops)]
 
 
@@ -203,19 +196,19 @@ def _as_picture(picture: Picture) -> np.ndarray:
     return picture
 
 
-def _cut(pictures: list[np.ndarray], windows: list["crop_window.CropWindow"]) -> tuple[np.ndarray, np.ndarray]:
+def _cut(pictures: list[np.ndarray], windows: list[CropWindow]) -> tuple[np.ndarray, np.ndarray]:
     """Crops [B, 120, 120, 3] uint8, and which of them could be cut (the others are black)."""
     crops = np.zeros((len(windows), projection.CROP_SIZE, projection.CROP_SIZE, 3), np.uint8)
-    usable = np.ones(len(windows), bool)
+    is_cut = np.ones(len(windows), bool)
     for i, (picture, window) in enumerate(zip(pictures, windows)):
         try:
             crops[i] = images.crop_face(picture, window.roi_box, 0, roll_degrees=window.roll_degrees)
         except images.SkipFace:
-            usable[i] = False
-    return crops, usable
+            is_cut[i] = False
+    return crops, is_cut
 
 
-def _filled(*arrays: np.ndarray) -> list[np.ndarray]:
+def _padded(*arrays: np.ndarray) -> list[np.ndarray]:
     """The arrays with their last row repeated up to one of BATCH_SIZES."""
     count = len(arrays[0])
     size = next(size for size in BATCH_SIZES if size >= count)
@@ -223,12 +216,34 @@ def _filled(*arrays: np.ndarray) -> list[np.ndarray]:
     return [np.asarray(array)[rows] for array in arrays]
 
 
+@functools.partial(jax.jit, static_argnames=("network", "settings"))
+def _forward(
+    variables: dict,
+    crops: jax.Array,
+    landmarks: jax.Array,
+    visible: jax.Array,
+    model: MorphableModel,
+    *,
+    network: Regressor,
+    settings: forward.HeatmapSettings,
+) -> forward.Reconstruction:
+    return forward.forward(functools.partial(network.apply, variables), crops, landmarks, visible, model, settings)
+
+
+_upright_alpha = jax.jit(projection.transform_alpha)
+
+
 @jax.jit
-def _measured(model: MorphableModel, alpha: jax.Array, roi_box: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """68 landmarks [B, 68, 3] in image pixels, and yaw, pitch, roll [B, 3] in degrees."""
+def _measure(model: MorphableModel, alpha: jax.Array, roi_box: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Landmarks [B, 68, 3] in image pixels; yaw, pitch, roll [B, 3] in degrees; the roll in the image [B], degrees.
+
+    The roll in the image is the direction of the face's up axis, clockwise as seen.
+    """
     points = projection.crop_to_image(projection.landmarks_crop(model, alpha), roi_box)
-    pitch, yaw, roll = jnp.moveaxis(coefficients.decompose_pose(coefficients.split(alpha)[0]).euler_angles, -1, 0)
-    return points, jnp.degrees(jnp.stack([yaw, pitch, roll], axis=-1))
+    matrix = coefficients.split(alpha)[0]
+    pitch, yaw, roll = jnp.moveaxis(coefficients.decompose_pose(matrix).euler_angles, -1, 0)
+    roll_in_image = jnp.arctan2(matrix[..., 0, 1], matrix[..., 1, 1])
+    return points, jnp.degrees(jnp.stack([yaw, pitch, roll], axis=-1)), jnp.degrees(roll_in_image)
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""A picture with its reconstructed faces, and what several outputs of it share; each is made when first asked for."""
+"""An image with its reconstructed faces, and intermediate results that several outputs share, computed on demand."""
 
 import dataclasses
 import functools
@@ -12,11 +12,11 @@ from twodal_jax.geometry.morphable_model import MorphableModel
 
 
 class Surface:
-    """What does not change from face to face: triangles, UV map, mirror, unit of a morphable model.
+    """The parts of a morphable model that all faces share: triangles, UV map, mirror map, unit.
 
     Args:
       model: with its mesh.
-      uv: [N, 2], v up, as in `rendering.uv`; default: the built-in head's own, others unwrapped by a cylinder.
+      uv: [N, 2], v up, as in `rendering.uv`; default: the built-in head's own, or a cylindrical projection.
     """
 
     def __init__(self, model: MorphableModel, uv: np.ndarray | None = None):
@@ -28,7 +28,7 @@ class Surface:
 
     @functools.cached_property
     def uv(self) -> np.ndarray:
-        """[N, 2]."""
+        """[N, 2], v up."""
         from twodal_jax.face_models.procedural.unwrap import uv_for
         from twodal_jax.rendering.uv import cylinder_uv
 
@@ -37,7 +37,7 @@ class Surface:
 
     @functools.cached_property
     def expression_names(self) -> tuple[str, ...]:
-        """What the 10 directions of expression mean, where it is known: those of the built-in model."""
+        """Names of the 10 expression directions of the built-in model; () for others."""
         from twodal_jax.face_models.procedural import EXPRESSION_NAMES
         from twodal_jax.face_models.procedural.unwrap import uv_for
 
@@ -45,14 +45,14 @@ class Surface:
 
     @functools.cached_property
     def uv_map(self):
-        """`rendering.uv.UvMap`: the mesh with the vertices at the texture's seam repeated."""
+        """`rendering.uv.UvMap`: the mesh with copies of the vertices at the texture's seam."""
         from twodal_jax.rendering.uv import split_seam
 
         return split_seam(self.uv, self.triangles)
 
     @functools.cached_property
     def mirror(self):
-        """Each vertex' place on the other side of the face (`rendering.symmetric_fill`)."""
+        """The mirror point of each vertex on the other side of the face (`rendering.symmetric_fill`)."""
         from twodal_jax.rendering.symmetric_fill import mirror_points
 
         return mirror_points(self.mean, self.triangles)
@@ -66,18 +66,21 @@ class Surface:
 
     @functools.cached_property
     def unit(self) -> float | None:
-        """The morphable model's unit in metres, None if it is not known."""
+        """The morphable model's unit in metres, or None if unknown."""
         return frames.metres_per_unit(np.asarray(self.model.landmark_mean).T)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One picture and its faces.
+    """One image and its faces.
 
     Attributes:
-      name: of the picture, for people. image: BGR uint8 [H, W, 3]. faces: what was found.
+      name: of the image, for display.
+      image: BGR uint8 [H, W, 3].
+      faces: reconstructed.
       surface: of the morphable model.
-      frame: of exported meshes, "image" or "model". texture_size: texels a side.
+      frame: of exported meshes, "image" or "model".
+      texture_size: texels a side.
     """
 
     name: str
@@ -105,21 +108,21 @@ class Scene:
 
     @functools.cached_property
     def fragments(self):
-        """`rendering.rasterizer.Fragments` of all faces in the picture."""
+        """`rendering.rasterizer.Fragments` of all faces in the image."""
         from twodal_jax.rendering.rasterizer import rasterize
 
         return rasterize(self.vertices, self.triangles, *self.size)
 
     @functools.cached_property
     def landmarks_visible(self) -> list[np.ndarray]:
-        """[68] booleans for each face: landmarks its own surface does not hide."""
+        """[68] booleans for each face: landmarks that its own surface does not hide."""
         from twodal_jax.rendering.overlay import visible_landmarks
 
         surface = self.surface
         return [visible_landmarks(face.vertices, surface.triangles, surface.landmark_indices) for face in self.faces]
 
     @functools.cached_property
-    def sights(self) -> list:
+    def visibilities(self) -> list:
         """`rendering.texture.VertexVisibility` of each face."""
         from twodal_jax.rendering.texture import vertex_visibility
 
@@ -127,7 +130,7 @@ class Scene:
 
     @functools.cached_property
     def textures(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each face its texture, BGR uint8 [S, S, 3], and where each texel is from (`rendering.texture`)."""
+        """Each face's texture, BGR uint8 [S, S, 3], and the source of each texel (`rendering.texture`)."""
         from twodal_jax.rendering.texture import uv_texture
 
         surface = self.surface
@@ -135,11 +138,11 @@ class Scene:
             uv_texture(
                 self.image, face.vertices, surface.triangles, surface.uv, self.texture_size, surface.mirror, seen
             )
-            for face, seen in zip(self.faces, self.sights)
+            for face, seen in zip(self.faces, self.visibilities)
         ]
 
     def exported(self, face: Face) -> np.ndarray:
-        """[N, 3]: the face's vertices in the frame of files."""
+        """[N, 3]: the face's vertices in the frame of exported files."""
         if self.frame == frames.MODEL:
             shape = np.asarray(morphable_model.vertices_model(self.surface.model, face.alpha))
             return frames.to_export_frame(shape, self.frame, unit=self.surface.unit)

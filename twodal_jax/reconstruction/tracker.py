@@ -1,8 +1,8 @@
-"""Faces through a video: where a face was is where it is looked for next.
+"""Tracking of faces through a video: each frame's faces give the boxes of the next frame.
 
-The next frame's box is cut around the landmarks of this one (`boxes.from_landmarks68`), which also go along
-as the heatmap's. The detector, which is slow, runs on the first frame, after a cut, when a face was lost, and
-every now and then for new ones. No file and no network is known here: `reconstruct` is handed in.
+The next box surrounds the face's landmarks (`boxes.from_landmarks68`), which also give its heatmap. The detector,
+which is slow, runs on the first frame, after a cut, when a face was lost, and at intervals for new faces. This module
+knows no file and no network: the caller passes `reconstruct`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ _THUMBNAIL = (32, 18)
 
 @dataclasses.dataclass(frozen=True)
 class TrackingSettings:
-    """When a face counts, and when to look for others.
+    """Thresholds of the tracker, and the intervals of the detector.
 
     Attributes:
-      min_confidence: below it a face is lost. min_new_confidence: below it a find is no face.
-      min_side: a face's box below this many pixels is lost.
+      min_confidence: a tracked face below it is lost.
+      min_new_confidence: a new detection below it is not a face.
+      min_side: pixels; a face with a smaller box is lost.
       min_overlap: two boxes of one face, one frame apart, share at least this much of their union.
-      same_face: two finds that share this much of the smaller are one face.
-      find_every: frames between looks for new faces. retry_every: the same while a face is lost or there is none.
-      remember: frames a lost face is waited for; found again near its place, it keeps its number.
-      cut: mean difference (of 255) of two small copies of frames in which the scene changed.
-      hand_on_landmarks: whether the network is told where the landmarks were.
+      same_face: two boxes that share this much of the smaller one are one face.
+      find_every: frames between two runs of the detector.
+      retry_every: the same while a face is lost or there is none.
+      remember: frames for which a lost face keeps its number if it is detected near its last place.
+      cut: mean difference (of 255) between reduced copies of two frames at which the scene has changed.
+      hand_on_landmarks: whether the landmarks of the previous frame enter the heatmap.
     """
 
     min_confidence: float = 0.2
@@ -54,7 +56,7 @@ class TrackingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TrackedFace:
-    """A face of one frame, and the number it has through the video (from 0, never used twice)."""
+    """A face of one frame, and its number in the video (from 0, never reused)."""
 
     face_id: int
     face: Face
@@ -64,15 +66,15 @@ class TrackedFace:
 class _Track:
     face_id: int
     face: Face
-    seen: int  # the frame it was last seen in
+    seen: int  # its last frame
 
 
 class Tracker:
-    """Follows the faces of a video.
+    """Tracks the faces of a video.
 
     Args:
       reconstruct: (image BGR uint8 [H, W, 3], boxes) -> at most one face a box, in any order.
-      detector: finds faces in a whole frame.
+      detector: detects faces in a whole frame.
       settings: see `TrackingSettings`.
     """
 
@@ -87,15 +89,15 @@ class Tracker:
         self._next_id = 0
 
     def __call__(self, image: np.ndarray) -> list[TrackedFace]:
-        """The next frame, BGR uint8 [H, W, 3] -> its faces, the oldest first."""
+        """Processes the next frame, BGR uint8 [H, W, 3] -> its faces, the oldest first."""
         self._frame += 1
         if self._is_cut(image):
             self._tracks, self._found_in = [], None
         before = [track for track in self._tracks if track.seen == self._frame - 1]
         self._follow(image, before)
         lost = any(track.seen < self._frame for track in before)
-        if self._should_find(lost):
-            self._find(image)
+        if self._should_detect(lost):
+            self._detect(image)
         self._tracks = [track for track in self._tracks if self._frame - track.seen <= self.settings.remember]
         seen = [track for track in self._tracks if track.seen == self._frame]
         return [TrackedFace(track.face_id, track.face) for track in sorted(seen, key=lambda t: t.face_id)]
@@ -105,7 +107,7 @@ class Tracker:
         before, self._thumbnail = self._thumbnail, small
         return before is not None and float(np.abs(small - before).mean()) > self.settings.cut
 
-    def _should_find(self, lost: bool) -> bool:
+    def _should_detect(self, lost: bool) -> bool:
         if self._found_in is None or lost:
             return True
         missing = any(track.seen < self._frame for track in self._tracks) or not self._tracks
@@ -113,7 +115,7 @@ class Tracker:
         return self._frame - self._found_in >= every
 
     def _follow(self, image: np.ndarray, tracks: list[_Track]) -> None:
-        """Looks for each face where it was."""
+        """Reconstructs each face at its last place."""
         if not tracks:
             return
         places = [boxes.from_landmarks68(track.face.landmarks68) for track in tracks]
@@ -122,8 +124,8 @@ class Tracker:
         for face, track in self._pairs(self._good_faces(image, places), tracks, self.settings.min_overlap):
             track.face, track.seen = face, self._frame
 
-    def _find(self, image: np.ndarray) -> None:
-        """Looks for faces everywhere; takes up those that nobody follows."""
+    def _detect(self, image: np.ndarray) -> None:
+        """Detects faces in the whole frame and adds those that are not tracked."""
         self._found_in = self._frame
         followed = [track.face.roi_box for track in self._tracks if track.seen == self._frame]
         new = [box for box in self._detector.detect(image) if not self._is_among(box.roi_box, followed)]
@@ -137,13 +139,13 @@ class Tracker:
         again = self._pairs(faces, lost, 0.0)
         for face, track in again:
             track.face, track.seen = face, self._frame
-        for face in sorted(faces, key=lambda face: face.roi_box[0]):  # new ones are counted from the left
+        for face in sorted(faces, key=lambda face: face.roi_box[0]):  # new faces are numbered from the left
             if not any(face is other for other, _ in again):
                 self._tracks.append(_Track(self._next_id, face, self._frame))
                 self._next_id += 1
 
     def _good_faces(self, image: np.ndarray, places: Sequence[FaceBox]) -> list[Face]:
-        """Faces sure enough, the surest first, with the middle of their box in the picture; none twice."""
+        """Faces above the thresholds with their centre in the image, without duplicates, the most certain first."""
         good: list[Face] = []
         for face in sorted(self._reconstruct(image, places), key=lambda face: -face.confidence):
             centre = (face.roi_box[:2] + face.roi_box[2:]) / 2
@@ -152,7 +154,7 @@ class Tracker:
             usable = usable and np.isfinite(face.alpha).all() and np.isfinite(face.landmarks68).all()
             if face.confidence < self.settings.min_confidence or not usable:
                 continue
-            # Two boxes may lead to the same face.
+            # Two boxes may converge to the same face.
             if not self._is_among(face.roi_box, [other.roi_box for other in good]):
                 good.append(face)
         return good
@@ -160,15 +162,12 @@ class Tracker:
     def _is_among(self, roi_box: np.ndarray, others: Sequence[np.ndarray]) -> bool:
         if not others:
             return False
-        return bool(
-            (
-                boxes.overlap(boxes.squares(roi_box)[0], boxes.squares(np.stack(others)))[1] > self.settings.same_face
-            ).any()
-        )
+        _, of_smaller = boxes.overlap(boxes.squares(roi_box)[0], boxes.squares(np.stack(others)))
+        return bool((of_smaller > self.settings.same_face).any())
 
     @staticmethod
     def _pairs(faces: list[Face], tracks: list[_Track], least: float) -> list[tuple[Face, _Track]]:
-        """Faces and tracks that share most of their union, one to one, above `least`."""
+        """One-to-one pairs of faces and tracks by their shared union, the largest first, above `least`."""
         if not (faces and tracks):
             return []
         here = boxes.squares(np.stack([face.roi_box for face in faces]))
@@ -183,25 +182,24 @@ class Tracker:
 
 
 class AlphaLog:
-    """What a video's NPZ holds: one row a face and frame.
+    """The content of a video's .npz: one row for each face of each frame.
 
-    Keys of the file: `frame` [K] int32 from 0, `face_id` [K] int32, `alpha` [K, 62] float32 (raw, in the 120-pixel
-    crop of the row's `roi_box`, as `projection` has it: `pixel_origin` 0 of `evaluation.predictions`), `roi_box`
-    [K, 4] float32 (image pixels), `confidence` [K] float32, `num_frames`, `frame_rate` (frames a second), `width`,
-    `height`.
+    Keys: `frame` [K] int32 from 0, `face_id` [K] int32, `alpha` [K, 62] float32 (raw, in the 120-pixel crop of the
+    row's `roi_box`, see `geometry.projection`; `pixel_origin` 0 of `evaluation.predictions`), `roi_box` [K, 4] float32
+    (image pixels), `confidence` [K] float32, `num_frames`, `frame_rate` (frames per second), `width`, `height`.
     """
 
     def __init__(self):
         self._rows: list[tuple[int, int, np.ndarray, np.ndarray, float]] = []
 
     def add(self, frame: int, face_id: int, face: Face) -> None:
-        """One face of one frame."""
+        """Adds one face of one frame."""
         self._rows.append((frame, face_id, face.alpha, face.roi_box, face.confidence))
 
     def write(
         self, path: os.PathLike | str, *, num_frames: int, frame_rate: float, size: tuple[int, int]
     ) -> pathlib.Path:
-        """Writes the file whole or not at all; size (width, height). Raises OSError."""
+        """Writes the file atomically; size (width, height). Raises OSError."""
         columns = list(zip(*self._rows)) or [(), (), (), (), ()]
         with io.BytesIO() as file:
             np.savez_compressed(

@@ -1,7 +1,6 @@
-"""Frames in, frames out: video files through the ffmpeg that comes with imageio-ffmpeg, cameras through OpenCV.
+"""Readers and a writer of video frames: files through the ffmpeg of imageio-ffmpeg, cameras through OpenCV.
 
-A frame is BGR uint8 [H, W, 3], as it is meant to be seen (a telephone's rotation is applied). One frame is
-held at a time, whatever the video's length.
+A frame is BGR uint8 [H, W, 3], upright (a phone's rotation is applied). One frame at a time is in memory.
 """
 
 from __future__ import annotations
@@ -19,26 +18,28 @@ import cv2
 import numpy as np
 
 _FALLBACK_RATE = 25.0
-# Sound that MP4 holds as it is; other kinds are encoded anew.
+# Audio codecs that MP4 can hold; others are re-encoded.
 _MP4_SOUND = ("aac", "mp3", "ac3")
 
 
 class VideoError(Exception):
-    """A video or camera that cannot be read, or a video that cannot be written; the message names it."""
+    """A video or camera cannot be read, or a video cannot be written; the message names it."""
 
 
 class VideoReader:
     """The frames of a video file; use it in a `with` statement and iterate over it once.
 
-    Frames come at a constant rate, so that they stay with the sound: of a video whose rate varies, as telephones
-    make them, some are repeated or left out.
+    Frames have a constant rate, in step with the sound: of a video with a varying rate, as from phones, some frames are
+    repeated or dropped.
 
     Attributes:
-      width, height: of the frames. frame_rate: frames a second.
-      num_frames: about how many there are, 0 where unknown. sound: the kind of its sound, "" without any.
+      width, height: of the frames.
+      frame_rate: frames per second.
+      num_frames: approximate, 0 if unknown.
+      sound: the audio codec, "" without sound.
 
     Raises:
-      VideoError: the file is missing or is no video.
+      VideoError: the file is missing or not a video.
     """
 
     def __init__(self, path: os.PathLike | str):
@@ -47,30 +48,18 @@ class VideoReader:
             raise VideoError(f"{path}: no such video")
         self.frame_rate, seconds, self.sound = _probe(self.path)
         self.num_frames = round(self.frame_rate * seconds)
-        # PPM says its size, which is that after the rotation.
-        self._process, self._said = _start(
-            [
-                *_input(self.path),
-                "-map",
-                "0:v:0",
-                "-r",
-                f"{self.frame_rate:.6g}",
-                "-f",
-                "image2pipe",
-                "-c:v",
-                "ppm",
-                "-pix_fmt",
-                "rgb24",
-                "-",
-            ],
+        # PPM contains the size after the rotation.
+        rate = f"{self.frame_rate:.6g}"
+        self._process, self._errors = _start(
+            [*_input(self.path), *f"-map 0:v:0 -r {rate} -f image2pipe -c:v ppm -pix_fmt rgb24 -".split()],
             stdout=subprocess.PIPE,
         )
         self._first = self._next_frame()
         if self._first is None:
             self._process.wait()
-            reason = _reason(self._said)
+            reason = _reason(self._errors)
             self.__exit__()
-            raise VideoError(f"{path}: not a video, or none that can be read ({reason})")
+            raise VideoError(f"{path}: not a video, or not a readable one ({reason})")
         self.height, self.width = self._first.shape[:2]
 
     def __enter__(self) -> "VideoReader":
@@ -80,7 +69,7 @@ class VideoReader:
         self._process.kill()
         self._process.stdout.close()
         self._process.wait()
-        self._said.close()
+        self._errors.close()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         frame = self._first
@@ -102,24 +91,24 @@ class VideoReader:
 
 
 def _input(path: pathlib.Path) -> list[str]:
-    """ffmpeg's input; a file may refer to others (a playlist), but not over a network."""
+    """Input arguments of ffmpeg; a file such as a playlist may refer to other files, but not over a network."""
     return ["-protocol_whitelist", "file,pipe", "-i", str(path.absolute())]
 
 
 def _start(arguments: list[str], **pipes) -> tuple[subprocess.Popen, IO[bytes]]:
-    """ffmpeg at work, and the file with what it complains of."""
+    """Starts ffmpeg; returns the process and the file of its error messages."""
     import imageio_ffmpeg
 
-    said = tempfile.TemporaryFile()
-    # The package's own functions fork in a way that JAX, which has threads, warns of.
+    errors = tempfile.TemporaryFile()
+    # The package's own functions fork, which JAX warns about because it has threads.
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-y", "-v", "error", *arguments]
-    # Ctrl-C is for us to answer: a video being written is ended properly, or not at all.
+    # A new session keeps Ctrl-C from ffmpeg: this program completes or deletes the video.
     pipes = {"stdin": subprocess.DEVNULL, **pipes}
-    return subprocess.Popen(command, stderr=said, start_new_session=True, **pipes), said
+    return subprocess.Popen(command, stderr=errors, start_new_session=True, **pipes), errors
 
 
 def _probe(path: pathlib.Path) -> tuple[float, float, str]:
-    """Frames a second, length in seconds (0 where unknown) and kind of sound, from what ffmpeg says of a file."""
+    """Frames per second, length in seconds (0 if unknown) and audio codec, from ffmpeg's description of a file."""
     import imageio_ffmpeg
 
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", *_input(path)]
@@ -134,7 +123,7 @@ def _probe(path: pathlib.Path) -> tuple[float, float, str]:
 
 
 class CameraReader:
-    """The frames of a camera until it is closed; otherwise like `VideoReader`.
+    """The frames of a camera until it is closed; otherwise as `VideoReader`.
 
     Raises:
       VideoError: there is no such camera.
@@ -144,7 +133,7 @@ class CameraReader:
         self._camera = cv2.VideoCapture(index)
         if not self._camera.isOpened():
             self._camera.release()
-            raise VideoError(f"camera:{index}: cannot be opened; is it connected, and free?")
+            raise VideoError(f"camera:{index}: cannot be opened; check that it is connected and not in use")
         self.width = int(self._camera.get(cv2.CAP_PROP_FRAME_WIDTH))
         self.height = int(self._camera.get(cv2.CAP_PROP_FRAME_HEIGHT))
         self.frame_rate = float(self._camera.get(cv2.CAP_PROP_FPS)) or _FALLBACK_RATE
@@ -165,13 +154,15 @@ class CameraReader:
 
 
 class VideoWriter:
-    """Writes an MP4 (H.264, plays in browsers); use it in a `with` statement.
+    """Writer of an MP4 (H.264, plays in browsers); use it in a `with` statement.
 
-    The file appears when the statement ends without an exception; until then it has a temporary name.
+    The file has a temporary name until the statement ends without an exception.
 
     Args:
-      path: to write. size: (width, height) of the frames; an odd one gets one more row or column.
-      frame_rate: frames a second. sound_of: a video whose sound is taken along, as far as the frames reach.
+      path: to write.
+      size: (width, height) of the frames; an odd one gets one more row or column.
+      frame_rate: frames per second.
+      sound_of: a video whose sound is copied, as far as the frames reach.
 
     Raises:
       VideoError: it cannot be written (no such folder, a full disk, ...).
@@ -182,7 +173,7 @@ class VideoWriter:
     ):
         self.path, self.size = pathlib.Path(path), (int(size[0]), int(size[1]))
         self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.tmp.mp4")
-        self._process, self._said = _start(
+        self._process, self._errors = _start(
             [*_encoder(self.size, frame_rate, sound_of), str(self._temporary.absolute())], stdin=subprocess.PIPE
         )
 
@@ -194,7 +185,7 @@ class VideoWriter:
         frame = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         try:
             self._process.stdin.write(np.ascontiguousarray(frame).data)
-        except OSError:  # it has ended already, and has said why
+        except OSError:  # ffmpeg has ended; its error messages give the reason
             self._process.wait()
             raise self._failure() from None
 
@@ -216,65 +207,28 @@ class VideoWriter:
             raise VideoError(f"{self.path}: not written: {error.strerror}") from None
         finally:
             self._temporary.unlink(missing_ok=True)
-            self._said.close()
+            self._errors.close()
 
     def _failure(self) -> VideoError:
-        return VideoError(f"{self.path}: not written ({_reason(self._said)})")
+        return VideoError(f"{self.path}: not written ({_reason(self._errors)})")
 
 
 def _encoder(size: tuple[int, int], frame_rate: float, sound_of: VideoReader | None) -> list[str]:
-    """ffmpeg's arguments up to the file to write."""
+    """Arguments of ffmpeg up to the file to write."""
     width, height = (side + side % 2 for side in size)
-    command = [
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "bgr24",
-        "-s",
-        f"{width}x{height}",
-        "-r",
-        f"{frame_rate:.6g}",
-        "-i",
-        "pipe:0",
-    ]
+    command = f"-f rawvideo -pix_fmt bgr24 -s {width}x{height} -r {frame_rate:.6g} -i pipe:0".split()
     if sound_of is not None and sound_of.sound:
-        known = sound_of.sound in _MP4_SOUND
-        command += [
-            *_input(sound_of.path),
-            "-map",
-            "0:v:0",
-            "-map",
-            "1:a:0",
-            "-c:a",
-            "copy" if known else "aac",
-            "-shortest",
-        ]
-    # Players take a picture without a note for BT.709, ffmpeg makes BT.601 of RGB: say both.
-    return command + [
-        "-vf",
-        "scale=out_color_matrix=bt709:out_range=tv",
-        "-colorspace",
-        "bt709",
-        "-color_primaries",
-        "bt709",
-        "-color_trc",
-        "bt709",
-        "-c:v",
-        "libx264",
-        "-preset",
-        "veryfast",
-        "-crf",
-        "18",
-        "-pix_fmt",
-        "yuv420p",
-        "-movflags",
-        "+faststart",
-    ]
+        codec = "copy" if sound_of.sound in _MP4_SOUND else "aac"
+        command += [*_input(sound_of.path), *f"-map 0:v:0 -map 1:a:0 -c:a {codec} -shortest".split()]
+    # Players assume BT.709 for a video without a tag, ffmpeg converts RGB to BT.601; both are set explicitly.
+    colours = "-vf scale=out_color_matrix=bt709:out_range=tv -colorspace bt709 -color_primaries bt709 -color_trc bt709"
+    codec = "-c:v libx264 -preset veryfast -crf 18 -pix_fmt yuv420p -movflags +faststart"
+    return [*command, *colours.split(), *codec.split()]
 
 
-def _reason(said: IO[bytes]) -> str:
-    """The line of ffmpeg's complaints that says most."""
-    said.seek(0)
-    lines = [line.strip() for line in said.read().decode(errors="replace").splitlines() if line.strip()]
-    telling = [line for line in lines if re.search(r"(?i)error|invalid|not found|no space|no such|denied", line)]
-    return re.sub(r"^\[[^]]*\]\s*", "", (telling or lines or ["no frames"])[0])
+def _reason(errors: IO[bytes]) -> str:
+    """The most informative line of ffmpeg's error messages."""
+    errors.seek(0)
+    lines = [line.strip() for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
+    informative = [line for line in lines if re.search(r"(?i)error|invalid|not found|no space|no such|denied", line)]
+    return re.sub(r"^\[[^]]*\]\s*", "", (informative or lines or ["no frames"])[0])

@@ -1,4 +1,4 @@
-"""A video or camera, from frames to an overlay and coefficients: overlay.mp4 and alpha.npz."""
+"""Reconstruction of a video or camera: overlay.mp4 and alpha.npz."""
 
 import pathlib
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from twodal_jax.reconstruction.tracker import AlphaLog, TrackedFace, Tracker, Tr
 from twodal_jax.reconstruction.video_io import CameraReader, VideoReader, VideoWriter
 
 OVERLAY, ALPHA = "overlay.mp4", "alpha.npz"
-PASSES = 2  # the landmarks of the frame before stand in for a first look
+PASSES = 2  # the landmarks of the previous frame replace a first pass
 _OPACITY = 0.55
 
 
@@ -34,17 +34,21 @@ def reconstruct_video(
     started: Callable[[int], None] = lambda frames: None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[int, int]:
-    """Follows the faces of a video; writes overlay.mp4, with the video's sound, and alpha.npz.
+    """Tracks the faces of a video; writes overlay.mp4, with the video's sound, and alpha.npz.
 
     Args:
-      source: what to read; a camera is read until `max_frames` or Ctrl-C, and what there is then is written.
+      source: the video or camera; a camera is read until `max_frames` or Ctrl-C, then the outputs are completed.
+      model: with the face detector.
+      surface: of its morphable model.
       output_dir: gets a folder of the source's name.
-      min_confidence: below it a find is no face.
-      smooth: steady the faces, see `one_euro`.
-      started: called with the number of frames, 0 if it is not known. advance: called with 1 for each.
+      min_confidence: a new detection below it is not a face.
+      smooth: smooth the faces over time, see `one_euro`.
+      max_frames: stop after so many.
+      started: called with the number of frames, 0 if unknown.
+      advance: called with 1 for each frame.
 
     Returns:
-      How many frames were read, and how many of them have a face.
+      The number of frames read, and the number of frames with a face.
 
     Raises:
       VideoError: the video cannot be read, or the overlay not written. OSError: alpha.npz was not written.
@@ -59,15 +63,15 @@ def reconstruct_video(
             model.detector,
             TrackingSettings(min_new_confidence=min_confidence),
         )
-        steady = _Steady(model, frames.height, frames.frame_rate) if smooth else None
+        smoother = _VideoSmoother(model, frames.height, frames.frame_rate) if smooth else None
         log, count, with_face = AlphaLog(), 0, 0
         sound = frames if isinstance(frames, VideoReader) else None
         with VideoWriter(folder / OVERLAY, size, frames.frame_rate, sound) as writer:
             try:
                 for image in frames:
                     faces = tracker(image)
-                    if steady:
-                        faces = [steady(tracked) for tracked in faces]
+                    if smoother:
+                        faces = [smoother(tracked) for tracked in faces]
                     writer.write(_drawn(image, faces, surface))
                     for tracked in faces:
                         log.add(count, tracked.face_id, tracked.face)
@@ -82,7 +86,7 @@ def reconstruct_video(
     return count, with_face
 
 
-class _Steady:
+class _VideoSmoother:
     """A `FaceSmoother` for each face of a video."""
 
     def __init__(self, model: Reconstructor, image_height: int, frame_rate: float):
