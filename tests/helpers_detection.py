@@ -1,11 +1,11 @@
-"""A stand-in for the face-alignment package."""
+"""A fake of the face-alignment package."""
 
 import types
 import warnings
 
 
 class FakeAlignment(types.ModuleType):
-    """The interface of face-alignment 1.5.0 as far as it is used, with the same answers."""
+    """The interface of face-alignment 1.5.0 as far as the project uses it, with the same return values."""
 
     class LandmarksType:
         TWO_D, TWO_HALF_D, THREE_D = 1, 2, 3

@@ -1,8 +1,7 @@
-"""Finding faces: everything that turns a picture into `FaceBox`es has one method, `find`.
+"""Face detectors. Each has one method, `detect`, from an image to `FaceBox`es.
 
-`CascadeDetector` needs no download and finds frontal faces; `FaceAlignmentDetector` finds the others too and
-brings landmarks; `from_file.GivenFaces` holds what somebody has found already. Image pixels, y down, pixel
-centres at integers; `roll_degrees` is clockwise as one sees the picture.
+`CascadeDetector` needs no download and detects frontal faces. `FaceAlignmentDetector` also detects profiles and gives
+landmarks. Image pixels, y down, pixel centres at integers; `roll_degrees` is clockwise as seen.
 """
 
 from __future__ import annotations
@@ -18,43 +17,43 @@ from twodal_jax.detection.types import FaceBox
 
 UPRIGHT, TILTED, ANY_WAY_UP = (0.0,), (0.0, -30.0, 30.0, -60.0, 60.0), tuple(np.arange(-150.0, 181.0, 30.0))
 # From the cascade's window to the crop box, in sides of the window, in the face's own upright frame. Medians of
-# 81 faces found in AFLW2000-3D with |yaw| < 30: 1.20 (5-95 %: 1.06-1.34) and 0.14 (0.08-0.20); of 26 drawn ones
+# 81 detections in AFLW2000-3D with |yaw| < 30: 1.20 (5-95 %: 1.06-1.34) and 0.14 (0.08-0.20); of 26 rendered faces
 # with |yaw| < 30: 1.21 and 0.15.
 CROP_SIDE, CROP_DOWN = 1.20, 0.14
-# The stages' thresholds are lowered by this: more windows pass, on faces many more than elsewhere.
+# Subtracted from the stages' thresholds: more windows pass, many more on faces than elsewhere.
 _SLACK = np.float32(0.25)
-# Windows belong to the same face when they share this much of their union.
+# Windows of the same face share this much of their union.
 _SAME_FACE = 0.35
-# Two turns of the picture that may both show a face.
-_NEAR_TURN = 45.0
-# The sum of the windows' scores at which a find's score is 0.63.
-_DOUBTFUL_SUM = 300.0
-# Mean difference of a face's 24 rows of pixels: smooth walls and cheeks pass the patterns, which know no contrast.
-_LEAST_TEXTURE = 4.0
-# Where nothing is found, a larger copy is searched for small upright faces.
-_SECOND_LOOK = 2.5
+# Largest difference of two rotations of the image, degrees, that may both show one face.
+_NEAR_ROTATION = 45.0
+# The sum of the windows' scores at which a detection's score is 0.63.
+_SCORE_SCALE = 300.0
+# Mean difference of a face's 24 rows of pixels. Smooth walls and cheeks also pass the patterns, which ignore contrast.
+_MIN_TEXTURE = 4.0
+# Without any detection, a copy larger by this factor is searched for small upright faces.
+_SECOND_PASS_SCALE = 2.5
 
 
 class FaceDetector(Protocol):
-    """Anything that finds faces."""
+    """Anything that detects faces."""
 
     def detect(self, image: np.ndarray) -> list[FaceBox]:
-        """BGR uint8 [H, W, 3] -> where faces may be, the surest first; none twice."""
+        """BGR uint8 [H, W, 3] -> detections without duplicates, the most certain first."""
 
 
 class CascadeDetector:
-    """scikit-image's LBP cascade of frontal faces on turned copies of the picture. Needs no download.
+    """scikit-image's LBP cascade of frontal faces, on rotated copies of the image. Needs no download.
 
-    Measured on 199 pictures of AFLW2000-3D (450 pixels, one large face each, as set by default): 92 % of the
-    faces with |yaw| < 30 are found, 61 % of 30 to 60, 20 % beyond; 0.3 finds a picture are no face (score
-    0.63: 0.4). About one second of one core for a picture of `max_side`.
+    Measured on 199 images of AFLW2000-3D (450 pixels, one large face each, with the defaults): it detects 92 % of the
+    faces with |yaw| < 30, 61 % of 30 to 60, 20 % beyond; 0.3 detections an image are not faces (score 0.63: 0.4).
+    About one second of one core for an image of `max_side`.
 
     Args:
-      angles: how far faces may be turned in the picture: `UPRIGHT`, `TILTED` or `ANY_WAY_UP`, degrees.
-      max_side: a larger picture is shrunk to it, which bounds the time; faces below 24 of its pixels are lost
-        (below 10, if there is no larger one).
-      min_score: from 0 to 1, what counts as a face.
-      weak_score: where nothing counts, the one best find is returned if it reaches this.
+      angles: expected rolls of faces, degrees: `UPRIGHT`, `TILTED` or `ANY_WAY_UP`.
+      max_side: a larger image is reduced to it, which bounds the time; faces below 24 of its pixels are missed (below
+        10 without a larger face).
+      min_score: 0 to 1, the least score of a detection.
+      weak_score: without any such detection, the best one is returned if it reaches this score.
     """
 
     def __init__(self, angles=TILTED, max_side: int = 640, min_score: float = 0.7, weak_score: float = 0.4):
@@ -62,30 +61,25 @@ class CascadeDetector:
         self.min_score, self.weak_score = min_score, weak_score
 
     def detect(self, image: np.ndarray) -> list[FaceBox]:
-        """BGR uint8 [H, W, 3] -> faces, the surest first."""
-        found = self.candidates(image)
-        if not self._sure(found) and max(image.shape[:2]) > self.max_side:
-            found = boxes.suppress_overlaps(found + _search(image, UPRIGHT, round(_SECOND_LOOK * self.max_side)))
-        return self._sure(found) or [box for box in found[:1] if box.score >= self.weak_score]
-
-    def candidates(self, image: np.ndarray) -> list[FaceBox]:
-        """Everything that looked like a face to some window, the surest first; most are none."""
-        return boxes.suppress_overlaps(_search(image, self.angles, self.max_side))
-
-    def _sure(self, found: list[FaceBox]) -> list[FaceBox]:
-        return [box for box in found if box.score >= self.min_score]
+        """BGR uint8 [H, W, 3] -> detections, the most certain first."""
+        found = boxes.suppress_overlaps(_search(image, self.angles, self.max_side))
+        certain = [box for box in found if box.score >= self.min_score]
+        if not certain and max(image.shape[:2]) > self.max_side:
+            found = boxes.suppress_overlaps(found + _search(image, UPRIGHT, round(_SECOND_PASS_SCALE * self.max_side)))
+            certain = [box for box in found if box.score >= self.min_score]
+        return certain or [box for box in found[:1] if box.score >= self.weak_score]
 
 
 def _search(image: np.ndarray, angles: tuple[float, ...], max_side: int) -> list[FaceBox]:
-    """Finds on a copy of at most `max_side`, in the picture's own pixels."""
+    """Detections on a copy of at most `max_side`, in the image's own pixels."""
     scale = min(1.0, max_side / max(image.shape[:2]))
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if scale < 1 else grey
     hits = np.concatenate([_hits(grey, angle) for angle in angles])
-    found = [_mean_hit(group) for group in _groups(hits)]
+    merged = [_mean_hit(group) for group in _groups(hits)]
     ratio = np.array(image.shape[1::-1]) / size
-    return [_face_of(hit, ratio) for hit in found if _texture(grey, hit) >= _LEAST_TEXTURE]
+    return [_detection(hit, ratio) for hit in merged if _texture(grey, hit) >= _MIN_TEXTURE]
 
 
 @functools.cache
@@ -94,7 +88,7 @@ def _cascade():
         import skimage.data
     except ImportError:
         raise ModuleNotFoundError(
-            "Finding faces needs scikit-image: pip install -r requirements.txt, or give boxes or landmarks."
+            "Detecting faces needs scikit-image: pip install -r requirements.txt, or give boxes or landmarks."
         ) from None
     from twodal_jax.detection import lbp_cascade
 
@@ -103,14 +97,14 @@ def _cascade():
 
 
 def _hits(grey: np.ndarray, angle: float) -> np.ndarray:
-    """[K, 5] x, y (centre), side, score, angle of windows on the picture turned back by `angle`."""
+    """Windows [K, 5], x, y (centre), side, score, angle, on the image rotated back by `angle`."""
     from twodal_jax.detection import lbp_cascade
 
     height, width = grey.shape
-    # Faces cut by the border: what is missing is made of the border's own pixels. The rest is even grey.
+    # The image is extended by its border pixels, for faces cut by the border; the rest is uniform grey.
     margin = min(height, width) // 6
     padded = cv2.copyMakeBorder(grey, *[margin] * 4, cv2.BORDER_REPLICATE)
-    # A positive angle turns the picture counterclockwise, which sets a face turned clockwise upright.
+    # A positive angle rotates the image counter-clockwise, which makes a face with a clockwise roll upright.
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2 + margin, (height - 1) / 2 + margin), angle, 1.0)
     size = np.ceil(np.abs(matrix[:, :2]) @ padded.shape[::-1] - 1e-6).astype(int)
     matrix[:, 2] += (size - padded.shape[::-1]) / 2
@@ -125,7 +119,7 @@ def _hits(grey: np.ndarray, angle: float) -> np.ndarray:
 
 
 def _groups(hits: np.ndarray) -> list[np.ndarray]:
-    """Hits [K, 5] of the same face, around the best one left each time."""
+    """Groups of hits [K, 5] of one face each, around the best hit left."""
     groups = []
     while len(hits):
         share, _ = boxes.overlap(hits[np.argmax(hits[:, 3]), :3], hits[:, :3])
@@ -135,10 +129,10 @@ def _groups(hits: np.ndarray) -> list[np.ndarray]:
 
 
 def _mean_hit(group: np.ndarray) -> np.ndarray:
-    """Hits [K, 5] of one face -> x, y, side, sum of scores, roll: their mean, along the turn they agree on."""
+    """Mean of the hits [K, 5] of one face, along the rotation most agree on: x, y, side, sum of scores, roll."""
     score, angle = group[:, 3], group[:, 4]
     away = (angle[:, None] - angle + 180) % 360 - 180
-    near = np.abs(away) < _NEAR_TURN
+    near = np.abs(away) < _NEAR_ROTATION
     best = np.argmax(near.T @ score)
     weight = score * near[:, best]
     roll = angle[best] + weight @ away[:, best] / weight.sum()
@@ -146,7 +140,7 @@ def _mean_hit(group: np.ndarray) -> np.ndarray:
 
 
 def _texture(grey: np.ndarray, hit: np.ndarray) -> float:
-    """Mean difference of the rows of a find, upright and 24 pixels large."""
+    """Mean difference between the rows of a detection, upright and 24 pixels large."""
     x, y, side, _, roll = (float(value) for value in hit)
     matrix = cv2.getRotationMatrix2D((x, y), roll, 48 / side)
     matrix[:, 2] += 23.5 - np.array([x, y])
@@ -155,24 +149,25 @@ def _texture(grey: np.ndarray, hit: np.ndarray) -> float:
     return float(np.abs(np.diff(small, axis=0)).mean())
 
 
-def _face_of(hit: np.ndarray, ratio: np.ndarray) -> FaceBox:
-    """The crop box of a find; ratio [2] of the picture's pixels to the searched copy's."""
+def _detection(hit: np.ndarray, ratio: np.ndarray) -> FaceBox:
+    """The crop box of a merged hit; ratio [2]: the image's pixels per pixel of the searched copy."""
     x, y, side, total, roll = hit
     turn = np.radians(roll)
     centre = np.array([x, y]) + CROP_DOWN * side * np.array([-np.sin(turn), np.cos(turn)])
     centre, half = (centre + 0.5) * ratio - 0.5, CROP_SIDE * side * ratio.mean() / 2
     box = np.concatenate([centre - half, centre + half]).astype(np.float32)
-    return FaceBox(box, float(roll), float(1 - np.exp(-total / _DOUBTFUL_SUM)))
+    return FaceBox(box, float(roll), float(1 - np.exp(-total / _SCORE_SCALE)))
 
 
 class FaceAlignmentDetector:
-    """The package face-alignment (an extra): its face detector and its 68 FAN landmarks.
+    """The optional package face-alignment: its face detector and its 68 FAN landmarks.
 
-    The package takes RGB and loads its weights from its authors' site on first use. The landmarks are those
-    of the 3D face projected into the picture (`TWO_HALF_D`), as training has them: hidden ones lie behind.
+    The package takes RGB and downloads its weights on first use. The landmarks are those of the 3D face, projected
+    (`TWO_HALF_D`), as in training: hidden ones lie behind.
 
     Args:
-      device: PyTorch's name of it, "cpu" or "cuda". min_score: of its detector, from 0 to 1.
+      device: PyTorch's name, "cpu" or "cuda".
+      min_score: of its detector, 0 to 1.
 
     Raises:
       ModuleNotFoundError: the package is not installed.
@@ -183,7 +178,7 @@ class FaceAlignmentDetector:
             import face_alignment
         except ImportError as error:
             raise ModuleNotFoundError(
-                "Finding faces with face-alignment needs an extra package:"
+                "The detector face-alignment needs an optional package:"
                 f" pip install -r requirements-landmarks.txt ({error})"
             ) from None
         self.min_score = min_score
@@ -192,7 +187,7 @@ class FaceAlignmentDetector:
         )
 
     def detect(self, image: np.ndarray) -> list[FaceBox]:
-        """BGR uint8 [H, W, 3] -> faces with their 18 landmarks, the surest first."""
+        """BGR uint8 [H, W, 3] -> detections with their 18 landmarks, the most certain first."""
         import warnings
 
         with warnings.catch_warnings():
@@ -209,10 +204,10 @@ class FaceAlignmentDetector:
 
 
 class WholePicture:
-    """Takes every picture for the crop of one face."""
+    """Treats every image as the crop of one face."""
 
     def detect(self, image: np.ndarray) -> list[FaceBox]:
-        """BGR uint8 [H, W, 3] -> the square of the longer side around its middle."""
+        """BGR uint8 [H, W, 3] -> the square of the longer side around the image's centre."""
         size = np.array(image.shape[1::-1], np.float32)
         low = size / 2 - size.max() / 2
         return [FaceBox(np.concatenate([low, low + size.max()]).astype(np.float32))]

@@ -1,18 +1,18 @@
-"""Faces somebody has found already, read from a file: `--boxes=FILE` and `--landmarks=FILE`.
+"""Boxes and landmarks from a file: `--boxes=FILE` and `--landmarks=FILE`.
 
 Boxes, CSV, one row a face:
   file, x1, y1, x2, y2[, roll]       a face detector's boxes, image pixels; roll in degrees clockwise. The crop box
-                                     is made of them (`projection.roi_box_from_detection`).
-  file, sx, sy, ex, ey[, roll]       with these names in the header: crop boxes, taken as they are.
+                                     follows from them (`projection.roi_box_from_detection`).
+  file, sx, sy, ex, ey[, roll]       with these names in the header: crop boxes, used unchanged.
 Landmarks, CSV, one row a face:
   file, x0, y0, x1, y1, ...          68 points (iBUG), 21 (AFLW, UMDFaces) or the heatmap's 18, image pixels.
-  file, face, x0, y0, z0, x1, ...    68 points, as `landmarks.csv` has them.
+  file, face, x0, y0, z0, x1, ...    68 points, as in `landmarks.csv`.
 Landmarks, .npz: `name` [N] and `landmarks` [N, 68, 21 or 18, 2 or 3].
-Either, .json: a `sources.registry.base.json`, or a list of such: its boxes with their roll, or its landmarks.
+Either, .json: a `faces.json`, or a list of them: its boxes with their roll, or its landmarks.
 
-A header line is optional but in the second form. Empty, NaN or -1 coordinates: of a box, that the picture has
-no face; of a landmark, that it is unknown. A picture is named by its path, as much of it as is needed to tell
-it from the others, with or without its suffix.
+A header line is needed for crop boxes only. Empty, NaN or -1 coordinates of a box mean that the image has no face,
+those of a landmark that it is unknown. A row names its image by the path, or as much of the path as is unique, with or
+without the suffix.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -34,25 +34,23 @@ from twodal_jax.io.images import IMAGE_SUFFIXES
 from twodal_jax.io.untrusted import BrokenFileError
 
 _POINTS = (68, 21, 18)
-_OWN_ROW = 2 + 3 * 68
+_OWN_ROW = 2 + 3 * 68  # columns of landmarks.csv
 Rows = list[tuple[str, FaceBox | None]]
 
 
 class GivenError(ValueError):
-    """A file of boxes or landmarks that cannot be used; the message says which, and what was expected."""
+    """A file of boxes or landmarks cannot be used; the message names the file and what was expected."""
 
 
 class GivenFaces:
-    """Which faces each picture has, by a file.
+    """The faces of each image, from a file.
 
     Args:
-      rows: (name as the file has it, face or None); several of one name are several faces.
-      source: the file, for messages.
+      rows: (name as in the file, face or None); several rows of one name are several faces.
     """
 
-    def __init__(self, rows: Rows, source: str):
-        self.source = source
-        self._faces: dict[tuple[str, ...], dict[str, list[FaceBox]]] = {}  # by the name, then by its suffix
+    def __init__(self, rows: Rows):
+        self._faces: dict[tuple[str, ...], dict[str, list[FaceBox]]] = {}  # by name, then by suffix
         for name, face in rows:
             key, suffix = _key(name)
             self._faces.setdefault(key, {}).setdefault(suffix, []).extend([] if face is None else [face])
@@ -61,52 +59,41 @@ class GivenFaces:
             self._by_last.setdefault(key[-1], []).append(key)
 
     def find(self, path: os.PathLike | str) -> list[FaceBox] | None:
-        """The faces of a picture, or None where the file does not mention it."""
+        """The faces of an image, or None if the file does not name it."""
         parts, suffix = _key(str(pathlib.Path(path).absolute()))
         for first in range(len(parts)):
             if parts[first:] in self._faces:
                 return _of_suffix(self._faces[parts[first:]], suffix)
-        alike = self._by_last.get(parts[-1], [])  # of another folder, but the only one of this name
-        return _of_suffix(self._faces[alike[0]], suffix) if len(alike) == 1 else None
-
-    def missing(self, paths: Iterable[os.PathLike | str]) -> list[str]:
-        """Those of the pictures the file does not mention."""
-        return [str(path) for path in paths if self.find(path) is None]
-
-    def check(self, paths: Sequence[os.PathLike | str]) -> None:
-        """Raises GivenError that lists the pictures the file does not mention."""
-        missing = self.missing(paths)
-        if missing:
-            shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-            raise GivenError(f"{self.source} has no line for {len(missing)} of {len(paths)} pictures: {shown}")
+        same_name = self._by_last.get(parts[-1], [])  # in other folders; used if there is only one
+        return _of_suffix(self._faces[same_name[0]], suffix) if len(same_name) == 1 else None
 
 
 def read_boxes(path: os.PathLike | str) -> GivenFaces:
     """Reads a file of boxes (.csv or .json).
 
     Raises:
-      GivenError: the file is missing, or something else is in it.
+      GivenError: the file is missing or has other content.
     """
     path = _existing(path)
     if path.suffix.lower() == ".json":
-        return GivenFaces(_read_json(path, _json_box), str(path))
+        return GivenFaces(_read_json(path, _json_box))
     rows, header = _table(path)
     _check_columns(path, rows, (5, 6), "file, x1, y1, x2, y2[, roll]")
-    ready = header[1:5] == ["sx", "sy", "ex", "ey"]
-    return GivenFaces([(row[0], _box(_numbers(row[1:]), ready, f"{path}:{line}")) for line, row in rows], str(path))
+    is_crop_box = header[1:5] == ["sx", "sy", "ex", "ey"]
+    return GivenFaces([(row[0], _box(_numbers(row[1:]), is_crop_box, f"{path}:{line}")) for line, row in rows])
 
 
 def read_landmarks(path: os.PathLike | str) -> GivenFaces:
     """Reads a file of landmarks (.csv, .npz or .json).
 
     Raises:
-      GivenError: the file is missing, or something else is in it.
+      GivenError: the file is missing or has other content.
     """
     path = _existing(path)
     if path.suffix.lower() == ".json":
-        return GivenFaces(_read_json(path, _json_landmarks), str(path))
+        return GivenFaces(_read_json(path, _json_landmarks))
     if path.suffix.lower() == ".npz":
-        return GivenFaces(_read_npz(path), str(path))
+        return GivenFaces(_read_npz(path))
     rows, _ = _table(path)
     sizes = (*(1 + 2 * count for count in _POINTS), _OWN_ROW)
     _check_columns(path, rows, sizes, "file, x0, y0, ... of 68, 21 or 18 points")
@@ -114,11 +101,11 @@ def read_landmarks(path: os.PathLike | str) -> GivenFaces:
     for _, row in rows:
         values = _numbers(row[2:] if len(row) == _OWN_ROW else row[1:])
         faces.append((row[0], _landmarks(values.reshape(-1, 3 if len(row) == _OWN_ROW else 2))))
-    return GivenFaces(faces, str(path))
+    return GivenFaces(faces)
 
 
 def _key(name: str) -> tuple[tuple[str, ...], str]:
-    """The parts of a name without the suffix of an image, and that suffix, or ""."""
+    """The parts of a name without an image's suffix, and that suffix or ""."""
     path = pathlib.PurePosixPath(name.strip().replace("\\", "/"))
     suffix = path.suffix.lower() if path.suffix.lower() in (*IMAGE_SUFFIXES, ".mat") else ""
     path = path.with_suffix("") if suffix else path
@@ -126,7 +113,7 @@ def _key(name: str) -> tuple[tuple[str, ...], str]:
 
 
 def _of_suffix(faces: dict[str, list[FaceBox]], suffix: str) -> list[FaceBox] | None:
-    """Faces of the very suffix, or of a name without one; else those of the only suffix there is."""
+    """The faces with this suffix, or of a name without one; else those of the only suffix."""
     only = next(iter(faces.values())) if len(faces) == 1 else None
     return faces.get(suffix, faces.get("", only))
 
@@ -139,7 +126,7 @@ def _existing(path: os.PathLike | str) -> pathlib.Path:
 
 
 def _numbers(cells: Sequence[str]) -> np.ndarray:
-    """Floats; NaN for what is none."""
+    """Floats; NaN for anything else."""
     values = np.full(len(cells), np.nan, np.float32)
     for i, cell in enumerate(cells):
         try:
@@ -150,17 +137,17 @@ def _numbers(cells: Sequence[str]) -> np.ndarray:
 
 
 def _table(path: pathlib.Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
-    """Lines (number, cells) of a CSV, and its header's cells in small letters ([] without one)."""
+    """Rows (line number, cells) of a CSV, and its header's cells in lower case ([] without one)."""
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             rows = [(line, row) for line, row in enumerate(csv.reader(file), 1) if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise GivenError(f"{path}: not a readable table ({error})") from None
     if not rows:
-        raise GivenError(f"{path}: is empty")
+        raise GivenError(f"{path}: is empty, expected one row a face")
     first = [cell.strip() for cell in rows[0][1][1:]]
-    written = [cell for cell in first if cell and cell.lower() != "nan"]
-    if written and np.isnan(_numbers(written)).all():
+    filled = [cell for cell in first if cell and cell.lower() != "nan"]
+    if filled and np.isnan(_numbers(filled)).all():
         return rows[1:], [cell.strip().lower() for cell in rows[0][1]]
     return rows, []
 
@@ -171,8 +158,8 @@ def _check_columns(path: pathlib.Path, rows, counts: Sequence[int], expected: st
             raise GivenError(f"{path}:{line}: {len(row)} columns, expected {expected}")
 
 
-def _box(values: np.ndarray, ready: bool, where: str) -> FaceBox | None:
-    """FaceBox of x1, y1, x2, y2[, roll]; None where there is none."""
+def _box(values: np.ndarray, is_crop_box: bool, where: str) -> FaceBox | None:
+    """Detection from x1, y1, x2, y2[, roll]; None without coordinates."""
     corners = values[:4]
     if not np.isfinite(corners).all() or (corners == -1).all():
         return None
@@ -182,11 +169,11 @@ def _box(values: np.ndarray, ready: bool, where: str) -> FaceBox | None:
             " (corners, not a width and height)"
         )
     roll = float(values[4]) if len(values) > 4 and np.isfinite(values[4]) else 0.0
-    return FaceBox(corners, roll) if ready else boxes.from_detection(corners, roll)
+    return FaceBox(corners, roll) if is_crop_box else boxes.from_detection(corners, roll)
 
 
 def _landmarks(points: np.ndarray) -> FaceBox | None:
-    """FaceBox of 68, 21 or 18 landmarks [P, 2 or 3] with NaN or -1 where unknown; None if there are too few."""
+    """Detection from 68, 21 or 18 landmarks [P, 2 or 3], NaN or -1 where unknown; None if too few are known."""
     points = points[:, :2].astype(np.float32)
     known = np.isfinite(points).all(axis=-1) & (points != -1).any(axis=-1)
     points = np.where(known[:, None], points, np.nan)
@@ -210,7 +197,7 @@ def _read_npz(path: pathlib.Path) -> Rows:
     except BrokenFileError as error:
         raise GivenError(str(error)) from None
     if len(arrays) < 2:
-        raise GivenError(f"{path}: needs `name` and `landmarks`, holds {', '.join(found)}")
+        raise GivenError(f"{path}: needs `name` and `landmarks`, has {', '.join(found)}")
     names, landmarks = np.atleast_1d(arrays["name"]), arrays["landmarks"]
     shape = landmarks.shape
     if (
@@ -220,12 +207,12 @@ def _read_npz(path: pathlib.Path) -> Rows:
         or shape[1] not in _POINTS
         or shape[2] not in (2, 3)
     ):
-        raise GivenError(f"{path}: `landmarks` is {list(shape)}, expected [{len(names)}, 68, 21 or 18, 2]")
+        raise GivenError(f"{path}: `landmarks` has shape {list(shape)}, expected [{len(names)}, 68, 21 or 18, 2]")
     return [(str(name), _landmarks(points)) for name, points in zip(names, landmarks)]
 
 
 def _read_json(path: pathlib.Path, face_of) -> Rows:
-    """Rows of a faces.json, or of a list of them."""
+    """Rows from a faces.json, or from a list of them."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         pictures = content if isinstance(content, list) else [content]
@@ -234,7 +221,7 @@ def _read_json(path: pathlib.Path, face_of) -> Rows:
         return rows
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         reason = repr(error)[:200]
-        raise GivenError(f"{path}: not a faces.json, a picture with `file` and `faces` ({reason})") from None
+        raise GivenError(f"{path}: not a faces.json, an object with `file` and `faces` ({reason})") from None
 
 
 def _json_box(face: dict) -> FaceBox:

@@ -1,13 +1,12 @@
 """A boosted cascade of multi-block local binary patterns, evaluated on an image pyramid by numba.
 
-A window of 24 x 24 pixels runs through 20 stages; each adds the votes of a few stumps and sends the window
-away when they stay below its threshold. A stump looks at 3 x 3 blocks: bit by bit, is each of the eight outer
-blocks at least as bright as the one in the middle? The eight bits say how it votes. Nearly every window is
-gone after two stages.
+A window of 24 x 24 pixels passes through 20 stages; each sums the votes of a few stumps and rejects the window below
+its threshold. A stump compares 3 x 3 blocks: one bit for each of the eight outer blocks, set if it is at least as
+bright as the middle one. The eight bits select its vote. Two stages reject nearly every window.
 
-The trained numbers are the file that comes with scikit-image (OpenCV's LBP face cascade). Its own evaluation,
-`skimage.feature.Cascade`, scales the window instead of the image, takes about five times as long and forgets
-how sure it was; the test holds both against each other, window by window.
+The trained numbers are the file that comes with scikit-image (OpenCV's LBP face cascade). scikit-image's evaluation,
+`skimage.feature.Cascade`, scales the window instead of the image, takes about five times as long and returns no score;
+a test compares both window by window.
 
 Sources: S. Liao et al., "Learning Multi-scale Block Local Binary Patterns for Face Recognition", ICB 2007
 (the patterns); P. Viola and M. Jones, "Robust Real-Time Face Detection", IJCV 2004 (the cascade).
@@ -24,7 +23,7 @@ import numpy as np
 from numba import njit
 
 _EPSILON = np.float32(1e-5)
-# The numbers a stump's line begins with: its two leaves, then the feature, then 256 bits.
+# Numbers in a stump's line: two leaves, the feature, and 256 bits in eight words.
 _NODE_NUMBERS = 3 + 8
 
 
@@ -34,8 +33,8 @@ class Cascade(NamedTuple):
     Attributes:
       size: side of the square window in pixels.
       blocks: int32 [T, 4] x, y, width, height in the window of the upper left of each stump's 3 x 3 blocks.
-      votes: float32 [T, 256], what a stump says to a pattern.
-      stage_start: int32 [S + 1], where the stages' stumps begin. stage_threshold: float32 [S].
+      votes: float32 [T, 256], a stump's vote for each pattern.
+      stage_start: int32 [S + 1], the first stump of each stage. stage_threshold: float32 [S].
     """
 
     size: int
@@ -49,7 +48,7 @@ def load(path: os.PathLike | str) -> Cascade:
     """Reads a cascade of LBP stumps in OpenCV's XML format.
 
     Raises:
-      ValueError: the file holds something else; OSError: it cannot be read.
+      ValueError: the file has other content. OSError: it cannot be read.
     """
     try:
         root = ElementTree.parse(path).getroot()
@@ -58,7 +57,7 @@ def load(path: os.PathLike | str) -> Cascade:
         flat = [stump for stage in stumps for stump in stage]
         nodes = np.array([_numbers(stump, "internalNodes") for stump in flat]).astype(np.int64)
         if nodes.shape[1:] != (_NODE_NUMBERS,):
-            raise ValueError("its stumps are not of local binary patterns")
+            raise ValueError("its stumps do not use local binary patterns")
         leaves = np.array([_numbers(stump, "leafValues") for stump in flat], np.float32)
         blocks = np.array([_numbers(rect, "rect") for rect in root.find(".//features")], np.int32)
         # 256 bits in eight words: 1 where the pattern takes the first leaf.
@@ -71,7 +70,7 @@ def load(path: os.PathLike | str) -> Cascade:
             stage_threshold=np.array([_numbers(stage, "stageThreshold")[0] for stage in stages], np.float32),
         )
     except (ElementTree.ParseError, AttributeError, TypeError, IndexError, ValueError) as error:
-        raise ValueError(f"{path}: no LBP cascade in OpenCV's format ({error})") from None
+        raise ValueError(f"{path}: not an LBP cascade in OpenCV's format ({error})") from None
 
 
 def _numbers(element: ElementTree.Element, name: str) -> list[float]:
@@ -79,22 +78,24 @@ def _numbers(element: ElementTree.Element, name: str) -> list[float]:
 
 
 def detect(cascade: Cascade, grey: np.ndarray, *, min_size: int = 24, scale_step: float = 1.15) -> np.ndarray:
-    """Windows that pass all stages, on all scales.
+    """Detects windows that pass all stages, at all scales.
 
     Args:
-      grey: uint8 [H, W]. min_size: side of the smallest window, pixels of `grey`, at least `lbp_cascade.size`.
-      scale_step: from one scale to the next.
+      cascade: the trained numbers.
+      grey: uint8 [H, W].
+      min_size: side of the smallest window, pixels of `grey`, at least `Cascade.size`.
+      scale_step: ratio of two neighbouring scales.
 
     Returns:
-      float32 [K, 4]: x and y of the window's centre (pixel centres at integers), its side, and by how much all
-      its stages were passed together (higher is surer).
+      float32 [K, 4]: x and y of the window's centre (pixel centres at integers), its side, and its score, the sum of
+      the stages' margins.
     """
     found = [np.zeros((0, 4), np.float32)]
     scale = max(min_size / cascade.size, 1.0)
     while min(grey.shape) / scale >= cascade.size + 1:
         size = (round(grey.shape[1] / scale), round(grey.shape[0] / scale))
         small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if scale > 1 else grey
-        # Small windows are many: every second one, and the neighbours of those that pass.
+        # Small windows are numerous: only every second one is tested, and the neighbours of those that pass.
         hits = windows(cascade, small, stride=2 if scale < 2 else 1)
         exact = np.array(grey.shape[::-1]) / size
         centres = (hits[:, :2] + cascade.size / 2) * exact - 0.5
@@ -105,11 +106,12 @@ def detect(cascade: Cascade, grey: np.ndarray, *, min_size: int = 24, scale_step
 
 
 def windows(cascade: Cascade, grey: np.ndarray, stride: int = 1) -> np.ndarray:
-    """The windows of one scale that pass.
+    """Detects the windows of one scale that pass all stages.
 
     Args:
+      cascade: the trained numbers.
       grey: uint8 [H, W], at least as large as a window.
-      stride: 1 looks at all; otherwise at every stride-th, and then at all around those that pass.
+      stride: 1 tests all windows; otherwise every stride-th, and then all around those that pass.
 
     Returns:
       float32 [K, 3]: x, y (upper left corner) and score.
@@ -145,10 +147,10 @@ def windows(cascade: Cascade, grey: np.ndarray, stride: int = 1) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def _scores(integral, first, corners, votes, stage_start, stage_threshold):
-    """[K] by how much each window passed, -1 where it did not.
+    """[K], the score of each window, -1 where a stage rejects it.
 
-    integral: flat. first: [K] where each window begins in it. corners: [T, 16] where the 4 x 4 corners of a
-    stump's blocks lie from there.
+    integral: flat. first: [K], the index of each window in it. corners: [T, 16], the offsets of the 4 x 4 corners of a
+    stump's blocks from there.
     """
     scores = np.full(first.size, np.float32(-1))
     for k in range(first.size):
@@ -169,39 +171,22 @@ def _scores(integral, first, corners, votes, stage_start, stage_threshold):
 
 @njit(cache=True, nogil=True)
 def _pattern(integral, window, corner):
-    """Eight bits of 3 x 3 blocks: clockwise from the upper left, which is the highest."""
-    p00, p01, p02, p03 = (
-        integral[window + corner[0]],
-        integral[window + corner[1]],
-        integral[window + corner[2]],
-        integral[window + corner[3]],
-    )
-    p10, p11, p12, p13 = (
-        integral[window + corner[4]],
-        integral[window + corner[5]],
-        integral[window + corner[6]],
-        integral[window + corner[7]],
-    )
-    p20, p21, p22, p23 = (
-        integral[window + corner[8]],
-        integral[window + corner[9]],
-        integral[window + corner[10]],
-        integral[window + corner[11]],
-    )
-    p30, p31, p32, p33 = (
-        integral[window + corner[12]],
-        integral[window + corner[13]],
-        integral[window + corner[14]],
-        integral[window + corner[15]],
-    )
-    middle = p22 - p21 - p12 + p11
+    """Eight bits of 3 x 3 blocks, clockwise from the upper left, which is the highest bit."""
+    middle = _block_sum(integral, window, corner, 5)
     return (
-        ((p11 - p10 - p01 + p00 >= middle) << 7)
-        | ((p12 - p11 - p02 + p01 >= middle) << 6)
-        | ((p13 - p12 - p03 + p02 >= middle) << 5)
-        | ((p23 - p22 - p13 + p12 >= middle) << 4)
-        | ((p33 - p32 - p23 + p22 >= middle) << 3)
-        | ((p32 - p31 - p22 + p21 >= middle) << 2)
-        | ((p31 - p30 - p21 + p20 >= middle) << 1)
-        | (p21 - p20 - p11 + p10 >= middle)
+        ((_block_sum(integral, window, corner, 0) >= middle) << 7)
+        | ((_block_sum(integral, window, corner, 1) >= middle) << 6)
+        | ((_block_sum(integral, window, corner, 2) >= middle) << 5)
+        | ((_block_sum(integral, window, corner, 6) >= middle) << 4)
+        | ((_block_sum(integral, window, corner, 10) >= middle) << 3)
+        | ((_block_sum(integral, window, corner, 9) >= middle) << 2)
+        | ((_block_sum(integral, window, corner, 8) >= middle) << 1)
+        | (_block_sum(integral, window, corner, 4) >= middle)
     )
+
+
+@njit(cache=True, nogil=True)
+def _block_sum(integral, window, corner, k):
+    """Sum of the block whose upper left corner is number k of the 4 x 4 corners."""
+    upper = integral[window + corner[k + 1]] - integral[window + corner[k]]
+    return integral[window + corner[k + 5]] - integral[window + corner[k + 4]] - upper

@@ -1,4 +1,4 @@
-"""What a reconstruction is, and where a face may be. NumPy arrays on the host; no device is touched here."""
+"""Types of a detection and of a reconstructed face. NumPy arrays on the host."""
 
 import dataclasses
 
@@ -7,16 +7,15 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class FaceBox:
-    """Where a face may be in a picture, before the network has seen it.
+    """A detection: where a face may be in an image.
 
     Attributes:
-      roi_box: [4] float32 sx, sy, ex, ey, the square the crop is cut from, image pixels, y down.
-      roll_degrees: how far the face is turned in the picture's plane, clockwise as one sees it; the crop is
-        cut upright along it.
-      score: of the detector, higher is surer; 1 for a given box.
-      landmarks: [18, 2] or None, image pixels, the heatmap's landmarks if somebody knows them.
+      roi_box: [4] float32 sx, sy, ex, ey, the square to crop, image pixels, y down.
+      roll_degrees: in-plane rotation of the face, clockwise as seen; the crop follows it.
+      score: of the detector, higher is more certain; 1 for a given box.
+      landmarks: [18, 2] or None, image pixels, the heatmap's landmarks where they are known.
       visible: [18] or None, 1 where a landmark is known.
-      landmarks68: [68, 2] or None, what `landmarks` was made of, NaN where unknown.
+      landmarks68: [68, 2] or None, the source of `landmarks`, NaN where unknown.
     """
 
     roi_box: np.ndarray
@@ -29,8 +28,9 @@ class FaceBox:
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-    """Head pose in degrees, as 300W-LP has it: R = R_x(pitch) R_y(yaw) R_z(roll). yaw > 0: the face looks to the
-    viewer's left; pitch > 0: up; roll > 0: the head is turned clockwise as the viewer sees it.
+    """Head pose in degrees, as in 300W-LP: R = R_x(pitch) R_y(yaw) R_z(roll).
+
+    yaw > 0: the face looks to the viewer's left; pitch > 0: up; roll > 0: clockwise as the viewer sees it.
     """
 
     yaw: float
@@ -40,16 +40,16 @@ class Pose:
 
 @dataclasses.dataclass(frozen=True)
 class Face:
-    """One reconstructed face. Image pixels, y down, the first pixel's centre at (0, 0); z grows towards the
-    viewer and has the scale of x and y.
+    """A reconstructed face.
+
+    Image pixels, y down, the first pixel's centre at (0, 0); z grows towards the viewer, in the scale of x and y.
 
     Attributes:
-      alpha: [62] float32, raw coefficients in the frame of the 120-pixel crop of `roi_box` (`projection`).
+      alpha: [62] float32, raw coefficients in the frame of the 120-pixel crop of `roi_box` (`geometry.projection`).
       roi_box: [4] float32 sx, sy, ex, ey.
       landmarks68: [68, 3] float32. vertices: [N, 3] float32.
       pose: in degrees.
-      confidence: 0 to 1, how well the second look agrees with the first, times the detector's say; no
-        probability.
+      confidence: 0 to 1, the consistency of the last two passes times the detector's score; not a probability.
     """
 
     alpha: np.ndarray
@@ -58,8 +58,3 @@ class Face:
     vertices: np.ndarray
     pose: Pose
     confidence: float
-
-    @property
-    def box(self) -> np.ndarray:
-        """`roi_box`."""
-        return self.roi_box
