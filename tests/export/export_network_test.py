@@ -1,4 +1,4 @@
-"""The network as a file: reloaded in a fresh process, compared with the network as evaluation runs it."""
+"""twodal_jax.export.network: exported files, read in a new process, agree with the network in evaluation."""
 
 import dataclasses
 import json
@@ -23,10 +23,9 @@ from twodal_jax.models.resnet import Regressor
 from twodal_jax.training.state import NetState
 
 
-def trained(depth: str = "resnet10", **regressor):
-    """A TrainedModel, as far as it is used, of a tiny network; no weight or statistic is 0 or 1, so that
-    nothing can be left out unseen."""
-    network = Regressor(depth, "standard", 0.125, axis_name="devices", heatmap_mlp_width=8, **regressor)
+def trained(arch: str = "resnet10"):
+    """The used parts of a TrainedModel, of a tiny network. No weight is 0 or 1, so that a missing one shows."""
+    network = Regressor(arch, "standard", 0.125, axis_name="devices", heatmap_mlp_width=8)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 120, 120, 4)))
 
@@ -55,10 +54,10 @@ def faces(count: int, seed: int = 5) -> dict[str, np.ndarray]:
     }
 
 
-def expected(found, batch: dict[str, np.ndarray], passes: int = 1):
-    """As evaluation runs the network (not through `portable`)."""
-    result = forward.predict_batch(
-        found.regressor.variables,
+def evaluated(found, batch: dict[str, np.ndarray], passes: int = 1):
+    """alpha and landmarks of the network in evaluation (not through `portable`)."""
+    result = held_out.predict_batch(
+        found.regressor,
         *batch.values(),
         found.model,
         network=found.spec.regressor,
@@ -69,7 +68,7 @@ def expected(found, batch: dict[str, np.ndarray], passes: int = 1):
 
 
 def check_batches(found, true) -> None:
-    """What was found for the first face and for all three; `true` alpha and landmarks of all three."""
+    """Compares the results for one face and for three with the true alpha and landmarks of three."""
     for count in (1, 3):
         np.testing.assert_allclose(found[f"alpha{count}"], true[0][:count], atol=1e-4)
         np.testing.assert_allclose(found[f"landmarks{count}"], true[1][:count], atol=1e-4)
@@ -81,17 +80,17 @@ def one():
     return trained()
 
 
-def test_weights_read_back_give_what_evaluation_does(one, tmp_path):
+def test_saved_weights_give_the_same_result_as_evaluation(one, tmp_path):
     network = portable.from_trained(one, passes=2)
     found = portable.load_npz(portable.save_npz(tmp_path / "network.npz", network))
     batch = faces(3)
     batch["landmarks"][batch["visible"] == 0] = np.nan
-    for own, true in zip(jax.jit(found.__call__)(*batch.values()), expected(one, batch, passes=2)):
+    for own, true in zip(jax.jit(found.__call__)(*batch.values()), evaluated(one, batch, passes=2)):
         np.testing.assert_allclose(own, true, atol=1e-4)
     assert found.about == network.about and network.about["step"] == 7
 
 
-def test_settings_travel(one, tmp_path):
+def test_settings_are_saved(one, tmp_path):
     network = portable.from_trained(one)
     network = dataclasses.replace(
         network,
@@ -120,13 +119,13 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("orbax", "opt
 """
 
 
-def test_stablehlo_in_a_new_process_gives_the_same_for_every_batch_size(one, tmp_path):
+def test_stablehlo_in_a_new_process_agrees_for_every_batch_size(one, tmp_path):
     path, beside = files.export_stablehlo(portable.from_trained(one), tmp_path / "network.stablehlo")
     batch = faces(3)
     np.savez(tmp_path / "faces.npz", **batch)
     process = run_python("-c", READ_IN_NEW_PROCESS, path, tmp_path / "faces.npz", tmp_path / "out.npz")
     assert process.returncode == 0, process.stderr[-2000:]
-    check_batches(np.load(tmp_path / "out.npz"), expected(one, batch))
+    check_batches(np.load(tmp_path / "out.npz"), evaluated(one, batch))
     about = json.loads(beside.read_text())
     assert about["platforms"] == ["cpu", "cuda", "tpu"] and about["network"]["passes"] == 1
     assert [i["shape"] for i in about["inputs"]] == [["b", 120, 120, 3], ["b", 18, 2], ["b", 18]]
@@ -145,8 +144,8 @@ def operations(network, platform, batch):
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_a_program_for_accelerators_made_on_a_cpu_has_plain_convolutions(platform):
-    """Wide enough that on a CPU a 3x3 convolution is Winograd's. Every convolution of the network is one there."""
+def test_programs_for_accelerators_exported_on_a_cpu_have_plain_convolutions(platform):
+    """The network is wide enough for Winograd's 3x3 convolutions on a CPU."""
     network = Regressor("resnet50", "authors", 1.0)
     variables = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, np.float32),
@@ -182,7 +181,7 @@ def exported(one, tmp_path_factory):
         ({"visible": np.zeros((3, 18))}, "`visible` of shape"),
     ],
 )
-def test_wrong_arguments_are_named(exported, change, message):
+def test_invalid_arguments_are_named(exported, change, message):
     network = files.load_stablehlo(exported)
     assert network.platforms == ("cpu",)
     with pytest.raises(ValueError, match=message):
@@ -190,7 +189,7 @@ def test_wrong_arguments_are_named(exported, change, message):
 
 
 @pytest.mark.parametrize(
-    "keep_json, spoil",
+    "keep_json, damage",
     [
         (True, lambda data: data[:-1]),
         (True, lambda data: data[: len(data) // 2]),
@@ -200,9 +199,9 @@ def test_wrong_arguments_are_named(exported, change, message):
         (False, lambda data: b"hello" * 99),
     ],
 )
-def test_a_spoilt_file_is_one_message(exported, tmp_path, keep_json, spoil):
+def test_a_damaged_file_is_one_message(exported, tmp_path, keep_json, damage):
     path = tmp_path / exported.name
-    path.write_bytes(spoil(exported.read_bytes()))
+    path.write_bytes(damage(exported.read_bytes()))
     if keep_json:
         shutil.copy(exported.with_name(f"{exported.name}.json"), tmp_path)
     with pytest.raises(portable.NetworkFileError, match=path.name):
@@ -215,25 +214,25 @@ def test_missing_and_foreign_weights_are_one_message(tmp_path, one):
     with pytest.raises(portable.NetworkFileError, match="no such file"):
         files.load_stablehlo(tmp_path / "none")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    with pytest.raises(portable.NetworkFileError, match="no network written by this program"):
+    with pytest.raises(portable.NetworkFileError, match="not a network that this program wrote"):
         portable.load_npz(tmp_path / "other.npz")
     np.savez(tmp_path / "pickled.npz", description=np.array([{"a": 1}], object))
-    with pytest.raises(portable.NetworkFileError, match="pickled.npz: no network"):
+    with pytest.raises(portable.NetworkFileError, match="pickled.npz: not a network"):
         portable.load_npz(tmp_path / "pickled.npz")
     whole = portable.save_npz(tmp_path / "n.npz", portable.from_trained(one)).read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[:-99])
-    with pytest.raises(portable.NetworkFileError, match="cut.npz: no network"):
+    with pytest.raises(portable.NetworkFileError, match="cut.npz: not a network"):
         portable.load_npz(tmp_path / "cut.npz")
 
 
-def test_command_writes_stablehlo_of_weights(one, tmp_path, capsys):
+def test_the_command_writes_stablehlo_from_weights(one, tmp_path, capsys):
     weights = portable.save_npz(tmp_path / "network.npz", portable.from_trained(one))
     command.main([f"--weights={weights}", f"--output_dir={tmp_path / 'out'}", "--format=stablehlo"])
     assert "network.stablehlo" in capsys.readouterr().err
     assert files.load_stablehlo(tmp_path / "out/network.stablehlo").platforms == files.PLATFORMS
 
 
-def test_command_without_jax2onnx_says_how_to_get_it(one, tmp_path, monkeypatch):
+def test_without_jax2onnx_the_command_gives_the_install_command(one, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "load_network", lambda options: portable.from_trained(one))
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit) as stopped:
@@ -251,22 +250,20 @@ def test_command_without_jax2onnx_says_how_to_get_it(one, tmp_path, monkeypatch)
         (["--weights={0}/none.npz", "--format=stablehlo"], "none.npz: no such file"),
     ],
 )
-def test_command_failures_are_one_message(tmp_path, arguments, message):
+def test_failures_of_the_command_are_one_message(tmp_path, arguments, message):
     given = [argument.format(tmp_path) for argument in arguments]
     with pytest.raises(SystemExit, match=message):
         command.main([*given, f"--output_dir={tmp_path / 'out'}"])
     assert not (tmp_path / "out").exists()
 
 
-def test_command_asks_for_help_without_loading_jax(tmp_path):
-    code = "\n".join(
-        [
-            "import sys",
-            "from scripts import export_network",
-            "try: export_network.main(['--help'])",
-            "except SystemExit: pass",
-            "assert not {'jax', 'numpy'} & set(sys.modules)",
-        ]
+def test_help_does_not_import_jax():
+    code = (
+        "import sys\n"
+        "from scripts import export_network\n"
+        "try: export_network.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'jax', 'numpy'} & set(sys.modules)\n"
     )
     process = run_python("-c", code)
     assert process.returncode == 0 and "--checkpoint" in process.stdout, process.stderr
@@ -287,8 +284,8 @@ np.savez(sys.argv[3], **results)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("passes", [1, 2])
-def test_onnx_gives_the_same_in_onnxruntime(tmp_path, passes):
-    """Needs the environment of requirements-onnx.txt; TWODAL_ONNX_PYTHON is its python."""
+def test_onnx_in_onnxruntime_agrees_with_evaluation(tmp_path, passes):
+    """Needs an environment with requirements-onnx.txt; TWODAL_ONNX_PYTHON is its python."""
     python = os.environ.get("TWODAL_ONNX_PYTHON")
     if not python:
         pytest.skip("set TWODAL_ONNX_PYTHON to the python of an environment with requirements-onnx.txt")
@@ -306,5 +303,5 @@ def test_onnx_gives_the_same_in_onnxruntime(tmp_path, passes):
             [python, *map(str, arguments)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=800
         )
         assert done.returncode == 0, done.stderr[-2000:]
-    check_batches(np.load(tmp_path / "out.npz"), expected(one, batch, passes))
+    check_batches(np.load(tmp_path / "out.npz"), evaluated(one, batch, passes))
     assert json.loads((tmp_path / "network.onnx.json").read_text())["format"].startswith("ONNX")

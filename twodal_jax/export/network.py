@@ -1,9 +1,8 @@
-"""The network as a file that runs without this program.
+"""Export of the network to files that run without this program.
 
-StableHLO through `jax.export`, ONNX through jax2onnx. StableHLO holds for each platform the form of the layers
-that is fast there (`platforms.by_platform`), wherever it was exported. Both take and give what `portable.PortableNetwork`
-does, with any batch size, and have the weights in them. Beside each lies a small JSON, NAME.json, that says
-what goes in and what comes out.
+StableHLO through `jax.export`, ONNX through jax2onnx. StableHLO contains for each platform the layers' form that is
+fast there (`distributed.platforms.by_platform`), wherever it was exported. Both have the inputs and outputs of
+`portable.PortableNetwork`, with any batch size, and contain the weights. NAME.json beside each file describes them.
 """
 
 import dataclasses
@@ -24,7 +23,7 @@ from twodal_jax.export.portable import INPUTS, NetworkFileError, OUTPUTS, Portab
 from twodal_jax.geometry.projection import CROP_SIZE
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-# A file must give what the network gives to this: alpha in its standard deviations, landmarks in crop sides.
+# Largest difference between a file and the network: alpha in its standard deviations, landmarks in crop sides.
 TOLERANCE = 1e-4
 _OPSET = 23  # of ONNX; jax2onnx's default
 
@@ -32,9 +31,9 @@ _OPSET = 23  # of ONNX; jax2onnx's default
 def export_stablehlo(
     network: PortableNetwork, path: os.PathLike | str, *, platforms: Sequence[str] = PLATFORMS
 ) -> list[pathlib.Path]:
-    """Writes the network as one file of StableHLO, as `jax.export` serialises it, and its JSON.
+    """Writes the network as StableHLO, serialised by `jax.export`, and its JSON.
 
-    JAX reads such a file for at least six months of later releases (its promise for `jax.export`).
+    Later releases of JAX read such a file for at least six months (guarantee of `jax.export`).
 
     Returns:
       The files written.
@@ -55,20 +54,21 @@ def export_stablehlo(
 
 @dataclasses.dataclass(frozen=True)
 class LoadedNetwork:
-    """A network read from a file; called with a batch it gives (alpha [b, 62], landmarks68 [b, 68, 3]).
+    """A network from a file; a call returns (alpha [b, 62], landmarks68 [b, 68, 3]).
 
     Attributes:
-      platforms: where it runs. run: the compiled function; `__call__` checks its arguments first.
+      platforms: of the exported programs.
+      run: the compiled function; `__call__` checks its arguments first.
     """
 
     platforms: tuple[str, ...]
     run: Callable
 
     def __call__(self, images, landmarks, visible) -> tuple[jax.Array, jax.Array]:
-        """images [b, 120, 120, 3] uint8, landmarks [b, 18, 2], visible [b, 18]; see `portable`.
+        """Runs a batch: images [b, 120, 120, 3] uint8, landmarks [b, 18, 2], visible [b, 18]; see `portable`.
 
         Raises:
-          ValueError: names the argument that has another shape or type.
+          ValueError: an argument has another shape or type; the message names it.
         """
         images, landmarks, visible = np.asarray(images), np.float32(landmarks), np.float32(visible)
         if images.dtype != np.uint8:
@@ -85,31 +85,31 @@ class LoadedNetwork:
 
 
 def load_stablehlo(path: os.PathLike | str) -> LoadedNetwork:
-    """Reads what `export_stablehlo` wrote; no code of this program is needed to run it.
+    """Reads a file of `export_stablehlo`; running it needs no other code of this program.
 
     Raises:
-      NetworkFileError: it is no such file, or of a JAX too new or too old.
+      NetworkFileError: the file is missing or damaged, has other content, or is of a JAX too new or too old.
     """
     try:
         content = pathlib.Path(path).read_bytes()
     except FileNotFoundError:
         raise NetworkFileError(f"{path}: no such file.") from None
-    # The reader itself does not notice every byte that is missing.
+    # The reader of JAX does not detect every missing byte.
     _check_digest(pathlib.Path(path), content)
     try:
         exported = jax_export.deserialize(bytearray(content))
-    except Exception as error:  # flatbuffers and MLIR raise what they like
+    except Exception as error:  # flatbuffers and MLIR raise many types
         raise NetworkFileError(
-            f"{path}: no network that jax.export of JAX {jax.__version__} can read ({error})."
+            f"{path}: not a network that jax.export of JAX {jax.__version__} can read ({error}); export it again."
         ) from None
     names = len(INPUTS), len(OUTPUTS)
     if (len(exported.in_avals), len(exported.out_avals)) != names:
-        raise NetworkFileError(f"{path}: another function, not a network of this program.")
+        raise NetworkFileError(f"{path}: contains another function than a network of this program; export it again.")
     return LoadedNetwork(tuple(exported.platforms), jax.jit(exported.call))
 
 
 def export_onnx(network: PortableNetwork, path: os.PathLike | str) -> list[pathlib.Path]:
-    """Writes the network as ONNX and its JSON; needs jax2onnx, which lives in an environment of its own.
+    """Writes the network as ONNX, and its JSON; needs jax2onnx, which has its own environment.
 
     Returns:
       The files written.
@@ -120,9 +120,9 @@ def export_onnx(network: PortableNetwork, path: os.PathLike | str) -> list[pathl
     import jax2onnx
     import onnx
 
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it tells of shapes it leaves out of the file
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it logs shapes that it leaves out of the file
     shapes = network.input_shapes("b")
-    with default_forms():  # ONNX's runtimes choose how to compute a convolution themselves
+    with default_forms():  # ONNX's runtimes choose their own form of a convolution
         model = jax2onnx.to_onnx(
             network.__call__,
             inputs=list(shapes.values()),
@@ -137,10 +137,10 @@ def export_onnx(network: PortableNetwork, path: os.PathLike | str) -> list[pathl
 
 
 def check_onnx(network: PortableNetwork, path: os.PathLike | str, *, seed: int = 0) -> dict[str, float]:
-    """How far onnxruntime's result of a file is from the network's, on random input of batch sizes 1 and 3.
+    """Compares a file in onnxruntime with the network, on random input of batch sizes 1 and 3.
 
     Returns:
-      {"alpha": greatest difference in standard deviations, "landmarks68": in crop sides}.
+      {"alpha": largest difference in standard deviations, "landmarks68": in crop sides}.
     """
     import onnxruntime
 
@@ -173,7 +173,7 @@ def _description_of(path: pathlib.Path) -> pathlib.Path:
 
 
 def _check_digest(path: pathlib.Path, content: bytes) -> None:
-    """Refuses a file that its JSON does not describe; without a JSON nothing is known."""
+    """Raises NetworkFileError if the SHA-256 differs from the one in the JSON beside the file, if there is one."""
     beside = _description_of(path)
     if not beside.is_file():
         return
@@ -182,4 +182,6 @@ def _check_digest(path: pathlib.Path, content: bytes) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise NetworkFileError(f"{beside}: not readable ({error}); delete it or export again.") from None
     if hashlib.sha256(content).hexdigest() != expected:
-        raise NetworkFileError(f"{path}: cut short or changed (its SHA-256 is not that of {beside.name}).")
+        raise NetworkFileError(
+            f"{path}: truncated or changed (its SHA-256 is not that in {beside.name}); export it again."
+        )

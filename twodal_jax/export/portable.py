@@ -1,8 +1,7 @@
-"""A trained network as a few arrays and a description, free of how it was trained.
+"""A trained network as a few arrays and a description, without its training state.
 
-`PortableNetwork` needs nothing but JAX and Flax: no optimiser, no checkpoints, no morphable model's mesh. It
-travels as an .npz without pickles, so that an environment with other versions, such as the one that writes
-ONNX, can use it:
+`PortableNetwork` needs JAX and Flax only: no optimiser, no checkpoints, no mesh. It is saved as an .npz without
+pickles, so that an environment with other versions, such as the one that writes ONNX, can use it:
 
     images [b, 120, 120, 3] uint8 BGR, landmarks [b, 18, 2], visible [b, 18]
         -> alpha [b, 62] raw, landmarks68 [b, 68, 3]         everything in crop pixels, y down
@@ -52,19 +51,20 @@ OUTPUTS = {
 
 
 class NetworkFileError(ValueError):
-    """A network's file cannot be read or made; the message says what is wrong and what to do."""
+    """A network's file cannot be read or made; the message says what is wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PortableNetwork:
-    """See the module's docstring.
+    """A network for inference; see the module's docstring.
 
     Attributes:
-      regressor: the Flax module. variables: its {"params", "batch_stats"}, float32, on the host.
-      heatmap: how the heatmap is drawn. passes: how often the network looks (`forward.forward_passes`).
-      arrays: the rows of the morphable model it needs, {"alpha_mean", "alpha_std", "landmark_mean",
-        "landmark_basis"} as in `MorphableModel`.
-      about: where it comes from, JSON; for people.
+      regressor: the Flax module.
+      variables: its {"params", "batch_stats"}, float32, on the host.
+      heatmap: settings of the heatmap.
+      arrays: of the morphable model, {"alpha_mean", "alpha_std", "landmark_mean", "landmark_basis"}.
+      passes: number of passes (`forward.forward_passes`).
+      about: its origin, JSON.
     """
 
     regressor: Regressor
@@ -75,7 +75,7 @@ class PortableNetwork:
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(self, images: jax.Array, landmarks: jax.Array, visible: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """One batch, as in the module's docstring; pure, any batch size, symbolic too."""
+        """Runs one batch, see the module's docstring; pure, for any batch size, also a symbolic one."""
         result = forward.forward_passes(
             functools.partial(self.regressor.apply, self.variables),
             images.astype(jnp.float32),
@@ -96,7 +96,7 @@ class PortableNetwork:
         }
 
     def describe(self, **more) -> dict[str, Any]:
-        """What a file made of this network takes and gives, and where it comes from; for JSON."""
+        """The inputs, outputs, settings and origin of an exported file, for JSON."""
         outputs = {"alpha": (coefficients.NUM_COEFFICIENTS,), "landmarks68": (NUM_LANDMARKS, 3)}
         shapes = self.input_shapes("b") | {
             name: jax.ShapeDtypeStruct(("b", *shape), jnp.float32) for name, shape in outputs.items()
@@ -128,7 +128,7 @@ def from_trained(trained, *, passes: int = 1) -> PortableNetwork:
         raise NetworkFileError(f"Expected at least 1 pass, got {passes}.")
     variables = {"params": trained.regressor.params, "batch_stats": trained.regressor.batch_stats}
     return PortableNetwork(
-        # Statistics are shared between devices in training only.
+        # Only training shares the statistics between devices.
         regressor=trained.spec.regressor.clone(axis_name=None),
         variables=jax.tree.map(np.asarray, variables),
         heatmap=trained.spec.heatmap,
@@ -139,12 +139,12 @@ def from_trained(trained, *, passes: int = 1) -> PortableNetwork:
 
 
 def in_float32(network: PortableNetwork) -> PortableNetwork:
-    """The same network computing in float32; what runs ONNX rarely knows bfloat16."""
+    """The same network in float32, because few ONNX runtimes support bfloat16."""
     return dataclasses.replace(network, regressor=network.regressor.clone(dtype=jnp.float32))
 
 
 def save_npz(path: os.PathLike | str, network: PortableNetwork) -> pathlib.Path:
-    """Writes the network as an .npz without pickles, whole or not at all."""
+    """Writes the network atomically as an .npz without pickles."""
     flat, _ = jax.tree_util.tree_flatten_with_path(network.variables)
     arrays = {"/".join(key.key for key in keys): np.asarray(leaf) for keys, leaf in flat}
     description = {"format": FORMAT, "network": _settings(network), "about": network.about}
@@ -155,10 +155,10 @@ def save_npz(path: os.PathLike | str, network: PortableNetwork) -> pathlib.Path:
 
 
 def load_npz(path: os.PathLike | str) -> PortableNetwork:
-    """Reads what `save_npz` wrote.
+    """Reads a file of `save_npz`.
 
     Raises:
-      NetworkFileError: it is no such file.
+      NetworkFileError: the file is missing, damaged or has other content.
     """
     if not pathlib.Path(path).exists():
         raise NetworkFileError(f"{path}: no such file.")
@@ -176,7 +176,7 @@ def load_npz(path: os.PathLike | str) -> PortableNetwork:
     except NetworkFileError:
         raise
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise NetworkFileError(f"{path}: no network written by this program ({error}).") from None
+        raise NetworkFileError(f"{path}: not a network that this program wrote ({error}).") from None
 
 
 def _settings(network: PortableNetwork) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _nest(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _morphable_model(arrays: dict[str, np.ndarray]) -> MorphableModel:
-    """A morphable model that knows its landmarks and whitening only."""
+    """A morphable model with landmarks and whitening only."""
     return MorphableModel(
         mean=np.zeros((3, 0), np.float32),
         basis=np.zeros((NUM_DIRECTIONS, 3, 0), np.float32),
