@@ -1,4 +1,4 @@
-"""A headless Chromium with WebGL, driven over its DevTools pipe: no port, no other package."""
+"""A headless Chromium with WebGL, controlled through its DevTools pipe, without a port or another package."""
 
 import base64
 import json
@@ -14,20 +14,11 @@ import numpy as np
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for found in map(shutil.which, _NAMES) if found), None)
-_OPTIONS = [
-    "--headless",
-    "--no-sandbox",
-    "--no-first-run",
-    "--remote-debugging-pipe",
-    "--hide-scrollbars",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--mute-audio",
-]
+_OPTIONS = (
+    "--headless --no-sandbox --no-first-run --remote-debugging-pipe --hide-scrollbars --use-angle=swiftshader"
+    " --enable-unsafe-swiftshader --disable-background-networking --disable-component-update --disable-sync"
+    " --disable-dev-shm-usage --mute-audio"
+).split()
 # Chromium reads commands from descriptor 3 and writes answers to 4, which a shell script may pass on.
 _START = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4);os.execv(sys.argv[3], sys.argv[3:])"
@@ -36,18 +27,18 @@ _FRAMES = "new Promise(r => { let n = 4; const next = () => n-- ? requestAnimati
 
 
 class Browser:
-    """One page; `with` ends the process. Everything the page logs, throws or asks for is kept.
+    """One page; `with` ends the process.
 
     Attributes:
-      problems: texts of errors and warnings of the console and of exceptions nobody caught.
-      requests: addresses the page asked for, data: ones left out.
+      problems: errors and warnings of the console and uncaught exceptions.
+      requests: requested addresses, without data: addresses.
     """
 
     def __init__(self, profile):
         commands, self._write = os.pipe()
         self._read, answers = os.pipe()
         arguments = [CHROMIUM, *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
-        # Above 4, so that duplicating one does not close the other.
+        # Above 4, so that duplicating one descriptor does not close the other.
         inherited = [os.dup(fd) for fd in (commands, answers)]
         while min(inherited) <= 4:
             inherited = [os.dup(fd) for fd in inherited]
@@ -61,7 +52,8 @@ class Browser:
             os.close(fd)
         self._buffer, self._number, self._session = b"", 0, None
         self.problems, self.requests = [], []
-        target = self._page_target()
+        targets = self.call("Target.getTargets")["targetInfos"]
+        target = next(target["targetId"] for target in targets if target["type"] == "page")
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
@@ -84,10 +76,6 @@ class Browser:
         os.close(self._read)
         os.close(self._write)
 
-    def _page_target(self):
-        targets = self.call("Target.getTargets")["targetInfos"]
-        return next(target["targetId"] for target in targets if target["type"] == "page")
-
     def call(self, method, timeout=90, **parameters):
         """Sends a DevTools command and returns its result."""
         self._number += 1
@@ -102,7 +90,7 @@ class Browser:
             if answer.get("id") == number:
                 assert "error" not in answer, (method, answer["error"])
                 return answer["result"]
-            self._note(answer)
+            self._record(answer)
 
     def _message(self, deadline):
         while b"\0" not in self._buffer:
@@ -116,7 +104,7 @@ class Browser:
         text, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(text)
 
-    def _note(self, event):
+    def _record(self, event):
         method, parameters = event.get("method"), event.get("params", {})
         if method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):
             self.problems.append(" ".join(str(a.get("value", a)) for a in parameters["args"]))
@@ -130,7 +118,7 @@ class Browser:
                 self.requests.append(address)
 
     def run(self, expression):
-        """Value of a JavaScript expression; promises are awaited."""
+        """The value of a JavaScript expression; awaits promises."""
         answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
@@ -142,21 +130,21 @@ class Browser:
         self.call("Emulation.setTouchEmulationEnabled", enabled=mobile)
 
     def colour_scheme(self, value):
-        """ "light" or "dark"; motion is always reduced, so that a picture is final when it is taken."""
+        """Sets "light" or "dark"; motion is always reduced, so that a screenshot is final."""
         features = {"prefers-color-scheme": value, "prefers-reduced-motion": "reduce"}
         self.call(
             "Emulation.setEmulatedMedia", features=[{"name": name, "value": value} for name, value in features.items()]
         )
 
     def open(self, path):
-        """Loads a file's page afresh; returns when its load event has fired."""
+        """Loads a file and waits for its load event."""
         self.problems, self.requests = [], []
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=path.as_uri())
         self.run("document.readyState === 'complete' || new Promise(r => addEventListener('load', r)).then(() => 1)")
 
     def settle(self):
-        """Waits for what is asked of the next frames to be drawn."""
+        """Waits until the next frames are drawn."""
         self.run(_FRAMES)
 
     def box(self, selector):
@@ -166,7 +154,7 @@ class Browser:
         )
 
     def picture(self, selector=None):
-        """BGR uint8 of what is seen: of the window, or of one element that lies in it."""
+        """A screenshot of the window or of one element in it, BGR uint8."""
         clip = {}
         if selector:
             x, y, width, height = self.box(selector)

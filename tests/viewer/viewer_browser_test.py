@@ -1,4 +1,4 @@
-"""The viewer in a real headless Chromium: it draws a face, it reacts, it stays silent and offline."""
+"""The viewer in a headless Chromium: it draws and reacts, without console messages and network requests."""
 
 import cv2
 import helpers_chromium
@@ -42,7 +42,7 @@ def show(browser, path, width=1200, height=900, **options):
 
 @pytest.fixture
 def two(browser, pages):
-    """The page of two faces, silent before and after the test."""
+    """The page of two faces, without messages and requests after the test."""
     show(browser, pages["two"])
     yield browser
     assert browser.problems == [] and browser.requests == [pages["two"].as_uri()]
@@ -58,7 +58,7 @@ def shown_normals(browser):
 
 
 def slide(browser, number, value):
-    """Moves a slider as a hand does: the value, then the event."""
+    """Sets a slider and sends its event."""
     browser.run(
         f"(s => {{ s.value = {value}; s.dispatchEvent(new Event('input', {{bubbles: true}})); return 1; }})"
         f"(document.getElementById('expression-{number}'))"
@@ -81,7 +81,7 @@ def near(picture, colour, tolerance=30):
 
 
 def centre(mask):
-    """[x, y] mean of a mask's pixels; the mask must not be small."""
+    """[x, y] mean of the pixels of a mask, which must cover 1 %."""
     assert mask.mean() > 0.01
     return np.argwhere(mask).mean(axis=0)[::-1]
 
@@ -92,7 +92,7 @@ def assert_upright_and_not_mirrored(picture):
     assert blue[1] < min(red[1], green[1]) - 0.1 * len(picture)
 
 
-def test_vertex_colours_and_texture_are_drawn_upright_unmirrored_and_in_their_own_colours(two):
+def test_vertex_colours_and_texture_are_drawn_upright_unmirrored_and_with_exact_colours(two):
     coloured = two.picture("#stage")
     click(two, "label:has(#face-1)")
     with_texture = two.picture("#stage")
@@ -102,7 +102,7 @@ def test_vertex_colours_and_texture_are_drawn_upright_unmirrored_and_in_their_ow
         assert 0.1 < face.mean() < 0.6
 
 
-def test_the_shaded_face_is_lit_from_above_and_every_mode_looks_different(two):
+def test_the_shaded_face_is_lit_from_above_and_every_mode_differs(two):
     pictures = {}
     for mode in ("texture", "shaded", "wireframe"):
         click(two, f"label:has(#mode-{mode})")
@@ -118,7 +118,7 @@ def test_the_shaded_face_is_lit_from_above_and_every_mode_looks_different(two):
     assert light[upper].mean() > light[lower].mean() + 5
 
 
-def test_a_slider_moves_the_vertices_as_the_face_model_says_and_reset_brings_them_back(two):
+def test_a_slider_moves_the_vertices_as_the_face_model_and_reset_restores_them(two):
     face, before, picture = head(), positions(two), two.picture("#stage")
     np.testing.assert_allclose(before, face.vertices_model, atol=2e-3)
     normals = shown_normals(two)
@@ -143,7 +143,7 @@ def normals_of(vertices, triangles):
     return normals / np.linalg.norm(normals, axis=1, keepdims=True)
 
 
-def test_mouse_and_keys_turn_the_face_and_reset_view_brings_it_back(two):
+def test_mouse_and_keys_rotate_the_face_and_reset_view_restores_it(two):
     front = two.picture("#stage")
     x, y, width, height = two.box("#stage")
     two.mouse("mousePressed", x + width / 2, y + height / 2)
@@ -152,7 +152,7 @@ def test_mouse_and_keys_turn_the_face_and_reset_view_brings_it_back(two):
     two.settle()
     dragged = two.picture("#stage")
     assert changed(front, dragged) > 0.02
-    # The surface follows the hand: red, on the left, comes to the front.
+    # The surface follows the mouse: red, on the left, moves to the front.
     assert near(dragged, RED).sum() > 1.2 * near(dragged, GREEN).sum()
     click(two, "#reset-view")
     assert changed(front, two.picture("#stage")) == 0
@@ -165,7 +165,7 @@ def test_mouse_and_keys_turn_the_face_and_reset_view_brings_it_back(two):
         assert difference > share if share else difference == 0, key
 
 
-def test_landmarks_lie_on_the_photo_where_the_pose_puts_them(two):
+def test_landmarks_on_the_photo_follow_the_pose(two):
     face = head()
     found = two.run(
         "[...document.querySelectorAll('#marks .points.chosen circle')]"
@@ -186,7 +186,7 @@ def test_landmarks_lie_on_the_photo_where_the_pose_puts_them(two):
 
 
 @pytest.mark.parametrize("zoom", [False, True])
-def test_the_mesh_lies_on_the_photo_where_the_pose_puts_it(two, zoom):
+def test_the_mesh_on_the_photo_follows_the_pose(two, zoom):
     for switch in ("landmarks", "box", "mesh", *(["zoom"] if zoom else [])):
         click(two, f"#photo-{switch}")
     picture = two.picture("#frame")
@@ -205,7 +205,7 @@ def test_the_mesh_lies_on_the_photo_where_the_pose_puts_it(two, zoom):
 
 
 def tilt(picture):
-    """Degrees clockwise from upright to the line from the lower face's middle to the forehead's."""
+    """Degrees clockwise from upright to the line between the centres of the lower face and the forehead."""
     below = near(picture, RED) | near(picture, GREEN)
     x, y = centre(near(picture, BLUE)) - centre(below)
     return np.degrees(np.arctan2(x, -y))
@@ -216,7 +216,7 @@ def red_share(picture):
     return red / (red + green)
 
 
-def test_as_in_photo_turns_the_face_as_the_photo_shows_it(two):
+def test_as_in_photo_rotates_the_face_as_in_the_photo(two):
     assert abs(tilt(two.picture("#stage"))) < 1
     click(two, "#photo-view")
     for switch in ("landmarks", "box", "mesh"):
@@ -233,7 +233,7 @@ def test_landmarks_on_the_mesh_can_be_shown(two):
     assert 0.001 < changed(without, two.picture("#stage")) < 0.1
 
 
-def test_another_face_is_chosen_by_its_name_or_its_box_and_keeps_its_own_expression(two):
+def test_another_face_is_selected_by_name_or_box_and_keeps_its_own_expression(two):
     slide(two, 0, 3)
     moved = positions(two)
     click(two, "label:has(#face-1)")
@@ -253,7 +253,7 @@ def test_hostile_names_are_shown_and_do_not_run(browser, pages):
     assert browser.run("document.querySelector('dt').textContent") == HOSTILE
 
 
-def test_nothing_reaches_a_network_even_when_it_is_asked_to(browser, pages):
+def test_scripts_cannot_reach_a_network(browser, pages):
     show(browser, pages["clay"])
     assert browser.requests == [pages["clay"].as_uri()]
     assert browser.run("fetch('http://127.0.0.1:9/').then(() => 'loaded', () => 'refused')") == "refused"
@@ -272,14 +272,14 @@ def test_a_face_without_texture_is_shown_in_clay(browser, pages):
     assert browser.picture("#stage").std() > 10 and browser.problems == []
 
 
-def test_a_photo_without_a_face_says_so(browser, pages):
+def test_a_photo_without_a_face_is_reported(browser, pages):
     show(browser, pages["none"])
     assert "No face" in browser.run("document.getElementById('status').textContent")
     assert near(browser.picture("#frame")[2:-2, 2:-2], (128, 128, 128)).all() and browser.problems == []
 
 
 @pytest.mark.parametrize("width", [320, 390])
-def test_a_phone_shows_everything_in_its_width_and_a_finger_turns_the_face(browser, pages, width):
+def test_a_phone_shows_all_controls_and_touch_rotates_the_face(browser, pages, width):
     show(browser, pages["two"], width, 844, mobile=True)
     assert browser.run("document.documentElement.scrollWidth") == width
     outside = browser.run(
@@ -305,7 +305,7 @@ def test_a_phone_shows_everything_in_its_width_and_a_finger_turns_the_face(brows
     assert browser.problems == []
 
 
-def test_dark_and_light_follow_the_readers_choice(browser, pages):
+def test_dark_and_light_follow_the_users_setting(browser, pages):
     paper = {}
     for scheme in ("light", "dark"):
         browser.colour_scheme(scheme)
@@ -315,7 +315,7 @@ def test_dark_and_light_follow_the_readers_choice(browser, pages):
     assert min(paper["light"]) > 200 and max(paper["dark"]) < 60
 
 
-def test_without_webgl_the_photo_and_its_landmarks_are_still_there(browser, pages):
+def test_without_webgl_the_photo_and_its_landmarks_are_shown(browser, pages):
     script = browser.call(
         "Page.addScriptToEvaluateOnNewDocument", source="HTMLCanvasElement.prototype.getContext = () => null;"
     )
