@@ -56,8 +56,8 @@ def faces(count: int, seed: int = 5) -> dict[str, np.ndarray]:
 
 def evaluated(found, batch: dict[str, np.ndarray], passes: int = 1):
     """alpha and landmarks of the network in evaluation (not through `portable`)."""
-    result = held_out.predict_batch(
-        found.regressor,
+    result = forward.predict_batch(
+        found.regressor.variables,
         *batch.values(),
         found.model,
         network=found.spec.regressor,
