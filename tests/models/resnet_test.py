@@ -70,6 +70,7 @@ def random_variables(module, seed=0):
 @pytest.mark.parametrize("variant, size, pooled", [("authors", 8, 7), ("standard", 4, 4)])
 def test_pooling_averages_the_last_map_and_the_authors_variant_its_top_left_7_by_7(variant, size, pooled):
     module = Regressor("resnet18", variant, 0.125)
+    variables = random_variables(module)
 
     def output(last_map):
         """Output of the network with its last map replaced."""
@@ -82,7 +83,7 @@ def test_pooling_averages_the_last_map_and_the_authors_variant_its_top_left_7_by
             return last_map
 
         with nn.intercept_methods(intercept):
-            return module.apply(random_variables(module), jnp.zeros((1, 120, 120, 4))).sum()
+            return module.apply(variables, jnp.zeros((1, 120, 120, 4))).sum()
 
     gradient = jax.jit(jax.grad(output))(jnp.zeros((1, size, size, 64)))
     weights = np.abs(np.asarray(gradient)).sum(axis=(0, 3))
