@@ -1,1 +1,1 @@
-"""Configs of whole runs; each docstring holds the command, the time it takes and what to expect."""
+"""Configs of runs; each docstring holds the command, its duration and the expected result."""

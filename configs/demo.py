@@ -1,8 +1,8 @@
-"""2DAL on the built-in face model, with nothing to download: what `make demo` runs.
+"""2DAL on faces of the built-in face model, without downloads: the config of `make demo`.
 
     python -m twodal_jax.main --config=configs/demo.py --workdir=runs/demo
 
-Draws its own faces, trains both stages and measures; 15 minutes at the most on two CPU cores and 6 GB.
+Renders faces, trains both stages and evaluates; at most 15 minutes on two CPU cores, with 6 GB of memory.
 """
 
 import ml_collections
@@ -12,10 +12,11 @@ from configs.variants import apply_variant, canonical
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
+    """The config of a variant of `configs.variants`."""
     config = aflw.get_config()
     config.name = "demo"
     config.morphable_model = "builtin"
-    config.crop_looseness = 1.1  # rendered crops are as loose as a detector's (`procedural.sampling`)
+    config.crop_looseness = 1.1  # rendered crops are as loose as a detector's (`face_models.procedural.sampling`)
     config.data.annotated = paper.data_set("", source="synthetic", count=1500, seed=1)
     config.data.wild = paper.data_set("", source="synthetic", count=1500, seed=2)
     config.data.evaluation = paper.data_set("", source="synthetic", count=300, seed=3)

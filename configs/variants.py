@@ -13,11 +13,11 @@
 The heatmap is off in the variants that the paper trains on the image alone. `scripts.run_ablation` turns it on in all
 of them, so that the rows of one table differ in their losses only (docs/ablation.md).
 
-VARIANT-no-extras, such as `ss-no-extras`, is the same without what this project adds to the paper (EXTRAS_OFF).
+VARIANT-no-extras, such as `ss-no-extras`, is the same without this project's additions to the paper (EXTRAS_OFF).
 
-The paper contradicts itself about L_2d-con's weights: it defines (base) and (sc) without self-supervision, to which
-L_2d-con belongs, and in Fig. 10 runs them with and without its weights. The definition is followed here: these two
-have no L_2d-con, and other weights make no other run of them.
+The paper contradicts itself about the weights of L_2d-con. It defines (base) and (sc) without self-supervision, to
+which L_2d-con belongs; in Fig. 10 it trains them with and without these weights. The rows here follow the definition:
+they have no L_2d-con, and the weights do not change them.
 """
 
 import dataclasses
@@ -30,9 +30,12 @@ class Variant:
     """The switches of one row.
 
     Attributes:
-      title: as tables show it. heatmap: False shows the network the image alone, as the paper defines the row.
+      title: of the row in tables.
+      self_supervision: whether L_2d-con, L_3d-con and L_cyc are used.
+      self_critic: whether L_sc is used.
+      heatmap: False shows the network the image alone, as the paper defines the row.
       without: losses of `config.stageN.loss_weights` that get weight 0.
-      equal_weights: whether the 18 landmarks count alike, and L_2d-con has a weight in stage 2 too.
+      equal_weights: whether the 18 landmarks have equal weights, and L_2d-con has a weight in stage 2 too.
     """
 
     title: str
@@ -59,7 +62,8 @@ VARIANTS = {
 }
 ALIASES = {"base": "plain", "ss+sc": "full", "no-sc": "ss"}
 WITHOUT_EXTRAS = "-no-extras"
-# The paper's settings of what configs/aflw.py adds. 0.05 is Muon's decoupled weight decay; SGD's is paper.py's.
+# The paper's settings of the fields that configs/aflw.py changes. The weight decay is paper.py's, for SGD; aflw.py's
+# 0.05 is Muon's decoupled one.
 EXTRAS_OFF = {
     "learn_landmark_offsets": False,
     "jaw_weight": 0.0,
@@ -73,22 +77,22 @@ EXTRAS_OFF = {
 
 
 def canonical(variant: str) -> str:
-    """The one name of a variant, with or without extras."""
+    """The name of a variant without aliases and without `WITHOUT_EXTRAS`."""
     name = variant.removesuffix(WITHOUT_EXTRAS)
     return ALIASES.get(name, name)
 
 
 def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
-    """The same config with the ablation's switches set.
+    """Sets a variant's switches in a config; returns it.
 
     Raises:
-      ValueError: no such variant.
+      ValueError: there is no such variant.
     """
     name = canonical(variant)
     if name not in VARIANTS:
         known = ", ".join((*VARIANTS, *ALIASES))
         raise ValueError(
-            f"Unknown variant {variant!r}; expected one of {known}, with {WITHOUT_EXTRAS} at its end for the same"
+            f"Unknown variant {variant!r}; expected one of {known}, with {WITHOUT_EXTRAS} appended for the same"
             " without extras."
         )
     chosen = VARIANTS[name]
@@ -112,12 +116,12 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collect
 
 
 def _defa_losses(config: ml_collections.ConfigDict) -> None:
-    """Unweighted coefficients and the jaw's contour, in both stages; no VDC."""
+    """Sets the losses of DeFA in both stages: unweighted coefficients and the jaw's contour, without VDC."""
     weight = config.stage1.loss_weights.loss_3d
     for stage in (config.stage1, config.stage2):
         stage.loss_weights.loss_3d = 0.0
         stage.loss_weights.loss_vdc = 0.0
         stage.loss_weights.loss_pdc = weight
-        # A pixel of the outline weighs as much as a pixel of all 18 landmarks.
+        # One pixel at the contour has the weight of one pixel at all 18 landmarks.
         landmarks = 18.0 if config.loss_reduction == "sum" else 1.0
         stage.loss_weights.loss_contour = landmarks * stage.loss_weights.loss_2d_con
