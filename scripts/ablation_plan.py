@@ -1,7 +1,7 @@
-"""The runs of the ablation: its rows, and the command line of each training run. Pure but for reading the config.
+"""Rows of the ablation, and the command line of each of its training runs.
 
-Rules of a table (docs/ablation.md): equal steps and equal images a step in all rows, the same augmentation and the
-same input; every loss of a row acts in both stages; the learning rate is chosen on validation faces.
+Rules of a table (docs/ablation.md): all rows have equal steps, equal images a step, the same augmentation and the same
+input; every loss of a row acts in both stages; the learning rate is chosen on validation faces.
 """
 
 import dataclasses
@@ -16,16 +16,20 @@ from twodal_jax.training import builder
 from twodal_jax.training.state import WILD_LOSSES
 
 VALIDATION_FACES = 100
-HEATMAP_DROPOUT = 0.5  # a row is measured with detected landmarks and with the image alone: it trains on both
-TUNING_STANDS_IN = 50  # faces of the training set that a tuning run evaluates in the place of the test set
+HEATMAP_DROPOUT = 0.5  # rows are evaluated with detected landmarks and with the image alone, so they train on both
+TUNING_EVALUATION_FACES = 50  # faces of the training set that a tuning run evaluates instead of the test set
 NEVER = 1_000_000_000  # steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of the table: a variant with or without extras.
+    """A row of the table: a variant with or without extras.
 
-    weights: "red:pink:yellow", or "" for the config's mask. num_wild: number of wild images, 0 for all.
+    Attributes:
+      variant: a key of `configs.variants.VARIANTS`.
+      extras: whether the row has this project's additions to the paper.
+      weights: the landmark mask "red:pink:yellow"; "": the config's.
+      num_wild: number of wild images; 0: all.
     """
 
     variant: str
@@ -35,15 +39,18 @@ class Row:
 
     @property
     def config_variant(self) -> str:
+        """The variant as in `--config=FILE:VARIANT`."""
         return self.variant + ("" if self.extras else WITHOUT_EXTRAS)
 
     @property
     def folder(self) -> str:
+        """First part of the names of its runs' folders."""
         mask = f"_w{self.weights.replace(':', '-')}" if self.weights else ""
         return self.config_variant + mask + (f"_n{self.num_wild}" if self.num_wild else "")
 
     @property
     def title(self) -> str:
+        """Name of the row in tables."""
         mask = f", weights {self.weights}" if self.weights else ""
         wild = f", {self.num_wild:,} wild images" if self.num_wild else ""
         return VARIANTS[self.variant].title + mask + wild
@@ -51,9 +58,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training run of a row.
+    """A training run of a row.
 
-    factor: multiplies the config's learning rates. tuning: whether validation faces are taken out.
+    Attributes:
+      row: the row.
+      seed: `config.seed`.
+      steps: of both stages.
+      factor: multiplies the config's learning rates.
+      tuning: whether the run holds out validation faces, to choose a learning rate.
     """
 
     row: Row
@@ -64,6 +76,7 @@ class Run:
 
     @property
     def folder(self) -> str:
+        """Name of its folder below the ablation's work directory."""
         kind = f"tune{self.steps}_" if self.tuning else ""
         return f"{kind}{self.row.folder}_lr{self.factor:.3g}_s{self.seed}"
 
@@ -71,8 +84,10 @@ class Run:
 def planned_rows(
     variants: Sequence[str], extras: Sequence[bool], weights: Sequence[str], num_wild: Sequence[int]
 ) -> list[Row]:
-    """Every combination, each once: a mask does not matter without L_2d-con and L_cyc, nor wild images without losses
-    on them. 3DDFA- and DeFA-style rows have equal weights by definition.
+    """Every combination, each once.
+
+    The mask has no effect without L_2d-con and L_cyc, and in 3DDFA- and DeFA-style rows, which have equal weights by
+    definition. The number of wild images has none without losses on them.
     """
     rows = []
     for with_extras, variant, mask, wild in itertools.product(extras, variants, weights, num_wild):
@@ -94,12 +109,12 @@ def load_config(path: str, variant: str) -> ml_collections.ConfigDict:
 
 
 def total_steps(config: ml_collections.ConfigDict) -> int:
-    """Steps of both stages."""
+    """Number of steps of both stages."""
     return config.stage1.steps + config.stage2.steps
 
 
 def stage_steps(config: ml_collections.ConfigDict, steps: int) -> tuple[int, int]:
-    """`steps` divided between the stages as in the config; a stage that has steps keeps at least one."""
+    """`steps` divided between the stages in the config's ratio; a stage with steps keeps at least one."""
     first, second = config.stage1.steps, config.stage2.steps
     if not first or not second:
         return (steps, 0) if first else (0, steps)
@@ -114,16 +129,16 @@ def learning_rate(config: ml_collections.ConfigDict, factor: float) -> float:
 
 
 def images_a_step(config: ml_collections.ConfigDict) -> tuple[int, int]:
-    """(annotated, wild) images of a step: a row without losses on wild images sees annotated ones instead."""
+    """(annotated, wild) images of a step. A row without losses on wild images sees annotated ones instead."""
     if config.self_supervision or config.self_critic:
         return config.batch_annotated, config.batch_wild
     return config.batch_annotated + config.batch_wild, 0
 
 
 def _both_stages(config: ml_collections.ConfigDict) -> list[str]:
-    """Flags that give a row's losses on wild images, where stage 2 lacks them, the weight of stage 1.
+    """Flags that give losses on wild images the weight of stage 1 where stage 2 has none.
 
-    Else a row would differ from another in stage 1 only, and would see fewer images in stage 2.
+    Otherwise rows would differ in stage 1 only, and would see fewer images in stage 2.
     """
     first, second = (builder.loss_weights(config, config[stage]) for stage in ("stage1", "stage2"))
     return [
@@ -137,10 +152,12 @@ def run_arguments(
     """The command line of `twodal_jax.main` for a run, without the interpreter.
 
     Args:
+      run: the run.
+      config_path: the config file.
       full: the config of the variant `full`, whose steps and images a step all rows have.
-      workdir: of the ablation; the data sets that have no folder are made in it once, for all runs.
-      same_input: whether all rows see the heatmap; else each as the paper defines it.
-      extra: further flags, last.
+      workdir: of the ablation. Data sets without a folder are prepared in it once, for all runs.
+      same_input: whether all rows see the heatmap; otherwise each row sees what the paper defines.
+      extra: further flags, put last.
     """
     row = run.row
     config = load_config(config_path, row.config_variant)
@@ -154,7 +171,7 @@ def run_arguments(
         "stage1.steps": first,
         "stage2.steps": second,
         "optimizer.rate_scale": config.optimizer.rate_scale * run.factor,
-        "run.evaluate_every": NEVER,  # each stage's end is measured all the same
+        "run.evaluate_every": NEVER,  # each stage's end is evaluated anyway
     }
     if row.weights:
         settings["landmark_mask"] = tuple(float(part) for part in row.weights.split(":"))
@@ -164,9 +181,9 @@ def run_arguments(
         settings |= {"heatmap.enabled": True, "augmentation.heatmap_dropout": HEATMAP_DROPOUT}
     folders = {name: config.data[name].folder or f"{workdir}/data/{name}" for name in config.data}
     if run.tuning:
-        settings["data.evaluation.limit"] = TUNING_STANDS_IN
+        settings["data.evaluation.limit"] = TUNING_EVALUATION_FACES
         folders["evaluation"] = folders["annotated"]
-        settings["run.max_skipped_in_a_row"] = NEVER  # a rate that diverges ends with a high error instead of a message
+        settings["run.max_skipped_in_a_row"] = NEVER  # a diverging rate gives a high error, not an exception
     settings |= {f"data.{name}.folder": folder for name, folder in folders.items()}
     settings["validation_faces"] = VALIDATION_FACES if run.tuning else 0
     flags = [f"--config.{name}={value}" for name, value in settings.items()]

@@ -1,4 +1,4 @@
-"""Statistics and text of the ablation's table. Pure."""
+"""Statistics and text of the ablation's table."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from twodal_jax.reporting import nme_tables, published_results
 LEVEL = 0.95
 PROTOCOLS = {DETECTED: "detected landmarks", EMPTY: "image alone"}
 REFERENCE = "full"
-# (what is judged, the row with it, the row without it), by variants of `configs.variants`.
+# (part of the method, the row with it, the row without it), by variants of `configs.variants`.
 EFFECTS = (
     ("L_2d-con added to base", "base+reproj", "plain"),
     ("Self-supervision added to base", "ss", "plain"),
@@ -32,7 +32,7 @@ EFFECTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A mean and its confidence interval; low and high are None for a single value."""
+    """A mean of `count` values and its confidence interval; low and high are None for a single value."""
 
     mean: float
     low: float | None
@@ -42,12 +42,15 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A finished run without validation faces.
+    """The result of a finished run that is not a tuning run.
 
     Attributes:
+      run: the run.
       nme: {protocol: summary} of the 68 landmarks in 2D, per cent, see `metrics.summarize`.
       dense: the same of all vertices in 3D; may be empty.
-      step, images_a_step, learning_rate: what it trained for and with.
+      step: number of steps trained.
+      images_a_step: (annotated, wild).
+      learning_rate: the highest of the run.
     """
 
     run: Run
@@ -60,7 +63,7 @@ class Finished:
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """What one part of the method changes: NME with it minus NME without it, paired by seed."""
+    """The effect of a part of the method: NME with it minus NME without it, paired by seed."""
 
     what: str
     protocol: str
@@ -68,7 +71,7 @@ class Effect:
 
     @property
     def verdict(self) -> str:
-        """helps, harms, no difference shown (the interval contains 0), or one seed: no interval."""
+        """Helps, harms, no difference shown (the interval contains 0), or one seed: no interval."""
         if self.difference.low is None:
             return "one seed: no interval"
         if self.difference.high < 0:
@@ -77,12 +80,13 @@ class Effect:
 
     @property
     def sentence(self) -> str:
+        """The verdict with the size of the difference and its interval."""
         difference, size = self.difference, f"{abs(self.difference.mean):.3f}"
         shown = f"{self.what}, {PROTOCOLS[self.protocol]}: {self.verdict}"
         if self.verdict in ("helps", "harms"):
             ends = sorted(abs(end) for end in (difference.low, difference.high))
             return f"{shown}, by {size} [{ends[0]:.3f}, {ends[1]:.3f}]."
-        return f"{shown} (NME {difference_text(difference)})."
+        return f"{shown} (NME {interval_text(difference, '+')})."
 
 
 def interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
@@ -99,7 +103,7 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
 
 
 def errors(finished: Sequence[Finished], row: Row, protocol: str) -> dict[int, float]:
-    """{seed: mean of the yaw bins} of a row."""
+    """{seed: mean of the yaw bins in per cent} of a row."""
     found = {}
     for result in finished:
         error = result.nme.get(protocol, {}).get("mean_of_bins")
@@ -114,8 +118,8 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
 
 
 def reference_row(row: Row, rows: Sequence[Row], variant: str) -> Row | None:
-    """The row of another variant that `row` is compared with: the same extras; its weights and wild images where
-    there is such a row, else the first.
+    """The row of another variant to compare `row` with: of the same extras and, if there is one, the same weights and
+    number of wild images; else the first of these extras.
     """
     candidates = [other for other in rows if other.variant == variant and other.extras == row.extras]
 
@@ -126,7 +130,7 @@ def reference_row(row: Row, rows: Sequence[Row], variant: str) -> Row | None:
 
 
 def effects(finished: Sequence[Finished]) -> list[Effect]:
-    """Of all pairs of EFFECTS whose rows are there, and of the extras."""
+    """The effects of the pairs of EFFECTS that have results, and of the extras."""
     rows = list(dict.fromkeys(result.run.row for result in finished))
     pairs = []
     for what, variant, other in EFFECTS:
@@ -149,34 +153,30 @@ def effects(finished: Sequence[Finished]) -> list[Effect]:
     return found
 
 
-def value_text(found: Interval | None) -> str:
-    """ "3.514 [3.480, 3.548]"."""
+def interval_text(found: Interval | None, sign: str = "") -> str:
+    """Mean and interval, such as "3.514 [3.480, 3.548]", or with `sign` "+0.120 [-0.010, +0.250]"; "-" for None."""
     if found is None:
         return "-"
-    return f"{found.mean:.3f}" + ("" if found.low is None else f" [{found.low:.3f}, {found.high:.3f}]")
-
-
-def difference_text(found: Interval | None) -> str:
-    """ "+0.120 [-0.010, +0.250]"."""
-    if found is None:
-        return "-"
-    return f"{found.mean:+.3f}" + ("" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]")
+    mean, low, high = (
+        value if value is None else f"{value:{sign}.3f}" for value in (found.mean, found.low, found.high)
+    )
+    return mean if low is None else f"{mean} [{low}, {high}]"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column left-aligned, the others right-aligned."""
+    """A Markdown table with the first column left-aligned and the others right-aligned."""
     lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def row_summaries(finished: Sequence[Finished], reference: str) -> list[dict[str, Any]]:
-    """One dict a row: what it is, and for each protocol its NME and its difference to the reference row."""
+    """One dict a row: its settings, and for each protocol its NME and its difference to the reference row."""
     rows = list(dict.fromkeys(result.run.row for result in finished))
     summaries = []
     for row in rows:
         results = [result for result in finished if result.run.row == row]
         other = reference_row(row, rows, reference)
-        if row.variant == reference:  # with other weights or wild images: compared with the first of them
+        if row.variant == reference:  # rows of other weights or wild images are compared with the first of them
             other = next(one for one in rows if one.variant == reference and one.extras == row.extras)
         by_protocol = {}
         for protocol in PROTOCOLS:
@@ -208,7 +208,7 @@ def main_table(summaries: Sequence[Mapping[str, Any]], reference: str) -> str:
     for summary in summaries:
         cells = [summary["row"].title]
         for found in summary["protocols"].values():
-            cells += [value_text(found["nme"]), difference_text(found["difference"])]
+            cells += [interval_text(found["nme"]), interval_text(found["difference"], "+")]
         annotated, wild = summary["images_a_step"]
         cells += [
             f"{summary['steps']:,}",
@@ -221,7 +221,7 @@ def main_table(summaries: Sequence[Mapping[str, Any]], reference: str) -> str:
 
 
 def tuning_table(tuned: Sequence[Mapping[str, Any]]) -> str:
-    """Validation errors of all rates tried; the chosen one of each row is bold."""
+    """Validation errors of all tried rates; the chosen one of each row is bold."""
     rows = []
     for found in tuned:
         tried = []
@@ -234,7 +234,7 @@ def tuning_table(tuned: Sequence[Mapping[str, Any]]) -> str:
 
 
 def published_tables(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The paper's Table II where several numbers of wild images were trained with, Table III where several masks."""
+    """The paper's Table II where runs differ in the number of wild images, Table III where they differ in the mask."""
     rows, parts = [summary["row"] for summary in summaries], []
     if len({row.num_wild for row in rows if row.variant in (REFERENCE, "3ddfa", "defa")}) > 1:
         numbers = next(iter(published_results.TABLE_2.values()))
@@ -264,13 +264,17 @@ def text(
     command: str,
     note: str,
 ) -> str:
-    """ablation.md.
+    """The text of ablation.md.
 
     Args:
+      finished: the results so far.
       tuned: [{"row", "steps", "chosen", "trials": [{"factor", "learning_rate", "validation_error"}]}].
       beside: {label: summary of the 2D NME} of other methods on the same images.
-      reference: variant. reference_name: as the option gave it. planned: number of runs of the whole plan.
-      note: what the rows see of the heatmap.
+      reference: variant that differences are taken from.
+      reference_name: the same as the user named it.
+      planned: number of runs of the whole plan.
+      command: the command line.
+      note: sentence about the input of the rows.
     """
     parts = [
         "# Ablation",
@@ -288,15 +292,11 @@ def text(
             parts += [f"## {title}", main_table(chosen, reference_name)]
     parts += published_tables(summaries)
     if beside:
-        parts += [
-            "## Other methods on the same images",
-            *(
-                f"{label}: "
-                + " / ".join(nme_tables.cell(name, summary[name]) for name in metrics.YAW_BINS)
-                + f", mean of bins {nme_tables.cell('mean_of_bins', summary['mean_of_bins'])} ({summary['count']} images)."
-                for label, summary in beside.items()
-            ),
-        ]
+        parts.append("## Other methods on the same images")
+        for label, summary in beside.items():
+            bins = " / ".join(nme_tables.cell(name, summary[name]) for name in metrics.YAW_BINS)
+            mean = nme_tables.cell("mean_of_bins", summary["mean_of_bins"])
+            parts.append(f"{label}: {bins}, mean of bins {mean} ({summary['count']} images).")
     if found := effects(finished):
         parts += [
             "## What the intervals show",

@@ -1,4 +1,4 @@
-"""The ablation's statistics, against SciPy and a worked example, and its text."""
+"""Statistics of the ablation, compared with SciPy and a worked example; and its table."""
 
 import pytest
 import scipy.stats
@@ -9,7 +9,7 @@ from scripts.ablation_table import Effect, Finished, interval
 
 
 def finished(variant, errors, *, extras=True, image_alone=None, **fields):
-    """A finished run a seed. errors: mean of bins with detected landmarks."""
+    """A finished run for each seed. errors: mean of bins with detected landmarks."""
     images = (32, 0) if variant == "plain" else (12, 20)
     return [
         Finished(
@@ -40,7 +40,7 @@ def text(results, planned=None, tuned=(), beside=None):
     )
 
 
-def test_an_interval_is_students():
+def test_an_interval_is_that_of_students_t():
     # Three values 0.2 apart: standard deviation 0.2, standard error 0.2 / sqrt(3); t(0.975, 2) = 4.3027 in tables.
     found = interval([3.0, 3.2, 3.4])
     assert found.mean == pytest.approx(3.2) and found.count == 3
@@ -56,7 +56,7 @@ def test_a_difference_is_that_of_a_paired_t_test():
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
-def test_only_seeds_of_both_rows_are_compared():
+def test_only_seeds_that_both_rows_have_are_compared():
     found = ablation_table.paired_difference({0: 3.0, 1: 4.0, 2: 9.0}, {1: 3.0, 0: 2.5, 5: 1.0})
     assert found.count == 2 and found.mean == pytest.approx(0.75)
     assert ablation_table.paired_difference({0: 3.0}, {1: 3.0}) is None
@@ -76,7 +76,7 @@ def test_verdicts_follow_from_the_interval(differences, sentence):
     assert found.replace("-0.000", "+0.000") == sentence
 
 
-def test_each_part_is_judged_by_the_row_with_it_and_the_row_without_it():
+def test_an_effect_compares_the_row_with_a_part_and_the_row_without_it():
     results = [*finished("full", [3.5, 3.6, 3.55]), *finished("no-cyc", [3.7, 3.82, 3.74])]
     results += finished("full", [4.5, 4.6, 4.55], extras=False)
     (cyc, extras) = (effect for effect in ablation_table.effects(results) if effect.protocol == "detected_landmarks")
@@ -85,7 +85,7 @@ def test_each_part_is_judged_by_the_row_with_it_and_the_row_without_it():
     assert extras.what == "The extras in ss+sc (2DAL)" and extras.difference.mean == pytest.approx(-1.0)
 
 
-def test_rows_of_other_wild_images_are_compared_with_like_ones():
+def test_rows_are_compared_with_rows_of_the_same_number_of_wild_images():
     results = [
         *finished("full", [3.5]),
         *finished("full", [4.0], num_wild=100),
@@ -108,11 +108,11 @@ def test_the_table_shows_means_intervals_differences_and_conditions():
     assert "Not complete" not in shown and "Extras off" not in shown and "Table III" not in shown
 
 
-def test_an_incomplete_table_says_so():
+def test_an_incomplete_table_is_marked():
     assert "**Not complete: 1 of 6 runs are finished.**" in text(finished("plain", [4.0]), planned=6)
 
 
-def test_other_methods_and_the_rates_tried_stand_below():
+def test_other_methods_and_tried_rates_follow_the_table():
     trials = [
         {"factor": f, "learning_rate": 3e-3 * f, "validation_error": e} for f, e in ((1.0, 4.1), (3.0, float("inf")))
     ]
@@ -123,7 +123,7 @@ def test_other_methods_and_the_rates_tried_stand_below():
     assert "authors: 2.000 / 3.000 / -, mean of bins 2.500 (7 images)." in shown
 
 
-def test_the_papers_tables_stand_beside_several_masks_and_numbers_of_wild_images():
+def test_the_papers_tables_accompany_several_masks_and_numbers_of_wild_images():
     shown = text([*finished("full", [3.5], weights="4:2:1"), *finished("full", [3.6], weights="1:1:1", num_wild=100)])
     assert "| Stage 2 | 3.94 | 3.52 | 3.39 |" in shown and "| 2DAL | 3.83 | 3.64 | 3.52 | 3.39 |" in shown
     assert "| ss+sc (2DAL), weights 1:1:1, 100 wild images | 3.600 | +0.100 |" in shown
