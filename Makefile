@@ -1,14 +1,16 @@
-# make demo   trains, measures and draws a model on the built-in faces; nothing to download but packages
-# make test   all tests (quick ones first)
-# make test-all   all tests, with ten times as many damaged files for each reader of untrusted files
+# make demo        trains, evaluates and draws a model on the built-in faces; downloads packages only
+# make lint        checks format and style
+# make test        all tests
+# make test-quick  the tests of less than half a minute
+# make test-all    all tests, with more repetitions (TWODAL_TEST_ALL=1)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/demo
-# Workers of the test runner; each may use about 3 GB.
+# Number of test workers; each may use about 3 GB.
 WORKERS ?= 2
 
-.PHONY: demo test test-all test-quick clean
+.PHONY: demo lint test test-quick test-all clean
 
 $(VENV)/.runtime: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
@@ -23,14 +25,19 @@ $(VENV)/.test: requirements-test.txt $(VENV)/.runtime
 demo: $(VENV)/.runtime
 	$(BIN)/python -m twodal_jax.main --config=configs/demo.py --workdir=$(WORKDIR)
 
-test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 
-test-all: $(VENV)/.test
-	TWODAL_TEST_ALL=1 $(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal
+# Tests that share a fixture run on one worker (tests/conftest.py).
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) --dist=loadgroup
 
 test-quick: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist=loadgroup -m "not slow"
+
+test-all: $(VENV)/.test
+	TWODAL_TEST_ALL=1 $(BIN)/python -m pytest -n $(WORKERS) --dist=loadgroup
 
 clean:
 	rm -rf $(VENV) runs
