@@ -101,7 +101,7 @@ def run(config, workdir: pathlib.Path) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser; what a config file refuses, or a mistyped field or value, is one message, no traceback."""
+    """Absl's parser; what a config file refuses, or a mistyped field or value, is one message, no traceback."""
     try:
         rest = flags.FLAGS(argv)
         _CONFIG.value.to_dict()  # raises what reading the file did
