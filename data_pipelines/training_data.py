@@ -14,12 +14,12 @@ from data_pipelines.loading import loader, oversampling, validation
 from data_pipelines.storage import prepared_dataset
 from data_pipelines.storage.prepared_dataset import PreparedError, PreparedSet
 from twodal_jax.evaluation.held_out import HeldOut
+from twodal_jax.face_models.load import BUILTIN
 from twodal_jax.geometry.morphable_model import MorphableModel
 from twodal_jax.train import TrainingData
 from twodal_jax.training import builder
 from twodal_jax.training.batch import JAW_FIELDS
 
-BUILTIN = "builtin"
 SYNTHETIC = "synthetic"
 KINDS = {"annotated": "annotated", "wild": "wild", "evaluation": "annotated"}
 TRAINED_ON = {"annotated": ("image", "alpha"), "wild": ("image", "landmarks", "visible")}

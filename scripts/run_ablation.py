@@ -2,9 +2,9 @@
 
     python -m scripts.run_ablation --config=configs/aflw.py --workdir=runs/ablation --tune --seeds=0,1,2
 
-Every row, seed and learning rate is a run of twodal_jax.main in its own folder below --workdir, one at a time.
-Finished runs are kept and interrupted ones are continued. ablation.md and ablation.json in --workdir are written
-again after each run. docs/ablation.md describes the rows and the rules. Flags after `--` go to every run.
+Every row, seed and learning rate is a run of twodal_jax.main in its own folder below --workdir, one after the other.
+Finished runs are kept and interrupted ones are resumed. ablation.md and ablation.json in --workdir are rewritten after
+each run. docs/ablation.md describes the rows and the rules. Flags after `--` are passed to every run.
 """
 
 import argparse
@@ -32,7 +32,7 @@ ROWS = "base,base+reproj,ss,sc,ss+sc,no-2d-con,no-3d-con,no-cyc,no-sc,3ddfa,defa
 FINISHED = "metrics.json"
 COMMAND = "ablation_run.json"
 TUNING_SEED = 0
-EXTENSIONS = 3  # further rates tried while the best one is the lowest or the highest
+EXTENSIONS = 3  # number of further rates tried while the best one is the lowest or the highest
 NOTES = {
     "same": "All rows see the heatmap of landmarks, which is left empty for half of the training images.",
     "paper": "Each row sees what the paper defines: base, sc and the baselines see the image alone.",
@@ -59,7 +59,7 @@ def _positive(text: str) -> float:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options; exits with a message where one has a value that cannot be."""
+    """The parsed options; exits with a message where a value is invalid."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.run_ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -76,13 +76,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--extras",
         default="on,off",
         type=comma_list({"on": True, "off": False}.__getitem__, "on, off or both"),
-        help="with and without what this project adds to the paper (default: %(default)s)",
+        help="with and without this project's additions to the paper (default: %(default)s)",
     )
     add(
         "--seeds",
         default="0,1,2",
         type=comma_list(int, "whole numbers"),
-        help="an interval needs two, three or more are advised (default: %(default)s)",
+        help="an interval needs two; three or more are recommended (default: %(default)s)",
     )
     add("--steps", type=at_least_one, help="of every run, divided as in the config (default: the config's)")
     add("--tune", action="store_true", help="first choose each row's learning rate on validation faces")
@@ -93,8 +93,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=comma_list(_positive, "positive numbers"),
         help="factors of the config's learning rate that --tune tries (default: %(default)s)",
     )
-    add("--reference", default="ss+sc", help="the row that differences are taken from (default: %(default)s)")
-    add("--inputs", choices=tuple(NOTES), default="same", help="same: all rows see the heatmap; paper: as defined")
+    add("--reference", default="ss+sc", help="row that differences are taken from (default: %(default)s)")
+    add(
+        "--inputs",
+        choices=tuple(NOTES),
+        default="same",
+        help="same: all rows see the heatmap; paper: each row's own input",
+    )
     add(
         "--weights",
         default="",
@@ -114,7 +119,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="[LABEL:]FOLDER",
         help="an output folder of scripts.evaluate_aflw2000, shown below the table",
     )
-    add("--dry_run", action="store_true", help="print the plan and train nothing")
+    add("--dry_run", action="store_true", help="print the plan without training")
     add("--seconds_per_step", type=float, help="for the plan's estimate of time")
     own = list(arguments)
     end = own.index("--") if "--" in own else len(own)
@@ -129,7 +134,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-    """The parsed options with what follows from the config."""
+    """The parsed options, and the plan that follows from the config."""
 
     options: argparse.Namespace
     full: ml_collections.ConfigDict
@@ -150,20 +155,24 @@ class Ablation:
         )
 
     def folder(self, run: Run) -> pathlib.Path:
+        """The work directory of a run."""
         return self.options.workdir / run.folder
 
     def is_finished(self, run: Run) -> bool:
+        """Whether a run has written its result."""
         return (self.folder(run) / FINISHED).is_file()
 
     def learning_rate(self, run: Run) -> float:
+        """The highest learning rate of a run."""
         config = ablation_plan.load_config(self.options.config, run.row.config_variant)
         return ablation_plan.learning_rate(config, run.factor)
 
     def tuning_run(self, row: Row, factor: float) -> Run:
+        """The run that measures the validation error of a row at one rate."""
         return Run(row, TUNING_SEED, self.tune_steps, factor, tuning=True)
 
     def final_runs(self, factors: dict[Row, float]) -> list[Run]:
-        """Seed by seed, so that the table compares all rows as early as it can."""
+        """The runs of the table, seed by seed, so that it compares all rows early."""
         return [Run(row, seed, self.steps, factors[row]) for seed in self.options.seeds for row in self.rows]
 
 
@@ -176,16 +185,16 @@ def open_ablation(options: argparse.Namespace) -> Ablation:
 
 
 def train(run: Run, ablation: Ablation) -> bool:
-    """Trains or continues one run, unless it is finished -> whether there was anything to train.
+    """Trains or resumes a run; returns False where it was finished before.
 
     Raises:
-      UsageError: its folder was made by another command, or the run ended with an error or by a signal.
+      UsageError: another command made its folder, or the run ended with an error or by a signal.
     """
     arguments, folder = ablation.arguments(run), ablation.folder(run)
     recorded = folder / COMMAND
     if recorded.is_file() and json.loads(recorded.read_text(encoding="utf-8")) != arguments:
         raise cli.UsageError(
-            f"{folder}: was trained by another command ({COMMAND} in it). Give another --workdir, or remove the folder."
+            f"{folder}: was trained by another command, see {COMMAND}. Give another --workdir, or remove the folder."
         )
     if ablation.is_finished(run):
         cli.console.print(f"{run.folder}: finished before", highlight=False)
@@ -196,15 +205,15 @@ def train(run: Run, ablation: Ablation) -> bool:
     code = _wait_for([sys.executable, *arguments], compiled=ablation.options.workdir.absolute() / ".compiled")
     if code:
         raise cli.UsageError(
-            f"{run.folder}: ended with status {code}, see above. The same command continues the ablation."
+            f"{run.folder}: ended with status {code}, see above. The same command resumes the ablation."
         )
     if not ablation.is_finished(run):
-        raise cli.UsageError(f"{run.folder}: stopped before its end. The same command continues the ablation.")
+        raise cli.UsageError(f"{run.folder}: stopped before its end. The same command resumes the ablation.")
     return True
 
 
 def _wait_for(command: list[str], compiled: pathlib.Path) -> int:
-    """Exit status of a command that saves its state on SIGINT and SIGTERM: it is given the time to.
+    """Runs a command and returns its exit status; waits for it on SIGINT and SIGTERM too, while it saves its state.
 
     compiled: cache of compiled programs that all runs share.
     """
@@ -213,7 +222,7 @@ def _wait_for(command: list[str], compiled: pathlib.Path) -> int:
         previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             return process.wait()
-        except KeyboardInterrupt:  # the terminal sent it to the run, too
+        except KeyboardInterrupt:  # the terminal sends SIGINT to the run too
             process.wait()
             raise
         finally:
@@ -221,7 +230,7 @@ def _wait_for(command: list[str], compiled: pathlib.Path) -> int:
 
 
 def validation_error(workdir: pathlib.Path) -> float:
-    """The validation error at the end of a run: mean of the yaw bins in per cent, infinite where it is not measurable.
+    """The validation error at the end of a run: mean of the yaw bins in per cent, infinite where the run diverged.
 
     With detected landmarks where the validation faces have them, else with the image alone.
     """
@@ -237,8 +246,8 @@ def validation_error(workdir: pathlib.Path) -> float:
 def tune_row(factors: Sequence[float], error_of: Callable[[float], float]) -> tuple[float, dict[float, float]]:
     """The factor with the lowest error, and {factor: error} of all tried.
 
-    While the best factor is the lowest or the highest, one further is tried, at most EXTENSIONS in all: the optimum
-    of SGD and that of Muon need not lie around the same rate.
+    While the best factor is the lowest or the highest, a further one is tried, at most EXTENSIONS in all, because the
+    optimal rates of SGD and Muon may differ.
     """
     tried = {factor: error_of(factor) for factor in factors}
     for _ in range(EXTENSIONS if len(tried) > 1 else 0):
@@ -255,7 +264,7 @@ def tune_row(factors: Sequence[float], error_of: Callable[[float], float]) -> tu
 
 
 def tune(ablation: Ablation) -> list[dict]:
-    """Trains each row at several rates -> what was tried and chosen, as `ablation_table.text` takes it."""
+    """Trains each row at several rates; returns the argument `tuned` of `ablation_table.text`."""
     found = []
     for row in ablation.rows:
 
@@ -281,7 +290,7 @@ def tune(ablation: Ablation) -> list[dict]:
 
 
 def read_finished(run: Run, ablation: Ablation) -> Finished:
-    """What a finished run left in its folder."""
+    """The result in a finished run's folder."""
     folder = ablation.folder(run)
     content = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]
@@ -312,7 +321,7 @@ def read_beside(arguments: Sequence[str]) -> dict[str, dict]:
 
 
 def as_json(value: object) -> object:
-    """Dataclasses as dicts, and what JSON has no number for as None."""
+    """The value with dataclasses as dicts and infinity as None."""
     if dataclasses.is_dataclass(value):
         value = dataclasses.asdict(value)
     if isinstance(value, dict):
@@ -323,7 +332,7 @@ def as_json(value: object) -> object:
 
 
 def write_results(runs: Sequence[Run], tuned: list[dict], ablation: Ablation, command: str) -> str:
-    """Writes ablation.md and ablation.json of the runs that are finished -> the text."""
+    """Writes ablation.md and ablation.json of the finished runs; returns the text."""
     options = ablation.options
     finished = [read_finished(run, ablation) for run in runs if ablation.is_finished(run)]
     reference, beside = canonical(options.reference), read_beside(options.beside)
@@ -356,14 +365,14 @@ def write_results(runs: Sequence[Run], tuned: list[dict], ablation: Ablation, co
 
 
 def plan_text(ablation: Ablation) -> str:
-    """What --dry_run prints."""
+    """The text that --dry_run prints."""
     options = ablation.options
     tuning = [ablation.tuning_run(row, factor) for row in ablation.rows for factor in options.rates if options.tune]
     final = ablation.final_runs(dict.fromkeys(ablation.rows, 1.0))
     runs = [*tuning, *([] if options.tune else final)]
     lines = [f"{run.folder}: {run.steps} steps{', finished' * ablation.is_finished(run)}" for run in runs]
     left = sum(run.steps for run in runs if not ablation.is_finished(run))
-    if options.tune:  # a final run's folder is named after the rate, which is chosen by then
+    if options.tune:  # the name of a final run's folder contains the rate, which is not chosen yet
         lines += [f"{run.row.folder}, seed {run.seed}, at the chosen rate: {run.steps} steps" for run in final]
         left += sum(run.steps for run in final)
         lines.append(
@@ -378,7 +387,7 @@ def plan_text(ablation: Ablation) -> str:
 
 
 def run_ablation(arguments: Sequence[str]) -> None:
-    """The command."""
+    """Runs the command."""
     options = parse(arguments)
     ablation = open_ablation(options)
     if options.dry_run:

@@ -1,9 +1,9 @@
-"""Training steps of a tiny network on as many devices as there are; the states go into a file.
+"""Training steps of a tiny network on all devices; the states are written to a file.
 
 `python helpers_steps.py OUT.npz '{"devices": 8, "steps": 10, "learning_rate": 1e-3, "distributed": "alone"}'`
-A group's processes work on their parts of the same global batches, and the first one writes: OUT.npz
-({"before" or "after" + path: array}) and OUT.hlo, the compiled program (of a process alone). All print what
-two broken batches do.
+The processes of a group take their parts of the same global batches. The primary one writes OUT.npz ({"before" or
+"after" + path: array}) and OUT.hlo, the compiled program (of a single process only). All print the results of two
+broken batches.
 """
 
 import json
@@ -17,7 +17,7 @@ FIRST_SEED = 40
 
 
 def broken_step(step, state, batch, model, rows) -> dict:
-    """What a step with NaN in `rows` of the annotated batch leaves: on how many devices all as it was."""
+    """A step with NaN in `rows` of the annotated batch: (new state, {"unchanged_on": devices, "counted": counters})."""
     import helpers_model
     import jax
 
@@ -61,13 +61,13 @@ def main() -> None:
 
     state = create_train_state(spec, 0)
     step, program = train_step.mapped_train_step(spec), ""
-    if not cluster.is_group():  # there only pmap itself takes a process's part of the batch
+    if not cluster.is_group():  # a group's parts of the batch need pmap itself
         step = step.lower(state, shard(global_batch(0)), model).compile()
         program = step.as_text()
     saved = {f"before{path}": leaf for path, leaf in helpers_model.leaves(state).items()}
     for seed in range(settings["steps"]):
-        # Of four choices of batches this one has no unit so near to 0 that rounding decides on its ReLU's gradient;
-        # the others differ by up to 7e-5 in single layers.
+        # With this FIRST_SEED no unit is so near to 0 that rounding decides on the gradient of its ReLU. With three
+        # others that were tried, single layers differ by up to 7e-5.
         state, _ = step(state, shard(global_batch(FIRST_SEED + seed)), model)
         jax.block_until_ready(state)
     saved |= {f"after{path}": leaf for path, leaf in helpers_model.leaves(sharding.host_copy(state)).items()}

@@ -1,32 +1,45 @@
 """2DAL in JAX: 3D face reconstruction and dense face alignment from one image.
 
-The walk goes one way (see `twodal_jax.forward`):
+`twodal_jax.forward` composes the method:
 
     image [B,120,120,3] + landmarks [B,18,2]
       -> facial landmark heatmap -> network input [B,120,120,4]
       -> regressor -> alpha [B,62] -> shape -> projected vertices and landmarks.
 
-To use a trained model, `load` gives its two verbs, `reconstruct` and `vertices`
-(`twodal_jax.reconstruction.reconstructor`). Importing this package reads no file and touches no device.
+`load` opens a trained model as a `Reconstructor`, whose methods are `reconstruct` and `vertices`. Importing this
+package reads no file, uses no device and does not import JAX.
 """
 
+from twodal_jax.checkpointing import LATEST
+
+__all__ = ["Reconstructor", "__version__", "load"]
 __version__ = "0.1.0"
 
 
-def load(checkpoint, *, morphable_model=None, which="checkpoints", detector=None):
-    """A trained model, ready for pictures: a `reconstruction.reconstructor.Reconstructor`.
+def load(checkpoint, *, morphable_model=None, which=LATEST, detector=None):
+    """A trained model as a `Reconstructor`.
 
     Args:
       checkpoint: the folder of a run of `twodal_jax.main`.
-      morphable_model: where the run's morphable model lies now; default: where it lay then.
+      morphable_model: path of the run's morphable model; default: the path in the run's config.
       which: "checkpoints", the latest one, or "best", the best on the run's validation part.
-      detector: what finds faces, see `reconstruction.detectors`; default: scikit-image's cascade.
+      detector: face detector, see `detection.detectors`; default: scikit-image's cascade.
 
     Raises:
-      CheckpointError, AssetError: no run there, or another morphable model; the message says which.
+      CheckpointError: there is no run, or it was trained with another morphable model.
+      AssetError: the morphable model cannot be read.
     """
     from twodal_jax.checkpointing import trained_model
     from twodal_jax.reconstruction.reconstructor import Reconstructor
 
     trained = trained_model.load(checkpoint, morphable_model=morphable_model, which=which)
     return Reconstructor(trained, detector)
+
+
+def __getattr__(name: str):
+    """Imports `Reconstructor`, and with it JAX, at its first use."""
+    if name != "Reconstructor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from twodal_jax.reconstruction.reconstructor import Reconstructor
+
+    return Reconstructor

@@ -1,7 +1,6 @@
-"""Trains 2DAL: `python -m twodal_jax.main --config=configs/paper.py --workdir=runs/paper`.
+"""Command that trains 2DAL: `python -m twodal_jax.main --config=configs/paper.py --workdir=runs/paper`.
 
-Any field of the config can be given: `--config.stage1.steps=1000`. The same command continues a run
-that was interrupted.
+Every field of the config is a flag, such as `--config.stage1.steps=1000`. The same command resumes an interrupted run.
 """
 
 import contextlib
@@ -14,7 +13,7 @@ import sys
 from twodal_jax.runtime import xla_flags
 
 if __name__ == "__main__":
-    # Until training saves on Ctrl-C there is nothing to save: it ends the program at once.
+    # A Ctrl-C ends the program at once until `runtime.preemption` handles it: there is nothing to save before.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     xla_flags.use_huge_pages()
 
@@ -22,29 +21,28 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of the run.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, created if missing.")
 # A full disk, a quota, a read-only file system, a missing permission.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def fail(message: str, code: int = 1) -> None:
-    """Leaves with one message and no traceback."""
-    with contextlib.suppress(OSError):  # nobody reads it any more
+    """Exits with a message on stderr and no traceback."""
+    with contextlib.suppress(OSError):  # stderr is closed
         print(message, file=sys.stderr, flush=True)
     sys.exit(code)
 
 
 def run(config, workdir: pathlib.Path) -> None:
-    """One run; errors a user can mend become one message."""
+    """Trains a run; errors that a user can correct end in one message."""
     xla_flags.set_cpu_flags()
     from data_pipelines import training_data
 
-    absl.logging.set_verbosity(absl.logging.WARNING)  # Orbax tells every step of every save
+    absl.logging.set_verbosity(absl.logging.WARNING)  # Orbax logs every step of every save
     try:
-        # Looked at before anything slow is imported or made.
-        training_data.check_present(config, workdir)
+        training_data.check_present(config, workdir)  # before the slow imports below
     except training_data.MissingData as error:
         fail(str(error))
     import jax
@@ -52,7 +50,7 @@ def run(config, workdir: pathlib.Path) -> None:
     from data_pipelines.sources.base import SourceError
     from data_pipelines.storage.prepared_dataset import PreparedError
     from twodal_jax import train
-    from twodal_jax.checkpointing import pretrained
+    from twodal_jax.checkpointing import LATEST, pretrained
     from twodal_jax.checkpointing.manager import CheckpointError
     from twodal_jax.distributed import cluster
     from twodal_jax.face_models.load import AssetError, load_morphable_model
@@ -69,17 +67,16 @@ def run(config, workdir: pathlib.Path) -> None:
         WriteError,
         cluster.GroupError,
     )
-    # A continued run, and the next one like it, need not compile again.
     xla_flags.keep_compiled(workdir / ".compiled")
     try:
-        network = builder.build_stages(config)[0].spec.regressor  # before anything that takes long
+        network = builder.build_stages(config)[0].spec.regressor  # raises before anything slow
         with writing(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
         settings = config.run
         cluster.start(
             config.distributed, start_seconds=settings.start_seconds, heartbeat_seconds=settings.heartbeat_seconds
         )
-        pretrained.for_new_run(config, workdir / train.CHECKPOINTS, network)  # raises before data is made
+        pretrained.for_new_run(config, workdir / LATEST, network)  # raises before data is made
         model = load_morphable_model(config.morphable_model)
         data, model = training_data.open_training_data(config, workdir, model)
         train.train_and_evaluate(config, workdir, data, model)
@@ -92,19 +89,19 @@ def run(config, workdir: pathlib.Path) -> None:
             raise
         fail(f"{cluster.LOST} ({str(error).splitlines()[0]})")
     except KeyboardInterrupt:
-        fail("Interrupted without saving; the same command continues from the last checkpoint.", 130)
+        fail("Interrupted without saving; the same command resumes from the last checkpoint.", 130)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        fail(f"{error}. Make room or set the permissions; the same command continues.")
+        fail(f"{error}. Make room or set the permissions; the same command resumes the run.")
     print(f"Report: {workdir / 'report.html'}")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Absl's parser; what a config file refuses, or a mistyped field or value, is one message, no traceback."""
+    """Parses flags as absl does; a wrong flag, field, value or config file ends in one message."""
     try:
         rest = flags.FLAGS(argv)
-        _CONFIG.value.to_dict()  # raises what reading the file did
+        _CONFIG.value.to_dict()  # raises the errors of reading the file
         return rest
     except flags.Error as error:
         _, refused, message = str(error).rpartition("ValueError: ")

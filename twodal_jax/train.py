@@ -1,7 +1,7 @@
-"""The host loop: batches in, steps on all devices, logs, held-out error, checkpoints, report out.
+"""The training loop on the host: steps on all devices, logs, evaluations, checkpoints and the report.
 
-Takes any iterators of dicts of NumPy arrays (`TrainingData`); needs no TensorFlow. The same call on the
-same folder continues where the last one stopped, with the same result as if it never had.
+Batches come from any iterators of dicts of NumPy arrays (`TrainingData`); TensorFlow is not needed. The same call on
+the same folder resumes an interrupted run, with the result, bit for bit, of one that was never interrupted.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from twodal_jax.checkpointing import pretrained, run_checkpoints, trained_model
+from twodal_jax.checkpointing import BEST, LATEST, pretrained, run_checkpoints, trained_model
 from twodal_jax.checkpointing.manager import Checkpoints
 from twodal_jax.checkpointing.run_checkpoints import RunCheckpoints
 from twodal_jax.distributed import broadcast, cluster, sharding
@@ -33,18 +33,16 @@ from twodal_jax.runtime.run_lock import only_run_of_group
 from twodal_jax.training import builder, metric_logger, stage_batches, step as train_step
 from twodal_jax.training.state import create_train_state, num_parameters, TrainState
 
-CHECKPOINTS, BEST = "checkpoints", "best"
-
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """What a run is fed.
+    """The data of a run.
 
     Attributes:
-      annotated, wild: step -> iterator of this host's part of the batches from that step on (fields as in
-        `training.step`). `wild` is called for stages with a wild loss alone; None where there is none.
+      annotated: step -> iterator of this host's part of the batches from that step on; fields as in `training.step`.
+      wild: the same of wild faces, called only for stages with a loss on them; None: there are no such stages.
       held_out: the test set; its error is logged and chooses nothing.
-      description: what the sets are, for config.json and the report.
+      description: of the sets, for config.json and the report.
       validation: faces that are not trained on, whose error chooses `best/`; None: there is no `best/`, and the
         last state is the result.
     """
@@ -57,16 +55,18 @@ class TrainingData:
 
 
 class NotFinite(Exception):
-    """Too many steps in a row had a loss or gradient that was not finite."""
+    """Too many consecutive steps had a loss or gradient that was not finite."""
 
 
 @dataclasses.dataclass
 class _Run:
     """The state of the training loop.
 
-    state: after `step` steps; a step donates its buffers. best_error: the lowest validation error so far.
-    pending_metrics: metrics of the steps that `_check_finite` has not checked yet. skipped_before: number of
-    consecutive skipped steps before those.
+    Attributes:
+      state: after `step` steps; a step donates its buffers.
+      best_error: the lowest validation error so far.
+      skipped_before: number of consecutive skipped steps before those of `pending_metrics`.
+      pending_metrics: of the steps that `_check_finite` has not checked yet.
     """
 
     config: ml_collections.ConfigDict
@@ -90,9 +90,9 @@ class _Run:
         return metrics
 
     def evaluate(self, stage: builder.Stage, step: int) -> None:
-        """Measures and logs the errors, and keeps the state if that on the validation part is the lowest so far."""
+        """Measures and logs the errors; saves the state as the best if its validation error is the lowest so far."""
         better = False
-        if jax.process_index() == 0:  # the others wait for its word
+        if jax.process_index() == 0:  # the others wait for its decision
             measure = functools.partial(
                 held_out_module.evaluate,
                 sharding.host_copy(self.state.regressor),
@@ -116,79 +116,79 @@ class _Run:
 def train_and_evaluate(
     config: ml_collections.ConfigDict, workdir: pathlib.Path | str, data: TrainingData, model: MorphableModel
 ) -> TrainState:
-    """Trains through both stages, or what is left of them, and writes the report; all of a group return together.
+    """Trains the stages of a config, from the last checkpoint if there is one, and writes the report.
+
+    In a group of processes all of them return together.
 
     Args:
-      config: see `configs/paper.py`. workdir: the run's folder, made if missing.
-      data: see `TrainingData`. model: with whitening.
+      config: see `configs/paper.py`.
+      workdir: the run's folder, created if missing.
+      data: see `TrainingData`.
+      model: the morphable model, with whitening.
 
     Returns:
       The final state, on the host.
 
     Raises:
-      ConfigError: e.g. the batch does not divide among the devices. CheckpointError: the folder holds
-        a run of another config, or damaged checkpoints only. SaveError, WriteError: the folder cannot be
-        written, see `run.on_failed_save`, or another run is at work in it. Stopped: a signal came; the state is
-        saved. NotFinite: see the config's `run.max_skipped_in_a_row`.
+      ConfigError: a value cannot be used; e.g. the batch does not divide among the devices.
+      CheckpointError: the folder holds a run of another config, or damaged checkpoints only.
+      SaveError: a checkpoint cannot be written, see `run.on_failed_save`.
+      WriteError: the folder cannot be written, or another run is at work in it.
+      Stopped: a signal came, or step `run.stop_after`; the state is saved.
+      NotFinite: see the config's `run.max_skipped_in_a_row`.
     """
     workdir = pathlib.Path(workdir).absolute()
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    with builder.config_errors():
-        stages = builder.build_stages(config)
-        sharding.check_divisible("config.batch_annotated", config.batch_annotated, config.accumulate)
-        sharding.check_divisible("config.batch_wild", config.batch_wild, config.accumulate)
-        check_choice("config.run.on_failed_save", config.run.on_failed_save, run_checkpoints.ON_FAILED)
-        if config.validation_faces and data.validation is None:
-            raise builder.ConfigError(
-                f"config.validation_faces is {config.validation_faces}, but TrainingData.validation is None. Give it"
-                " such faces, or set config.validation_faces to 0: then the last state is the result."
-            )
-        if config.augmentation.mirror_annotated:
+    stages = _checked_stages(config, data)
+    if config.augmentation.mirror_annotated:
+        with builder.config_errors():
             model = symmetry.with_mirror(model)
     small_model = without_mesh(model)
-    faces = {name: found.get("faces") for name, found in data.description.items()}
+    faces = {name: part.get("faces") for name, part in data.description.items()}
     description = builder.resume_fingerprint(config, digest(model), faces)
-    active = jax.process_index() == 0
+    is_primary = jax.process_index() == 0
     _check_group(config, description)
     with (
         only_run_of_group(workdir),
-        Checkpoints(workdir / CHECKPOINTS, keep=config.run.keep_checkpoints) as checkpoints,
+        Checkpoints(workdir / LATEST, keep=config.run.keep_checkpoints) as checkpoints,
         contextlib.nullcontext() if data.validation is None else Checkpoints(workdir / BEST, keep=1) as best,
     ):
         spec = stages[0].spec
-        backbone = pretrained.for_new_run(config, workdir / CHECKPOINTS, spec.regressor)
+        backbone = pretrained.for_new_run(config, workdir / LATEST, spec.regressor)
         state = checkpoints.resume(create_train_state(spec, config.seed, backbone), description)
         state, small_model = sharding.replicated((state, small_model))
-        if active:
-            content = {
-                "config": config.to_dict(),
-                "whitening": trained_model.whitening_of(model),
-                "data": data.description,
-            }
+        start = int(state.step)
+        if is_primary:
+            whitening = trained_model.whitening_of(model)
+            content = {"config": config.to_dict(), "whitening": whitening, "data": data.description}
             with writing(workdir / trained_model.CONFIG):
                 write_json(workdir / trained_model.CONFIG, content)
         began = time.monotonic()
         saves = RunCheckpoints(checkpoints, best, description, config.run.on_failed_save)
-        with _open_log(config, workdir, int(state.step), stages[-1].end, active) as log:
+        must_write = config.run.on_failed_save == run_checkpoints.STOP
+        with metric_logger.RunLog(
+            workdir, start, stages[-1].end, config.batch_annotated, is_primary, must_write=must_write
+        ) as log:
             saves.report = log.say
             parameters = num_parameters(state.regressor.params)
             log.say(
                 f"{config.name}: {config.regressor.name} with {parameters / 1e6:.2f} M parameters, steps"
-                f" {int(state.step)} to {stages[-1].end} on {jax.device_count()} {jax.default_backend()} device(s)"
+                f" {start} to {stages[-1].end} on {jax.device_count()} {jax.default_backend()} device(s)"
             )
-            run = _Run(config, small_model, data, stages, state, int(state.step), saves, log)
             for line in checkpoint_choice.without_detections(config, data.held_out, data.validation):
                 log.say(line)
-            run.best_error = checkpoint_choice.lowest_error(_evaluations(workdir), data.validation)
-            run.skipped_before = int(sharding.host_copy(state.skipped_in_a_row))
-            evaluated = any(entry["step"] == int(state.step) for entry in _evaluations(workdir))
-            missed = not broadcast.broadcast_from_primary(np.bool_(evaluated))
+            evaluations = [entry for entry in metric_logger.read_history(workdir) if entry["kind"] == "evaluation"]
+            evaluated = any(entry["step"] == start for entry in evaluations)
+            evaluated = bool(broadcast.broadcast_from_primary(np.bool_(evaluated)))
+            best_error = checkpoint_choice.lowest_error(evaluations, data.validation)
+            skipped = int(sharding.host_copy(state.skipped_in_a_row))
+            run = _Run(config, small_model, data, stages, state, start, saves, log, best_error, skipped)
             with preemption.stop_requests(config.run.grace_seconds, checkpoints.latest_step) as requests:
-                _train(run, requests, missed)
+                _train(run, requests, evaluated)
                 saves.save_last(run.state, run.step)
     final = sharding.host_copy(run.state)
-    if active:
+    if is_primary:
         seconds = time.monotonic() - began
         with writing(workdir):
             training_report.write(workdir, config, model, data, stages[-1].spec, final, seconds=seconds)
@@ -196,14 +196,19 @@ def train_and_evaluate(
     return final
 
 
-def _open_log(config, workdir: pathlib.Path, start: int, total: int, active: bool):
-    must_write = config.run.on_failed_save == run_checkpoints.STOP
-    return metric_logger.RunLog(workdir, start, total, config.batch_annotated, active, must_write=must_write)
-
-
-def _evaluations(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """What `_Run.evaluate` has logged."""
-    return [entry for entry in metric_logger.read_history(workdir) if entry["kind"] == "evaluation"]
+@builder.config_errors()
+def _checked_stages(config: ml_collections.ConfigDict, data: TrainingData) -> list[builder.Stage]:
+    """The stages of a run. Raises ConfigError for values that no run, or none with this data, can have."""
+    stages = builder.build_stages(config)
+    sharding.check_divisible("config.batch_annotated", config.batch_annotated, config.accumulate)
+    sharding.check_divisible("config.batch_wild", config.batch_wild, config.accumulate)
+    check_choice("config.run.on_failed_save", config.run.on_failed_save, run_checkpoints.ON_FAILED)
+    if config.validation_faces and data.validation is None:
+        raise builder.ConfigError(
+            f"config.validation_faces is {config.validation_faces}, but TrainingData.validation is None. Supply"
+            " validation faces, or set config.validation_faces to 0: then the last state is the result."
+        )
+    return stages
 
 
 def _check_group(config: ml_collections.ConfigDict, description: dict[str, Any]) -> None:
@@ -211,21 +216,24 @@ def _check_group(config: ml_collections.ConfigDict, description: dict[str, Any])
     fields = description | builder.flatten({"run": config.run.to_dict(), "jax": jax.__version__})
     others, lines = broadcast.differing_from_primary(fields)
     if others:
-        shown = "\n".join(f"  {line}" for line in lines) or f"  {others} of them say in what."
+        shown = "\n".join(f"  {line}" for line in lines) or f"  see the messages of the {others} that differ."
         raise builder.ConfigError(
-            f"The processes of this group were started with different configs (the first one's: there):\n{shown}\n"
-            "Start all of them with the same command, but for config.distributed."
+            f"The processes of this group were started with different configs (there: the primary one's):\n{shown}\n"
+            "Start all of them with the same command, except for config.distributed."
         )
 
 
-def _train(run: _Run, requests: preemption.Preemption, missed: bool) -> None:
-    """All steps that are left, stage by stage.
+def _train(run: _Run, requests: preemption.Preemption, evaluated: bool) -> None:
+    """Takes all remaining steps, stage by stage.
 
-    missed: whether the step to go on from was never evaluated. Where that was due, a signal came meanwhile.
+    Args:
+      run: at the step to resume from.
+      requests: tells when to stop.
+      evaluated: whether the step to resume from was evaluated. A signal may have prevented it.
     """
-    start = int(run.state.step)
+    start = run.step
     stage = next(stage for stage in run.stages if start <= stage.end)
-    if missed and (start in (0, stage.end) or start % run.config.run.evaluate_every == 0):
+    if not evaluated and (start in (0, stage.end) or start % run.config.run.evaluate_every == 0):
         run.evaluate(stage, start)
     wild = stage_batches.wild_batches(run.stages, run.data.wild, start)
     batches = sharding.prefetched(sharding.paired(run.data.annotated(start), wild))
@@ -241,7 +249,7 @@ def _train(run: _Run, requests: preemption.Preemption, missed: bool) -> None:
             run.log.advance(stage.name, step)
             run.saves.check()
             _log_step(run, stage, step, window)
-            # Before an evaluation that is due, which may take longer than the grace period: resuming makes up for it.
+            # Before an evaluation, which may take longer than the grace period. A resumed run evaluates this step.
             if (asked := requests.due(step)) or step == run.config.run.stop_after:
                 run.saves.save_last(run.state, step)
                 raise Stopped(step, requests.code if asked else 0)
@@ -251,7 +259,7 @@ def _train(run: _Run, requests: preemption.Preemption, missed: bool) -> None:
 def _log_step(run: _Run, stage: builder.Stage, step: int, window: list) -> None:
     """Checks that steps are finite and logs `window`, the metrics since the last log, each when due."""
     settings, last = run.config.run, step == stage.end
-    # Not at every step: looking waits for the device.
+    # Not at every step: reading metrics waits for the device.
     if last or step % settings.log_every == 0 or step % settings.max_skipped_in_a_row == 0:
         _check_finite(run, step)
     if last or step % settings.log_every == 0:
@@ -280,12 +288,12 @@ def _mean_of_finite(window: list[dict[str, jax.Array]], name: str) -> float | No
 
 
 def _skipped_in_a_row(before: int, window: list[dict[str, jax.Array]]) -> tuple[int, int]:
-    """(how many of the last steps were skipped, the most in a row), where `before` were before this window."""
-    now, most = before, 0
+    """(number of consecutive skipped steps at the window's end, the most in it); `before`: the number at its start."""
+    current, most = before, 0
     for metrics in window:
-        now = now + 1 if float(metrics["skipped"]) else 0
-        most = max(most, now)
-    return now, most
+        current = current + 1 if float(metrics["skipped"]) else 0
+        most = max(most, current)
+    return current, most
 
 
 def _check_finite(run: _Run, step: int) -> None:
@@ -296,7 +304,7 @@ def _check_finite(run: _Run, step: int) -> None:
         run.saves.save_last(run.state, run.step)
         raise NotFinite(
             f"Stopped at step {step}: the loss or a gradient was not finite in {skipped} steps in a row"
-            f" (config.run.max_skipped_in_a_row = {limit}). The weights of the last good step are saved; the same"
-            " command tries on from there. With a lower config.stage1.learning_rate, or config.optimizer.clip_norm,"
-            " start anew in another --workdir."
+            f" (config.run.max_skipped_in_a_row = {limit}). The weights of the last finite step are saved; the same"
+            " command resumes from there. To train with a lower config.stage1.learning_rate, or with"
+            " config.optimizer.clip_norm, use another --workdir."
         )

@@ -1,17 +1,21 @@
-"""The authors' checkpoint: read without PyTorch, converted exactly, refused when hostile or different."""
+"""The authors' checkpoint: read without PyTorch, converted exactly, refused if hostile or of another network."""
 
 import json
 import os
 import pathlib
+import zipfile
 
+import jax
 import numpy as np
 import pytest
+from helpers_model import tiny_model
 from helpers_run import run_python
 from helpers_torch_files import save_global, save_legacy, save_zip
 
 from scripts import import_authors_checkpoint
-from twodal_jax.checkpointing import authors_checkpoint
+from twodal_jax.checkpointing import authors_checkpoint, trained_model
 from twodal_jax.checkpointing.authors_checkpoint import CheckpointFormatError
+from twodal_jax.face_models.load import save_morphable_model
 from twodal_jax.geometry import projection
 from twodal_jax.io import torch_checkpoint
 from twodal_jax.io.pickle_arrays import PickleError
@@ -21,7 +25,7 @@ SAVES = pytest.mark.parametrize("save", [save_zip, save_legacy])
 
 
 def layer_shapes():
-    """{name: shape} of the authors' ResNet-50, torchvision's names."""
+    """{torchvision's name: shape} of the authors' ResNet-50."""
     shapes = {"conv1.weight": (64, 4, 7, 7)}
 
     def norm(name, features):
@@ -45,7 +49,7 @@ def layer_shapes():
 
 
 def random_state(seed=0):
-    """Weights of a size that keeps activations near 1."""
+    """Random weights that keep activations near 1."""
     rng = np.random.default_rng(seed)
     state = {}
     for name, shape in layer_shapes().items():
@@ -68,7 +72,7 @@ def ours(variables, images):
 
 
 @SAVES
-def test_tensors_come_back_whatever_their_layout(tmp_path, save):
+def test_tensors_of_any_layout_are_read(tmp_path, save):
     rng = np.random.default_rng(0)
     content = {
         "a": rng.standard_normal((3, 4, 5)).astype(np.float32),
@@ -88,14 +92,14 @@ def test_tensors_come_back_whatever_their_layout(tmp_path, save):
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("module, name", [("os", "system"), ("torch", "load"), ("builtins", "eval")])
-def test_other_names_are_refused_and_never_called(tmp_path, legacy, module, name):
+def test_globals_in_a_pickle_are_refused_and_not_called(tmp_path, legacy, module, name):
     save_global(tmp_path / "f.pth", module, name, legacy)
     with pytest.raises(PickleError, match=f"{module}.{name}"):
         torch_checkpoint.load(tmp_path / "f.pth")
 
 
 @SAVES
-def test_a_file_cut_anywhere_is_an_error_that_names_it(tmp_path, save):
+def test_a_truncated_file_is_an_error_that_names_it(tmp_path, save):
     save(tmp_path / "whole.pth", {"a": np.arange(100.0), "b": np.ones((3, 3))})
     data = (tmp_path / "whole.pth").read_bytes()
     for end in range(0, len(data) - 1, 37):
@@ -106,8 +110,6 @@ def test_a_file_cut_anywhere_is_an_error_that_names_it(tmp_path, save):
 
 def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
     save_zip(tmp_path / "f.pth", {"a": np.arange(4.0)})
-    import zipfile
-
     with zipfile.ZipFile(tmp_path / "f.pth") as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     parts["archive/data.pkl"] = parts["archive/data.pkl"].replace(b"K\x04\x85", b"K\x05\x85")
@@ -120,10 +122,7 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
 
 @pytest.mark.slow
 @SAVES
-def test_every_weight_has_its_place(tmp_path, save):
-    """A change of any tensor changes the output; the tree is the network's own."""
-    import jax
-
+def test_a_converted_checkpoint_has_the_networks_tree_and_its_tensors(tmp_path, save):
     state = random_state()
     save(tmp_path / "f.pth.tar", {"epoch": 3, "res_state_dict": prefixed(state)})
     variables = authors_checkpoint.read(tmp_path / "f.pth.tar")
@@ -139,7 +138,7 @@ def test_every_weight_has_its_place(tmp_path, save):
 
 @pytest.mark.slow
 def test_agrees_with_the_same_network_in_pytorch():
-    """The network built anew in PyTorch's functions, random weights: the same output to 1e-4."""
+    """The network written with PyTorch's functions has the same output to 1e-4, with random weights."""
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
     state = random_state(1)
@@ -188,21 +187,16 @@ def test_another_network_is_refused_and_the_difference_named(change, message):
         authors_checkpoint.convert(state)
 
 
-def test_a_file_without_the_network_says_what_it_holds(tmp_path):
+def test_a_file_without_the_network_is_an_error_that_lists_its_content(tmp_path):
     save_zip(tmp_path / "f.pth", {"epoch": 1, "state_dict": {}})
     with pytest.raises(CheckpointFormatError, match="res_state_dict.*epoch, state_dict"):
         authors_checkpoint.read(tmp_path / "f.pth")
 
 
 @pytest.mark.slow
-def test_the_command_makes_a_run_that_can_be_evaluated(tmp_path):
-    import helpers_model
-
-    from twodal_jax.checkpointing import trained_model
-    from twodal_jax.face_models.load import save_morphable_model
-
+def test_the_command_writes_the_folder_of_a_run(tmp_path):
     save_legacy(tmp_path / "theirs.pth.tar", {"res_state_dict": prefixed(random_state())})
-    model = helpers_model.tiny_model()
+    model = tiny_model()
     save_morphable_model(tmp_path / "model.npz", model)
     process = run_python(
         "-m",
@@ -219,7 +213,7 @@ def test_the_command_makes_a_run_that_can_be_evaluated(tmp_path):
     expected = ours(authors_checkpoint.convert(random_state()), images)
     np.testing.assert_array_equal(ours(regressor, images), expected)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["name"] == "authors"
-    # One output is the same face 0.72 crop pixels further left and up than in 3DDFA's frame.
+    # The run's frame lies 0.72 crop pixels further left and up than 3DDFA's.
     whitened = np.random.default_rng(1).standard_normal((3, 62)).astype(np.float32)
     theirs, run = (
         np.asarray(projection.landmarks_crop(of, whitened * of.alpha_std + of.alpha_mean))
@@ -229,7 +223,7 @@ def test_the_command_makes_a_run_that_can_be_evaluated(tmp_path):
 
 
 @pytest.mark.skipif("TWODAL_DATA_DIR" not in os.environ, reason="TWODAL_DATA_DIR is not set")
-def test_the_imported_runs_offset_is_the_mean_over_aflw2000s_boxes():
+def test_the_offset_of_an_imported_run_is_the_mean_over_the_boxes_of_aflw2000():
     path = pathlib.Path(os.environ["TWODAL_DATA_DIR"]) / "aflw2000" / "annotations.npz"
     with np.load(path) as content:
         low, high = np.split(content["roi_box"].astype(np.float64), 2, axis=1)

@@ -1,4 +1,4 @@
-"""The network of a run, read back from its folder alone."""
+"""The network of a run, read from its folder."""
 
 import json
 import shutil
@@ -26,12 +26,19 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def run(saved, tmp_path):
-    """A copy of it, to be spoilt; its model lies where it was."""
+    """A copy of it that a test may change; its morphable model stays where it was."""
     shutil.copytree(saved[0], tmp_path / "run")
     return tmp_path / "run", *saved[1:]
 
 
-def test_network_whitening_and_method_come_back(run):
+def edit_config(folder, change):
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    change(content["config"])
+    path.write_text(json.dumps(content))
+
+
+def test_network_whitening_and_spec_are_restored(run):
     folder, state, whole = run
     found = trained_model.load(folder)
     helpers_model.assert_identical(found.regressor, state.regressor)
@@ -39,13 +46,10 @@ def test_network_whitening_and_method_come_back(run):
     assert found.step == 0 and found.spec.regressor.arch == "resnet10"
 
 
-def test_a_moved_morphable_model_can_be_named(run):
+def test_the_path_of_a_moved_morphable_model_can_be_given(run):
     folder, *_ = run
     (folder / "model.npz").rename(folder / "moved.npz")
-    path = folder / "config.json"
-    content = json.loads(path.read_text())
-    content["config"]["morphable_model"] = str(folder / "model.npz")
-    path.write_text(json.dumps(content))
+    edit_config(folder, lambda config: config.update(morphable_model=str(folder / "model.npz")))
     with pytest.raises(AssetError, match="no such morphable model"):
         trained_model.load(folder)
     assert trained_model.load(folder, morphable_model=folder / "moved.npz").step == 0
@@ -59,29 +63,21 @@ def test_another_morphable_model_is_refused(run):
 
 
 @pytest.mark.parametrize(
-    "spoil, message",
+    "change, message",
     [
-        (lambda folder: (folder / "config.json").unlink(), "no run of twodal_jax.main"),
+        (lambda folder: (folder / "config.json").unlink(), "is not the --workdir of a run of twodal_jax.main"),
         (lambda folder: (folder / "config.json").write_text("{"), "not readable"),
         (lambda folder: (folder / "checkpoints").rename(folder / "elsewhere"), "holds no checkpoint"),
+        (lambda folder: edit_config(folder, lambda config: config["regressor"].pop("width")), "another version.*width"),
     ],
 )
-def test_a_folder_without_a_run_is_one_message(run, spoil, message):
-    spoil(run[0])
+def test_a_folder_without_a_run_of_this_version_is_an_error(run, change, message):
+    change(run[0])
     with pytest.raises(CheckpointError, match=message):
         trained_model.load(run[0])
 
 
-def test_a_config_of_another_version_is_one_message(run):
-    path = run[0] / "config.json"
-    content = json.loads(path.read_text())
-    del content["config"]["regressor"]["width"]
-    path.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match="another version.*width"):
-        trained_model.load(run[0])
-
-
-def test_a_damaged_checkpoint_is_said_and_the_one_before_used(run, capsys):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_loaded(run, capsys):
     folder, state, _ = run
     later = folder / "checkpoints" / "7"
     description = checkpoint_format.read_manifest(folder / "checkpoints" / "0")["description"]
@@ -91,23 +87,19 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_used(run, capsys):
     path = later / "state" / "_METADATA"
     path.write_bytes(path.read_bytes()[:-1])
     assert trained_model.load(folder).step == 0
-    said = capsys.readouterr().err
-    assert f"{later}: this checkpoint is damaged: state/_METADATA" in said
-    assert later.is_dir()  # reading moves nothing
+    assert f"{later}: this checkpoint is damaged: state/_METADATA" in capsys.readouterr().err
+    assert later.is_dir()  # loading moves nothing
     with pytest.raises(CheckpointError, match="state/_METADATA"):
         trained_model.load(folder, step=7)
     with pytest.raises(CheckpointError, match="holds no checkpoint of step 5"):
         trained_model.load(folder, step=5)
 
 
-def test_the_best_state_of_a_run_without_a_validation_part_is_an_error_that_says_why(run):
+def test_the_best_state_of_a_run_without_a_validation_part_is_an_error_with_the_reason(run):
     folder, *_ = run
     with pytest.raises(CheckpointError, match="best: holds no checkpoint"):
         trained_model.load(folder, which="best")
-    path = folder / "config.json"
-    content = json.loads(path.read_text())
-    content["config"]["validation_faces"] = 0
-    path.write_text(json.dumps(content))
+    edit_config(folder, lambda config: config.update(validation_faces=0))
     reason = "no validation part .config.validation_faces = 0.*last state is the result"
     with pytest.raises(CheckpointError, match=reason):
         trained_model.load(folder, which="best")

@@ -1,18 +1,19 @@
-"""Processes that meet before a run, here as threads; and what is said when somebody is missing."""
+"""The rendezvous of a group's processes, here threads; and which group a process belongs to."""
 
 import concurrent.futures
 import socket
 import time
 
 import pytest
-from helpers_group import free_port, place
-from helpers_run import run_python
+from helpers_run import free_port, place, run_python
 
 from twodal_jax.distributed import cluster, rendezvous
 
+NO_PRIMARY = "Process 1 did not meet the primary one within 1 s (Connection refused)."
+
 
 def meet_all(members, port, seconds):
-    """[(count, index), ...] at once -> what each ended with: None, or the message of its error."""
+    """Calls `meet` with all (count, index) at once; returns None or the message of its error for each."""
 
     def meet(member):
         try:
@@ -24,46 +25,46 @@ def meet_all(members, port, seconds):
         return list(pool.map(meet, members))
 
 
-def test_all_go_on_when_all_have_come_and_the_port_is_free_again():
+def test_all_processes_return_when_all_have_joined_and_the_port_is_free_again():
     port = free_port()
     for _ in range(2):
         assert meet_all([(3, 1), (3, 0), (3, 2)], port, 20) == [None] * 3
     socket.create_server(("127.0.0.1", port)).close()
 
 
-def test_the_first_one_names_who_is_missing_and_tells_the_others():
+def test_a_missing_process_is_named_to_all():
     first, second = meet_all([(4, 0), (4, 2)], free_port(), 2)
-    assert first == second and "missing: 1, 3." in first and "2 met" in first
+    assert first == second and first.startswith("2 of 4 processes met") and "missing: 1, 3." in first
 
 
-def test_without_the_first_one_the_others_say_so_in_time():
+def test_without_the_primary_process_the_others_raise_in_time():
     began = time.monotonic()
-    (message,) = meet_all([(2, 1)], free_port(), 1)
-    assert message == "Process 1 did not meet the first one within 1 s (Connection refused)."
+    assert meet_all([(2, 1)], free_port(), 1) == [NO_PRIMARY]
     assert time.monotonic() - began < 5
 
 
-def test_two_with_the_same_number_are_an_error_on_all():
-    messages = meet_all([(3, 0), (3, 1), (3, 1)], free_port(), 20)
-    assert messages == ["Two processes say they are number 1 of 3."] * 3
+@pytest.mark.parametrize(
+    "members, message",
+    [
+        ([(3, 0), (3, 1), (3, 1)], "Two processes have the index 1 of 3."),
+        ([(2, 0), (3, 1)], "Process 1 expects 3 processes, the primary one 2."),
+    ],
+)
+def test_equal_indices_and_different_sizes_are_errors_of_all(members, message):
+    assert meet_all(members, free_port(), 20) == [message] * len(members)
 
 
-def test_different_sizes_are_an_error_on_all():
-    messages = meet_all([(2, 0), (3, 1)], free_port(), 20)
-    assert messages == ["Process 1 expects 3 processes, the first one 2."] * 2
-
-
-def test_a_port_in_use_is_said():
+def test_a_port_in_use_is_an_error():
     with socket.create_server(("", 0)) as taken:
         (message,) = meet_all([(2, 0)], taken.getsockname()[1], 1)
     assert "cannot listen on port" in message and "in use" in message
 
 
-def test_strangers_at_the_port_are_sent_away():
+def test_other_connections_to_the_port_are_closed():
     port = free_port()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         first = pool.submit(meet_all, [(2, 0)], port, 20)
-        for words in (b"GET / HTTP/1.1\r\n\r\n", b"7\n", b""):
+        for content in (b"GET / HTTP/1.1\r\n\r\n", b"7\n", b""):
             for _ in range(100):
                 try:
                     stranger = socket.create_connection(("127.0.0.1", port))
@@ -71,7 +72,7 @@ def test_strangers_at_the_port_are_sent_away():
                 except ConnectionRefusedError:
                     time.sleep(0.05)
             with stranger:
-                stranger.sendall(words)
+                stranger.sendall(content)
         assert meet_all([(2, 1)], port, 20) == [None] and first.result() == [None]
 
 
@@ -91,7 +92,7 @@ OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM
         ("auto", {}, None),
         ("auto", SLURM, cluster.Group()),
         ("auto", SLURM | {"SLURM_NTASKS": "1"}, None),
-        ("auto", {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, None),  # in an allocation, not started by srun
+        ("auto", {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, None),  # in an allocation, but not started by srun
         ("auto", OPEN_MPI, cluster.Group()),
         ("auto", {"TPU_WORKER_HOSTNAMES": "a,b"}, cluster.Group()),
         ("auto", {"TPU_WORKER_HOSTNAMES": "localhost"}, None),
@@ -102,33 +103,18 @@ OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM
         ("a:1234", OPEN_MPI, cluster.Group("a:1234", 4, 3)),
     ],
 )
-def test_which_group_a_process_belongs_to(value, environment, group):
+def test_the_group_follows_from_the_config_and_the_environment(value, environment, group):
     assert cluster.group_of(value, environment) == group
 
 
 @pytest.mark.parametrize("value", ["a:1234", "a,2,1", "a:x,2,1", "a:1234,2,2", "a:1234,2", ":1234,2,0", "atuo"])
-def test_a_value_that_says_no_group_is_an_error_that_lists_what_can_be_said(value):
+def test_an_invalid_value_is_an_error_that_lists_the_valid_ones(value):
     with pytest.raises(cluster.GroupError, match="HOST:PORT,COUNT,INDEX"):
         cluster.group_of(value, {})
 
 
-def test_slurm_and_open_mpi_are_detected_by_jax_too(monkeypatch):
-    for name, text in SLURM.items():
-        monkeypatch.setenv(name, text)
-    found = cluster._detected(5)
-    assert (found.address.split(":")[0], found.count, found.index, found.device_ids) == ("a1", 2, 1, [0])
-    for name in SLURM:
-        monkeypatch.delenv(name)
-    launcher = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911"}
-    for name, text in (OPEN_MPI | launcher).items():
-        monkeypatch.setenv(name, text)
-    found = cluster._detected(5)
-    assert found.address.startswith("10.96.0.1:")
-    assert (found.count, found.index, found.device_ids) == (4, 3, [1])
-
-
 @pytest.mark.slow
-def test_a_training_command_whose_group_does_not_come_ends_in_one_message(tmp_path):
+def test_a_training_command_without_its_group_ends_in_one_message(tmp_path):
     process = run_python(
         "-m",
         "twodal_jax.main",
@@ -139,5 +125,5 @@ def test_a_training_command_whose_group_does_not_come_ends_in_one_message(tmp_pa
         timeout=200,
     )
     assert process.returncode == 1
-    assert "Process 1 did not meet the first one within 1 s (Connection refused)." in process.stderr
+    assert NO_PRIMARY in process.stderr
     assert "Traceback" not in process.stderr and "Check failure" not in process.stderr

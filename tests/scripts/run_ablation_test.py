@@ -1,11 +1,10 @@
-"""The ablation command: its options, the choice of a learning rate, and whole small ablations."""
+"""The ablation command: its options, the choice of a learning rate, and small ablations."""
 
 import json
 import signal
-import time
 
 import pytest
-from helpers_run import run_python, start_python
+from helpers_run import Program, run_python, saved_steps
 
 from scripts import run_ablation
 from scripts.ablation_plan import Row
@@ -19,7 +18,7 @@ def get_config(variant="full"):
     config.regressor.name, config.regressor.width = "resnet10", 0.125
     config.critic.width = 0.125
     config.batch_annotated = config.batch_wild = 2
-    config.stage1.steps, config.stage2.steps = 0, 2  # one stage compiles in half the time
+    config.stage1.steps, config.stage2.steps = 0, 2  # a single stage halves the time of compilation
     for name, count in (("annotated", 40), ("wild", 6), ("evaluation", 6)):
         config.data[name].count = count
     config.run.log_every = config.run.checkpoint_every = 2
@@ -47,18 +46,18 @@ def options(tmp_path, **changes):
         ({"config": "nowhere.py"}, "no such file"),
     ],
 )
-def test_wrong_options_are_named(tmp_path, capsys, changes, message):
+def test_invalid_options_are_named(tmp_path, capsys, changes, message):
     with pytest.raises(SystemExit):
         options(tmp_path, **changes)
     assert message in capsys.readouterr().err
 
 
-def test_two_names_of_one_row_are_one_row(tmp_path):
+def test_aliases_of_a_row_do_not_repeat_it(tmp_path):
     found = run_ablation.open_ablation(options(tmp_path, rows="ss,no-sc,ss+sc,full", extras="off"))
     assert found.rows == [Row("ss", False), Row("full", False)]
 
 
-def test_the_plan_counts_what_is_left_and_trains_nothing(tmp_path, capsys):
+def test_the_plan_counts_the_remaining_steps_and_trains_nothing(tmp_path, capsys):
     wanted = options(tmp_path, rows="base,ss", extras="on", seeds="0,1", steps=100)
     finished = tmp_path / "runs" / "ss_lr1_s1" / "metrics.json"
     finished.parent.mkdir(parents=True)
@@ -66,20 +65,8 @@ def test_the_plan_counts_what_is_left_and_trains_nothing(tmp_path, capsys):
     shown = run_ablation.plan_text(run_ablation.open_ablation(wanted))
     assert "ss_lr1_s1: 100 steps, finished" in shown and "ss_lr1_s0: 100 steps\n" in shown
     assert "4 final runs: 2 rows, 2 seeds" in shown and "300 steps to train" in shown
-    run_ablation.run_ablation(
-        [
-            f"--config={tmp_path / 'tiny.py'}",
-            f"--workdir={tmp_path / 'runs'}",
-            "--rows=base,ss",
-            "--seeds=0,1",
-            "--extras=on",
-            "--steps=3600",
-            "--tune",
-            "--rates=1,3",
-            "--dry_run",
-            "--seconds_per_step=0.5",
-        ]
-    )
+    settings = "--rows=base,ss --seeds=0,1 --extras=on --steps=3600 --tune --rates=1,3 --dry_run --seconds_per_step=0.5"
+    run_ablation.run_ablation(command(tmp_path, *settings.split())[2:])
     shown = capsys.readouterr().out
     assert "4 tuning runs" in shown and "about 19,200 steps to train, about 2.7 hours" in shown  # 4 x 1200 + 4 x 3600
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["ss_lr1_s1"]
@@ -91,18 +78,18 @@ def test_the_rate_with_the_lowest_validation_error_is_chosen():
 
 
 @pytest.mark.parametrize("best", [0.2, 7.0])
-def test_rates_beyond_the_tried_ones_are_tried_while_the_best_is_at_an_end(best):
+def test_further_rates_are_tried_while_the_best_is_the_lowest_or_highest(best):
     chosen, tried = run_ablation.tune_row([0.5, 1.0, 2.0], lambda factor: abs(factor - best))
     assert abs(chosen - best) == min(abs(2.0**power - best) for power in range(-9, 9))
     assert min(tried) < chosen < max(tried)
 
 
-def test_trying_further_rates_ends():
+def test_the_number_of_further_rates_is_limited():
     _, tried = run_ablation.tune_row([1.0, 2.0], lambda factor: -factor)
     assert sorted(tried) == [1.0, 2.0, 4.0, 8.0, 16.0]
 
 
-def test_a_rate_that_diverged_is_not_chosen(tmp_path):
+def test_the_validation_error_of_a_diverged_run_is_infinite(tmp_path):
     entries = [{"kind": "evaluation", "step": 9, "validation/empty_heatmap/mean_of_bins": 3.0}]
     entries += [{"kind": "evaluation", "step": 18, "validation/empty_heatmap/mean_of_bins": None}]
     history = tmp_path / "history.jsonl"
@@ -126,7 +113,7 @@ def command(tmp_path, *arguments):
 
 
 @pytest.mark.slow
-def test_the_command_tunes_and_trains_a_row_and_keeps_what_is_finished(tmp_path):
+def test_the_command_tunes_and_trains_a_row_and_keeps_finished_runs(tmp_path):
     (tmp_path / "tiny.py").write_text(TINY)
     runs = tmp_path / "runs"
     arguments = command(tmp_path, "--rows=base", "--extras=off", "--seeds=0", "--tune", "--rates=2", "--tune_steps=1")
@@ -153,17 +140,14 @@ def test_the_command_tunes_and_trains_a_row_and_keeps_what_is_finished(tmp_path)
 
 
 @pytest.mark.slow
-def test_on_a_signal_the_run_at_work_saves_its_state(tmp_path):
+def test_on_a_signal_the_current_run_saves_its_state(tmp_path):
     (tmp_path / "tiny.py").write_text(TINY)
     arguments = command(tmp_path, "--rows=base", "--extras=off", "--seeds=0", "--steps=4000")
     folder = tmp_path / "runs" / "plain-no-extras_lr1_s0"
-    with start_python(*arguments) as process:
-        deadline = time.monotonic() + 400
-        while not (folder / "history.jsonl").is_file() or '"train"' not in (folder / "history.jsonl").read_text():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.2)
+    with Program(*arguments) as process:
+        history = folder / "history.jsonl"
+        process.wait_until(lambda: history.is_file() and '"train"' in history.read_text())
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1 and "The same command continues the ablation" in errors
-    saved = [int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()]
-    assert saved and not (folder / "metrics.json").exists()
+        ended = process.finish(60)
+    assert ended.returncode == 1 and "The same command resumes the ablation" in ended.stderr
+    assert saved_steps(folder) and not (folder / "metrics.json").exists()

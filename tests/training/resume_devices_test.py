@@ -1,14 +1,12 @@
-"""A run begun on eight devices and continued on one or two ends as if it had stayed on eight."""
+"""A run resumed on fewer devices ends as if it had stayed on eight."""
 
-import json
 import shutil
 
 import helpers_model
 import jax
 import numpy as np
 import pytest
-from helpers_group import together
-from helpers_run import tiny_config
+from helpers_run import ALL, QUICK_COMPILER, result, tiny_config, train_tiny
 
 from twodal_jax.checkpointing import format as checkpoint_format
 from twodal_jax.training import builder
@@ -25,15 +23,12 @@ CONFIG = {
     "batch_annotated": 8,
     "batch_wild": 8,
 }
-QUICK_COMPILER = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
 
 
 def run(workdir, devices):
-    """Runs to the end on so many virtual devices -> {path: array} of the last checkpoint."""
+    """Runs to the end on `devices` virtual devices; returns {path: array} of the last checkpoint."""
     flags = f"{QUICK_COMPILER} --xla_force_host_platform_device_count={devices}"
-    command = ["tests/helpers_run.py", workdir, json.dumps({"config": CONFIG})]
-    (process,) = together([command], {"XLA_FLAGS": flags}, timeout=600)
-    assert process.returncode == 0, process.stderr[-3000:]
+    result(train_tiny(workdir, CONFIG, env={"XLA_FLAGS": flags}))
     return state_of(workdir, 20)
 
 
@@ -50,7 +45,7 @@ def on_eight(tmp_path_factory):
     return workdir, run(workdir, 8)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, 2] if ALL else [2])
 def test_a_run_begun_on_eight_devices_ends_the_same_on_fewer(on_eight, tmp_path, devices):
     workdir, expected = on_eight
     shutil.copytree(workdir, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Batches are a function of (seed, global sample index): far starts are quick, and hosts share them out."""
+"""Batches are a function of (seed, global sample index): late starts are quick, and hosts get disjoint parts."""
 
 import json
 
@@ -17,18 +17,16 @@ SAMPLE, BATCH, SEED = 8_000_000, 64, 5
 FIRST_BATCH = """
 import json, sys, time
 from data_pipelines.loading import loader
-from data_pipelines.storage import prepared_dataset as prepared
-from data_pipelines.storage import array_record as records
+from data_pipelines.storage import array_record, prepared_dataset
 if sys.argv[2] == "array_record":
-    records.tensorflow_on_cpu()  # importing it is not what is measured
-clock = time.process_time
-wall, start = time.perf_counter(), clock()
-opened = prepared.open_prepared(sys.argv[1])
+    array_record.tensorflow_on_cpu()  # its import is not measured
+start = time.process_time()
+opened = prepared_dataset.open_prepared(sys.argv[1])
 stream = loader.batches(opened, batch_size=64, seed=5, start_step=8_000_000 // 64)
 batch = next(stream)
-seconds, wall = clock() - start, time.perf_counter() - wall
+seconds = time.process_time() - start
 stream.close()
-print(json.dumps([seconds, wall, batch["position"].tolist(), batch["yaw_deg"].tolist()]))
+print(json.dumps([seconds, batch["position"].tolist(), batch["yaw_deg"].tolist()]))
 """
 
 
@@ -43,11 +41,10 @@ def folders(tmp_path_factory):
 
 @pytest.mark.parametrize("format", ["arrays", "array_record"])
 def test_the_first_batch_at_sample_8_000_000_takes_less_than_a_second(folders, format):
-    """A requirement, measured in a fresh process from opening the shards on: its own processor seconds, which
-    other processes on the machine do not change."""
+    """Processor seconds of a fresh process from opening the shards on, which do not depend on the machine's load."""
     process = run_python("-c", FIRST_BATCH, folders / format, format)
     assert process.returncode == 0, process.stderr[-2000:]
-    seconds, _, position, yaw = json.loads(process.stdout)
+    seconds, position, yaw = json.loads(process.stdout)
     assert seconds < 1
     positions = SAMPLE + np.arange(BATCH)
     np.testing.assert_array_equal(np.array(position)[:, 1], positions)
@@ -56,7 +53,7 @@ def test_the_first_batch_at_sample_8_000_000_takes_less_than_a_second(folders, f
 
 
 @pytest.mark.parametrize("format", ["arrays", "array_record"])
-def test_the_union_over_hosts_is_the_single_hosts_batch(folders, format):
+def test_the_parts_of_all_hosts_are_the_batch_of_a_single_host(folders, format):
     opened = prepared_dataset.open_prepared(folders / format, kind="wild")
 
     def batch_of(host, hosts):

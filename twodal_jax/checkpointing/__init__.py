@@ -2,3 +2,6 @@
 
 May import `training`, `models`, `face_models`, `io` and `distributed`.
 """
+
+# Folders in a run's work directory: its latest checkpoints, and the best one on its validation part.
+LATEST, BEST = "checkpoints", "best"

@@ -1,11 +1,9 @@
-"""The authors' PyTorch checkpoint -> our regressor's variables.
+"""The authors' PyTorch checkpoint, converted to the variables of `models.resnet.Regressor`.
 
-Their file (`.pth.tar`) is a dict whose `res_state_dict` holds a ResNet-50 with the names of torchvision,
-behind `module.` where it was trained on several GPUs: 4 input channels, last stage with stride 1, a 7x7
-average pool with stride 2, 62 outputs. It is `Regressor("resnet50", "authors")` here.
+The file (`.pth.tar`) is a dict whose `res_state_dict` holds a ResNet-50 with torchvision's names, prefixed by `module.`
+where it was trained on several GPUs. It has 4 input channels, a last stage with stride 1, a 7x7 average pool with
+stride 2 and 62 outputs: here `Regressor("resnet50", "authors")`.
 """
-
-from __future__ import annotations
 
 import os
 from typing import Any
@@ -25,7 +23,8 @@ def read(path: os.PathLike | str) -> dict[str, Any]:
     """{"params", "batch_stats"} of `NETWORK`, float32.
 
     Raises:
-      PickleError: the file cannot be read. CheckpointFormatError: names what is missing or shaped otherwise.
+      PickleError: the file cannot be read.
+      CheckpointFormatError: a tensor is missing or has another shape; the message names it.
     """
     content = torch_checkpoint.load(path)
     state = content.get(STATE_DICT) if isinstance(content, dict) else None
@@ -39,5 +38,9 @@ def read(path: os.PathLike | str) -> dict[str, Any]:
 
 
 def convert(state: dict[str, np.ndarray]) -> dict[str, Any]:
-    """A state dict of the authors' ResNet-50 (torchvision's names) -> our variables."""
+    """{"params", "batch_stats"} of `NETWORK` from a state dict of the authors' ResNet-50, without prefixes.
+
+    Raises:
+      CheckpointFormatError: see `read`.
+    """
     return torch_resnet.convert(state, NETWORK, "the authors' ResNet-50", channels=4, head=True)

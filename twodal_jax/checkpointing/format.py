@@ -1,4 +1,4 @@
-"""One checkpoint on disk: a folder, written atomically, with a hash of every array and every file in it.
+"""One checkpoint on disk: a folder with a hash of every array and every file in it.
 
 `state/` is written by Orbax, which does not detect corrupted data. `manifest.jsonl` has two lines: the hash of the
 second line, and {"description", "arrays": {name: {"dtype", "shape", "blake2b"}}, "files": {path: {"bytes",
@@ -22,9 +22,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 MANIFEST, STATE = "manifest.jsonl", "state"
-WHOLE = "manifest.ocdbt"  # in STATE: the file that Orbax and TensorStore write last
-# Orbax interprets these in a path: as a glob pattern, or (`gs:`) as an address of a cloud bucket.
-_AWKWARD = set("[\\:")
+LAST_FILE = "manifest.ocdbt"  # in STATE: the file that Orbax and TensorStore write last
+# Orbax interprets these characters in a path: as a glob pattern, or (`gs:`) as the address of a cloud bucket.
+_SPECIAL = set("[\\:")
 HASH, CHUNK = "blake2b", 1 << 22
 
 
@@ -32,34 +32,32 @@ class DamagedError(Exception):
     """A checkpoint differs from what was written; the message names the file or array."""
 
 
-def arrays_of(tree: Any) -> dict[str, Any]:
+def shapes_of(tree: Any) -> dict[str, str]:
+    """{"regressor/params/conv/kernel": "float32[3, 4]"} of a pytree of arrays or shapes."""
+    return {name: f"{np.dtype(x.dtype)}{list(x.shape)}" for name, x in _by_name(tree).items()}
+
+
+def array_table(state: Any) -> dict[str, dict[str, Any]]:
+    """{name: {"dtype", "shape", "blake2b"}}, the manifest's entries for the NumPy arrays of a state.
+
+    The hash covers dtype, shape and bytes.
+    """
+    table = {}
+    for name, array in _by_name(state).items():
+        digest = hashlib.blake2b(f"{array.dtype}{list(array.shape)}".encode(), digest_size=32)
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        table[name] = {"dtype": str(array.dtype), "shape": list(array.shape), HASH: digest.hexdigest()}
+    return table
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
     """{"regressor/params/conv/kernel": array} of a pytree, in the order of its leaves."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def shapes_of(tree: Any) -> dict[str, str]:
-    """{name: "float32[3, 4]"} of a pytree of arrays or shapes."""
-    return {name: f"{np.dtype(x.dtype)}{list(x.shape)}" for name, x in arrays_of(tree).items()}
-
-
-def array_hash(array: np.ndarray) -> str:
-    """BLAKE2b of dtype, shape and bytes."""
-    found = hashlib.blake2b(f"{array.dtype}{list(array.shape)}".encode(), digest_size=32)
-    found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-    return found.hexdigest()
-
-
-def array_table(state: Any) -> dict[str, dict[str, Any]]:
-    """{name: {"dtype", "shape", hash}}, the manifest's entries for the arrays of a host state."""
-    return {
-        name: {"dtype": str(array.dtype), "shape": list(array.shape), HASH: array_hash(array)}
-        for name, array in arrays_of(state).items()
-    }
-
-
 def _checkpointer() -> ocp.Checkpointer:
-    """Orbax for this process alone; the others of a group take no part."""
+    """Orbax for this process alone, without the other processes of a group."""
     own = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
@@ -69,9 +67,9 @@ def _checkpointer() -> ocp.Checkpointer:
 
 
 @contextlib.contextmanager
-def _plainly_named(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The folder, by a name that Orbax takes as it is: for a while there is a symbolic link if its own is none."""
-    if not _AWKWARD & set(str(folder)):
+def _path_for_orbax(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The folder, or a temporary symbolic link to it where its path has characters that Orbax interprets."""
+    if not _SPECIAL & set(str(folder)):
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as place:
@@ -81,10 +79,11 @@ def _plainly_named(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @functools.cache
-def _one_error_is_enough() -> None:
-    """From now on nothing is printed of arrays that could not be written, but for the error that is raised.
+def _silence_secondary_errors() -> None:
+    """Suppresses, from now on, what is printed for single arrays that could not be written.
 
-    Orbax, asyncio and TensorStore's threads print a traceback for each of them, some after the save has failed.
+    Orbax, asyncio and TensorStore's threads print a traceback for each, some after the save has failed. The save
+    itself raises one error.
     """
     for logger, noise in (("absl", "_SignalingThread"), ("asyncio", "Task exception was never retrieved")):
         logging.getLogger(logger).addFilter(lambda record, noise=noise: noise not in record.getMessage())
@@ -99,21 +98,27 @@ def _one_error_is_enough() -> None:
 
 
 def write(folder: pathlib.Path, state: Any, description: Mapping[str, Any]) -> None:
-    """Writes a checkpoint into `folder`, which must not exist; returns when all of it is on the disk.
+    """Writes a checkpoint; returns when all of it is on the disk.
 
     Args:
-      state: a pytree of NumPy arrays. description: must survive JSON.
+      folder: must not exist.
+      state: a pytree of NumPy arrays.
+      description: of JSON values.
+
+    Raises:
+      OSError, or any class of Orbax and TensorStore: it could not be written.
     """
     folder.mkdir()
-    _one_error_is_enough()
-    with _plainly_named(folder) as named, _checkpointer() as checkpointer:
-        checkpointer.save(named / STATE, args=ocp.args.StandardSave(state))
-    if not (folder / STATE / WHOLE).is_file():  # Orbax only warns where it cannot put its parts together
-        raise OSError(f"Orbax did not finish {STATE}/: it has no {WHOLE}")
-    files = {path: _file_entry(folder / path) for path in _paths(folder)}
+    _silence_secondary_errors()
+    with _path_for_orbax(folder) as path, _checkpointer() as checkpointer:
+        checkpointer.save(path / STATE, args=ocp.args.StandardSave(state))
+    if not (folder / STATE / LAST_FILE).is_file():  # Orbax only warns where it cannot combine its parts
+        raise OSError(f"Orbax did not finish {STATE}/: it has no {LAST_FILE}")
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): _file_entry(path) for path in paths}
     content = {"description": dict(description), "arrays": array_table(state), "files": files}
     body = json.dumps(content) + "\n"
-    (folder / MANIFEST).write_text(_seal(body) + body, encoding="utf-8")
+    (folder / MANIFEST).write_text(_hash_line(body) + body, encoding="utf-8")
     for path in [*folder.rglob("*"), folder]:
         sync(path)
 
@@ -127,52 +132,51 @@ def sync(path: pathlib.Path) -> None:
         os.close(handle)
 
 
-def _seal(body: str) -> str:
+def _hash_line(body: str) -> str:
+    """First line of a manifest whose second line is `body`."""
     return json.dumps(f"{HASH}:{hashlib.blake2b(body.encode(), digest_size=32).hexdigest()}") + "\n"
 
 
-def _paths(folder: pathlib.Path) -> Iterator[str]:
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return iter(sorted(path.relative_to(folder).as_posix() for path in found))
-
-
 def _file_entry(path: pathlib.Path) -> dict[str, Any]:
-    found, size = hashlib.blake2b(digest_size=32), 0
+    digest, size = hashlib.blake2b(digest_size=32), 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
-            found.update(chunk)
+            digest.update(chunk)
             size += len(chunk)
-    return {"bytes": size, HASH: found.hexdigest()}
+    return {"bytes": size, HASH: digest.hexdigest()}
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Converts an OSError to a DamagedError that names the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DamagedError(f"{name} is missing") from None
+    except OSError as error:
+        raise DamagedError(f"{name} cannot be read: {error.strerror}") from None
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """Reads the manifest.
+    """Reads and verifies the manifest.
 
     Raises:
-      DamagedError: it is missing or not as it was written.
+      DamagedError: it is missing or differs from what was written.
     """
-    try:
+    with _reading(MANIFEST):
         raw = (folder / MANIFEST).read_bytes()
-    except FileNotFoundError:
-        raise DamagedError(f"{MANIFEST} is missing") from None
-    except OSError as error:
-        raise DamagedError(f"{MANIFEST} cannot be read: {error.strerror}") from None
-    seal, _, body = raw.partition(b"\n")
-    # Bytes, not values: JSON has several ways to write the same.
-    if seal + b"\n" != _seal(body.decode("utf-8", "replace")).encode():
+    hash_line, _, body = raw.partition(b"\n")
+    # Bytes are compared, because JSON can express the same values in several ways.
+    if hash_line + b"\n" != _hash_line(body.decode("utf-8", "replace")).encode():
         raise DamagedError(f"{MANIFEST} is not as it was written")
     return json.loads(body)
 
 
 def check_files(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
-    """Raises DamagedError unless every file of a checkpoint is as it was written."""
+    """Raises DamagedError where a file of a checkpoint is missing or differs from what was written."""
     for path, written in manifest["files"].items():
-        try:
+        with _reading(path):
             found = _file_entry(folder / path)
-        except FileNotFoundError:
-            raise DamagedError(f"{path} is missing") from None
-        except OSError as error:
-            raise DamagedError(f"{path} cannot be read: {error.strerror}") from None
         if found["bytes"] != written["bytes"]:
             raise DamagedError(f"{path} has {found['bytes']} bytes instead of {written['bytes']}")
         if found != written:
@@ -183,6 +187,8 @@ def read(folder: pathlib.Path, manifest: Mapping[str, Any], like: Any) -> Any:
     """Reads and verifies the state; returns NumPy arrays.
 
     Args:
+      folder: the checkpoint's.
+      manifest: from `read_manifest`.
       like: a state of the same structure and shapes.
 
     Raises:
@@ -191,11 +197,11 @@ def read(folder: pathlib.Path, manifest: Mapping[str, Any], like: Any) -> Any:
     check_files(folder, manifest)
     empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
     try:
-        with _plainly_named(folder) as named, _checkpointer() as checkpointer:
-            state = checkpointer.restore(named / STATE, args=ocp.args.StandardRestore(empty))
+        with _path_for_orbax(folder) as path, _checkpointer() as checkpointer:
+            state = checkpointer.restore(path / STATE, args=ocp.args.StandardRestore(empty))
     except MemoryError:
         raise
-    except Exception as error:  # Orbax and TensorStore promise no class
+    except Exception as error:  # Orbax and TensorStore document no class of errors
         raise DamagedError(f"{STATE}/ cannot be read: {first_line(error)}") from error
     for name, found in array_table(state).items():
         if found != manifest["arrays"].get(name):

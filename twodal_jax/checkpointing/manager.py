@@ -1,8 +1,8 @@
-"""Checkpoints of the whole training state: saved whole or not at all, restored exactly or not at all.
+"""Checkpoints of the whole training state: written atomically, restored bit for bit.
 
-A run's folder holds `checkpoints/` (the latest ones) and, where the run has a validation part, `best/` (the
-best on it). In such a folder STEP is a whole checkpoint (`checkpointing.format`), STEP.tmp one being written,
-STEP.damaged one that was found not to be what was written; STEP.old is about to be deleted.
+A run's folder holds `checkpoints/` (the latest ones) and, where the run has a validation part, `best/` (the best one on
+it). In such a folder STEP is a complete checkpoint (`checkpointing.format`), STEP.tmp one being written, STEP.damaged
+one that differs from what was written, and STEP.old one to be deleted.
 """
 
 import concurrent.futures
@@ -20,84 +20,86 @@ import numpy as np
 
 from twodal_jax.checkpointing import format as files
 from twodal_jax.checkpointing.format import DamagedError, first_line
-from twodal_jax.checkpointing.restore import check_same, CheckpointError, DAMAGED, find, moved_aside, steps_in
+from twodal_jax.checkpointing.restore import check_same, CheckpointError, DAMAGED, moved_aside, read_newest, steps_in
 from twodal_jax.distributed import broadcast, sharding
 from twodal_jax.training.state import TrainState
 
 TEMPORARY, OLD = ".tmp", ".old"
-KEEP = "keep"
 _LEFTOVER = re.compile(rf"([0-9]+)(?:{re.escape(TEMPORARY)}|{re.escape(OLD)}[0-9]*)", re.ASCII)
 
 
 class SaveError(CheckpointError):
-    """A checkpoint could not be written; older ones are whole."""
+    """A checkpoint could not be written; older ones are intact."""
 
 
 class Checkpoints:
-    """The checkpoints of one folder, for the run that writes them; in a group only the first process does.
+    """The checkpoints of one folder. In a group of processes only the primary one writes them.
 
     Args:
-      folder: made if missing; may be relative. What an interrupted save left there is deleted.
-      keep: how many of the newest are kept.
+      folder: created if missing. Remains of an interrupted save in it are deleted.
+      keep: number of the newest checkpoints that are kept.
 
     Attributes:
-      saved_step: the step that was last given to be saved and did not fail, or restored; else None.
+      saved_step: step of the last state that was restored, or given to `save` without an error; else None.
 
     Raises:
-      SaveError: the folder cannot be made.
+      SaveError: the folder cannot be created.
     """
 
     def __init__(self, folder: os.PathLike | str, *, keep: int = 2):
         self._folder = pathlib.Path(folder).absolute()
         self._keep = keep
-        self._writes = jax.process_index() == 0
+        self._is_primary = jax.process_index() == 0
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future | None = None
         self.saved_step: int | None = None
-        if self._writes:
+        if self._is_primary:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise SaveError(f"{self._folder}: cannot be made ({error.strerror}).") from None
-            self._tidy()
+                raise SaveError(f"{self._folder}: cannot be created ({error.strerror}).") from None
+            self._clean_up()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind, *_) -> None:
-        error = self._outcome()
+        error = self._pending_error()
         self.close()
         if error is not None and kind is None:
             raise error
-        if error is not None:  # the exception on its way is the reason to leave
+        if error is not None:  # the exception that leaves the block is the one to raise
             print(f"WARNING: {error}", file=sys.stderr)
 
     def close(self) -> None:
-        """Waits for a save in the background."""
+        """Waits for a background save."""
         self._thread.shutdown()
 
     def save(self, state: TrainState, description: Mapping[str, Any], *, wait: bool = False) -> None:
-        """Saves `state` under its step, in the background; `wait` returns when it is on disk.
+        """Saves a state under its step, in the background.
 
-        Later steps in the folder, of a history that was given up, are deleted. An intact checkpoint of the same step
-        and content stays.
+        An intact checkpoint of the same step and content stays. Later steps in the folder, left by a history that was
+        abandoned, are deleted.
+
+        Args:
+          state: on the host or on devices.
+          description: what must agree to resume; of JSON values.
+          wait: whether to return when the state is on disk.
 
         Raises:
-          SaveError: this save, with `wait`, or an earlier one in the background failed; then nothing is
-            saved now.
+          SaveError: this save (with `wait`) or an earlier background save failed; then nothing is saved now.
         """
         self.wait()
-        # A copy: the step that follows donates the device's buffers.
-        host = sharding.host_copy(state)
+        host = sharding.host_copy(state)  # a copy, because the next step donates the device's buffers
         self.saved_step = int(host.step)
-        if self._writes:
+        if self._is_primary:
             self._pending = self._thread.submit(self._write, host, dict(description))
         if wait:
             self.wait()
 
     def check(self) -> None:
-        """Raises SaveError if a save in the background has failed since; waits for nothing."""
-        alone = jax.process_count() == 1  # in a group all must hear of it at the same step: in `wait`
+        """Raises SaveError where a background save has failed; waits for nothing."""
+        alone = jax.process_count() == 1  # a group raises on all processes at the same step, in `wait`
         if alone and self._pending is not None and self._pending.done():
             self.wait()
 
@@ -106,14 +108,14 @@ class Checkpoints:
 
         In a group every process must call it, and `save`, at the same step; all raise.
         """
-        error = self._outcome()
+        error = self._pending_error()
         message = broadcast.broadcast_text("" if error is None else str(error))
         if message:
             self.saved_step = None
             raise error or SaveError(message)
 
-    def _outcome(self) -> SaveError | None:
-        """Why the last save in the background failed, when it has ended."""
+    def _pending_error(self) -> SaveError | None:
+        """The error of the last background save, after waiting for it."""
         pending, self._pending = self._pending, None
         return None if pending is None else pending.exception()
 
@@ -122,38 +124,39 @@ class Checkpoints:
         return max(steps_in(self._folder), default=None)
 
     def restore(self, like: TrainState, description: Mapping[str, Any], *, step: int | None = None) -> TrainState:
-        """The newest state that is whole, or that of `step`, as host arrays; moves damaged ones aside.
+        """The newest intact state, as host arrays; newer damaged ones are reported and moved aside.
 
         Args:
           like: a state of the same structure and shapes.
           description: must equal the one saved.
+          step: the only step to try; default: all.
 
         Raises:
           CheckpointError: there is none, all are damaged (they stay), or the description or a shape differs
             (the differing fields are named).
         """
-        here = json.loads(json.dumps(dict(description)))
+        expected = json.loads(json.dumps(dict(description)))
 
-        def check(found: int, there: dict[str, Any]) -> None:
-            check_same(self._folder / str(found), there, here)
+        def check(found: int, saved: dict[str, Any]) -> None:
+            check_same(self._folder / str(found), saved, expected)
 
-        found = find(self._folder, like, check, step=step)
-        for damaged in found.passed:
+        restored = read_newest(self._folder, like, check, step=step)
+        for damaged in restored.damaged:
             try:
                 self._move_aside(damaged, DAMAGED)
             except OSError as error:
                 print(f"WARNING: {self._folder / str(damaged)}: cannot be moved ({error}).", file=sys.stderr)
-        self.saved_step = found.step
-        return found.state
+        self.saved_step = restored.step
+        return restored.state
 
     def resume(self, like: TrainState, description: Mapping[str, Any]) -> TrainState:
-        """`restore`, or `like` where nothing was ever saved; in a group what the first process has of either.
+        """`restore`, or `like` where nothing was ever saved; in a group the primary process's state on all.
 
         Raises:
           CheckpointError: see `restore`; on every process.
         """
         state, message, fresh = like, "", False
-        if self._writes:
+        if self._is_primary:
             try:
                 fresh = not steps_in(self._folder) and not moved_aside(self._folder)
                 state = like if fresh else self.restore(like, description)
@@ -162,78 +165,75 @@ class Checkpoints:
         message = broadcast.broadcast_text(message)
         if message:
             raise CheckpointError(message)
-        # A new state too: hosts of another make may have rounded theirs otherwise.
+        # A new state is broadcast too: hosts of another type may have rounded theirs differently.
         state = broadcast.broadcast_state(state)
         self.saved_step = None if broadcast.broadcast_from_primary(np.bool_(fresh)) else int(state.step)
         return state
 
     def _write(self, state: TrainState, description: dict[str, Any]) -> None:
-        path = self._folder / str(int(state.step))
+        step = int(state.step)
+        path = self._folder / str(step)
         temporary = path.with_name(path.name + TEMPORARY)
         try:
-            ending = _in_the_way(path, state, description)
-            if ending != KEEP:
+            if not _already_saved(path, state, description):
                 shutil.rmtree(temporary, ignore_errors=True)
                 files.write(temporary, state, description)
-                if ending:
-                    self._move_aside(int(state.step), ending)
+                if path.exists():
+                    self._move_aside(step, DAMAGED if _is_damaged(path) else OLD)
                 temporary.rename(path)
                 files.sync(self._folder)
-            self._prune(int(state.step))
-        except Exception as error:  # TensorStore promises no class
+            self._prune(step)
+        except Exception as error:  # TensorStore documents no class of errors
             shutil.rmtree(temporary, ignore_errors=True)
+            try:
+                space = f" {shutil.disk_usage(self._folder).free / 1e6:.0f} MB are free there."
+            except OSError:
+                space = ""
             raise SaveError(
-                f"{path}: this checkpoint could not be written: {first_line(error)}."
-                f" {_space(self._folder)} Older ones are whole."
+                f"{path}: this checkpoint could not be written: {first_line(error)}.{space} Older ones are intact."
             ) from error
 
     def _prune(self, newest: int) -> None:
-        """Deletes all but the newest up to `newest`; each is renamed first, so that none is ever half there."""
+        """Deletes all but the newest up to `newest`; renames each first, so that STEP is never incomplete."""
         steps = steps_in(self._folder)
         kept = [step for step in steps if step <= newest][-self._keep :]
         for step in set(steps) - set(kept):
             self._move_aside(step, OLD)
-        # A save that failed may go on writing for a moment after it was cleaned up.
-        self._delete_leftovers()
+        self._delete_leftovers()  # .tmp too: a failed save may have gone on writing after it was cleaned up
 
     def _delete_leftovers(self) -> None:
         for path in self._folder.iterdir():
-            if _LEFTOVER.fullmatch(path.name):  # and not `4.old_notes`, somebody's own
+            if _LEFTOVER.fullmatch(path.name):  # not `4.old_notes`, which is a user's
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _move_aside(self, step: int, ending: str) -> None:
-        target, count = self._folder / f"{step}{ending}", 1
+    def _move_aside(self, step: int, suffix: str) -> None:
+        target, count = self._folder / f"{step}{suffix}", 1
         while target.exists():
             count += 1
-            target = self._folder / f"{step}{ending}{count}"
+            target = self._folder / f"{step}{suffix}{count}"
         (self._folder / str(step)).rename(target)
 
-    def _tidy(self) -> None:
-        """Deletes what a killed process left half written or half deleted."""
+    def _clean_up(self) -> None:
+        """Deletes what a killed process left incomplete."""
         for path in sorted(self._folder.iterdir()):
-            left = _LEFTOVER.fullmatch(path.name)
-            if left and not path.name.endswith(TEMPORARY) and not steps_in(self._folder):
-                path.rename(self._folder / left[1])  # killed while it was replaced
+            leftover = _LEFTOVER.fullmatch(path.name)
+            if leftover and not path.name.endswith(TEMPORARY) and not steps_in(self._folder):
+                path.rename(self._folder / leftover[1])  # the process was killed while it replaced the only one
         self._delete_leftovers()
 
 
-def _in_the_way(path: pathlib.Path, state: TrainState, description: dict[str, Any]) -> str:
-    """What becomes of the checkpoint at `path`: KEEP if it is whole and holds this state, else its ending;
-    "" if there is none.
-    """
-    if not path.exists():
-        return ""
+def _is_damaged(path: pathlib.Path) -> bool:
     try:
-        manifest = files.read_manifest(path)
-        files.check_files(path, manifest)
+        files.check_files(path, files.read_manifest(path))
     except DamagedError:
-        return DAMAGED
+        return True
+    return False
+
+
+def _already_saved(path: pathlib.Path, state: TrainState, description: dict[str, Any]) -> bool:
+    """Whether the checkpoint at `path` exists, is intact and has this content."""
+    if not path.exists() or _is_damaged(path):
+        return False
+    manifest = files.read_manifest(path)
     same = manifest["description"] == json.loads(json.dumps(description))
-    return KEEP if same and manifest.get("arrays") == files.array_table(state) else OLD
-
-
-def _space(folder: pathlib.Path) -> str:
-    try:
-        return f"{shutil.disk_usage(folder).free / 1e6:.0f} MB are free there."
-    except OSError:
-        return ""
+    return same and manifest["arrays"] == files.array_table(state)

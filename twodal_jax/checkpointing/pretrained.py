@@ -1,17 +1,15 @@
-"""ImageNet weights that training starts from: a ResNet of torchvision or timm -> variables of our `Regressor`.
+"""ImageNet weights to start training from: a ResNet of torchvision or timm -> variables of `models.resnet.Regressor`.
 
-The network was trained on RGB images (x / 255 - mean) / std, ours takes BGR images (x - 127.5) / 128 and a
-heatmap. The stem takes the difference in exactly:
+The ImageNet network takes RGB images (x / 255 - mean) / std; `Regressor` takes BGR images (x - 127.5) / 128 and a
+heatmap. The stem absorbs the difference exactly:
 
     x_imagenet = x_ours * 128 / (255 std) + (0.5 - mean) / std
 
-The factor scales the kernel's input channels, whose order is turned. The constant adds the same number to a
-channel at every position, which comes off the mean that BatchNorm subtracts. Zero padding then stands for mid-grey
-(127.5) instead of ImageNet's mean colour: the folded network is the original one on an image with a mid-grey border.
-The heatmap's kernel is 0: at first the heatmap changes nothing. The last layer is not taken.
+The factor scales the kernel's input channels, whose order is reversed. The constant adds the same number to a channel
+at every position and is subtracted from the mean of the following BatchNorm. Zero padding then stands for mid-grey
+(127.5) instead of ImageNet's mean colour: the converted network equals the original one on an image with a mid-grey
+border. The heatmap's kernel is 0, so that at first the heatmap changes nothing. The last layer is not converted.
 """
-
-from __future__ import annotations
 
 import os
 import pathlib
@@ -30,7 +28,7 @@ from twodal_jax.models.resnet import Regressor
 from twodal_jax.training.builder import ConfigError
 
 FIELD = "config.regressor.pretrained"
-WRAPPERS = ("state_dict", "model", "res_state_dict")  # where training scripts keep a state dict
+WRAPPERS = ("state_dict", "model", "res_state_dict")  # keys under which training scripts save a state dict
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # RGB, of values 0 to 1
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
@@ -38,13 +36,13 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 def for_new_run(
     config: ml_collections.ConfigDict, checkpoints: pathlib.Path, network: Regressor
 ) -> dict[str, Any] | None:
-    """What `create_train_state` takes as `backbone`.
+    """The argument `backbone` of `training.state.create_train_state`.
 
-    None where the config names no file, where the folder of checkpoints holds a run to resume, which needs the file
-    no more, and on all processes of a group but the first, whose new state the others receive.
+    None where the config names no file, where `checkpoints` holds a run to resume (the file may be gone then), and on
+    all processes of a group but the primary one, which broadcasts its new state.
 
     Raises:
-      ConfigError: the file cannot be read, or is of another network.
+      ConfigError: the file cannot be read, or holds another network.
     """
     path = config.regressor.pretrained
     if not path or steps_in(checkpoints) or moved_aside(checkpoints) or jax.process_index() != 0:
@@ -61,11 +59,13 @@ def for_new_run(
 
 
 def read_state_dict(path: os.PathLike | str) -> dict[str, np.ndarray]:
-    """{name: array} of a `.safetensors` file, or of one by `torch.save` (.pth, .pt, .pth.tar): at its top level or
-    under one of `WRAPPERS`. Names come without `module.`.
+    """{name: array} of a `.safetensors` file or of one by `torch.save` (.pth, .pt, .pth.tar).
+
+    The tensors may lie at the file's top level or under one of `WRAPPERS`. The prefix `module.` is removed from names.
 
     Raises:
-      BrokenFileError: the file cannot be read. CheckpointFormatError: it holds no tensors.
+      BrokenFileError: the file cannot be read.
+      CheckpointFormatError: it holds no tensors.
     """
     if pathlib.Path(path).suffix == ".safetensors":
         with untrusted.opened(path, "safetensors file", (safetensors.SafetensorError, KeyError)) as file:
@@ -75,15 +75,16 @@ def read_state_dict(path: os.PathLike | str) -> dict[str, np.ndarray]:
         for state in (*(content.get(name) for name in WRAPPERS), content):
             if isinstance(state, dict) and any(isinstance(value, np.ndarray) for value in state.values()):
                 return torch_resnet.without_prefix(state)
-    raise torch_resnet.CheckpointFormatError(f"no tensors in it, nor under {', '.join(WRAPPERS)}.")
+    raise torch_resnet.CheckpointFormatError(f"no tensors at its top level or under {', '.join(WRAPPERS)}.")
 
 
 def convert(state: dict[str, np.ndarray], network: Regressor) -> dict[str, Any]:
-    """A state dict of an ImageNet ResNet -> {"params", "batch_stats"} of `network`, all but its head and what a
-    plain ResNet lacks; float32. See the module's docstring.
+    """{"params", "batch_stats"} of `network`, float32, from the state dict of an ImageNet ResNet; see the module.
+
+    The head and the layers that a plain ResNet lacks are left out.
 
     Raises:
-      CheckpointFormatError: the state dict is of another network; the message names the difference.
+      CheckpointFormatError: the state dict belongs to another network; the message names the difference.
     """
     whose = f"torchvision's {network.arch}"
     variables = torch_resnet.convert(state, network, whose, channels=3, head=False)

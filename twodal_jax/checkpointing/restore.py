@@ -1,4 +1,4 @@
-"""Which checkpoint of a folder to go on from: the newest that is whole and belongs to this run. Reads only."""
+"""Choice of the checkpoint to resume from: the newest intact one, if it belongs to this run. Reads only."""
 
 import pathlib
 import re
@@ -11,21 +11,19 @@ from twodal_jax.checkpointing.format import DamagedError
 from twodal_jax.training.state import TrainState
 
 _STEP = re.compile(r"0|[1-9][0-9]*", re.ASCII)
-# Ending of a checkpoint that was found not to be what was written, and was moved aside.
-DAMAGED = ".damaged"
+DAMAGED = ".damaged"  # suffix of a damaged checkpoint that was moved aside
 
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be read, or belongs to another run."""
 
 
-class Found(NamedTuple):
-    """A checkpoint that was read. `passed`: the damaged ones before it, newest first."""
+class Restored(NamedTuple):
+    """A checkpoint that was read, and the steps of newer ones that are damaged, newest first."""
 
     step: int
     state: TrainState
-    description: dict[str, Any]
-    passed: list[int]
+    damaged: list[int]
 
 
 def steps_in(folder: pathlib.Path) -> list[int]:
@@ -40,30 +38,30 @@ def moved_aside(folder: pathlib.Path) -> list[str]:
     return sorted(path.name for path in folder.glob(f"*{DAMAGED}*"))
 
 
-def find(
+def read_newest(
     folder: pathlib.Path, like: TrainState, check: Callable[[int, dict[str, Any]], None], *, step: int | None = None
-) -> Found:
-    """Reads the newest checkpoint that is whole, or that of `step`; says on stderr which it passed by.
-
-    Changes nothing in the folder.
+) -> Restored:
+    """Reads the newest intact checkpoint, and reports newer damaged ones on stderr.
 
     Args:
+      folder: of the checkpoints; is not changed.
       like: a state of the same structure and shapes, or its shapes.
-      check: (step, description) -> None; raises CheckpointError where it is of another run.
+      check: (step, description) -> None; raises CheckpointError where the checkpoint belongs to another run.
+      step: the only step to try; default: all.
 
     Raises:
-      CheckpointError: there is none, all are damaged, or the first whole one does not fit.
+      CheckpointError: there is none, all are damaged, or the newest intact one belongs to another run.
     """
-    steps = steps_in(folder) if step is None else [step]
     if step is not None and not (folder / str(step)).is_dir():
         raise CheckpointError(f"{folder}: holds no checkpoint of step {step}, but of {steps_in(folder)}.")
     damaged: dict[int, str] = {}
-    for candidate in reversed(steps):
+    for candidate in reversed(steps_in(folder) if step is None else [step]):
         path = folder / str(candidate)
         try:
             manifest = files.read_manifest(path)
             check(candidate, manifest["description"])
-            _check_shapes(path, manifest, like)
+            shapes = {name: f"{entry['dtype']}{entry['shape']}" for name, entry in manifest["arrays"].items()}
+            check_same(path, shapes, files.shapes_of(like))
             state = files.read(path, manifest, like)
             if int(state.step) != candidate:
                 raise DamagedError(f"the folder is named {candidate}, its state is of step {int(state.step)}")
@@ -73,34 +71,24 @@ def find(
             continue
         if damaged:
             print(f"WARNING: resuming from the previous checkpoint: {path}.", file=sys.stderr)
-        return Found(candidate, state, manifest["description"], list(damaged))
-    raise CheckpointError(_nothing_left(folder, damaged))
-
-
-def _nothing_left(folder: pathlib.Path, damaged: Mapping[int, str]) -> str:
+        return Restored(candidate, state, list(damaged))
     aside = moved_aside(folder)
     if not damaged and not aside:
-        return f"{folder}: holds no checkpoint; train first."
-    lines = [f"  {step}: {reason}" for step, reason in damaged.items()] + [f"  {name}" for name in aside]
-    return (
+        raise CheckpointError(f"{folder}: holds no checkpoint; train first.")
+    lines = [*(f"  {step}: {reason}" for step, reason in damaged.items()), *(f"  {name}" for name in aside)]
+    raise CheckpointError(
         f"{folder}: holds damaged checkpoints only:\n"
         + "\n".join(lines)
-        + "\nPut back a copy of one of them, or move the folder away to train from the start."
+        + "\nRestore one of them from a copy, or move the folder away to train from the start."
     )
 
 
-def _check_shapes(path: pathlib.Path, manifest: Mapping[str, Any], like: TrainState) -> None:
-    there = {name: f"{x['dtype']}{x['shape']}" for name, x in manifest["arrays"].items()}
-    check_same(path, there, files.shapes_of(like))
-
-
-def check_same(path: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Raises CheckpointError with the fields in which a checkpoint and this run differ."""
-    names = sorted(set(there) | set(here))
+def check_same(path: pathlib.Path, saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raises CheckpointError, with the differing fields, where a checkpoint does not belong to this run."""
     lines = [
-        f"  {name}: {there.get(name)!r} there, {here.get(name)!r} here"
-        for name in names
-        if there.get(name) != here.get(name)
+        f"  {name}: {saved.get(name)!r} in the checkpoint, {expected.get(name)!r} in this run"
+        for name in sorted({*saved, *expected})
+        if saved.get(name) != expected.get(name)
     ]
     if lines:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: the latest ones, the best one, and what a failed save does."""
+"""The checkpoints of a run: its latest ones, its best one, and the reaction to a failed save."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -14,12 +14,13 @@ class RunCheckpoints:
     """The latest checkpoints of a run and its best one.
 
     Args:
-      latest, best: the two folders; `best` is None where nothing chooses a best state.
+      latest: the folder of the latest checkpoints.
+      best: the folder of the best one; None where no validation part chooses it.
       description: saved with each checkpoint.
       on_failed: STOP: a failed save is an error. CONTINUE: it is reported and training goes on.
 
     Attributes:
-      report: how a failed save is reported.
+      report: prints a message about a failed save.
     """
 
     def __init__(self, latest: Checkpoints, best: Checkpoints | None, description: Mapping[str, Any], on_failed: str):
@@ -39,7 +40,7 @@ class RunCheckpoints:
         self._best.save(state, self._description)
 
     def check(self, *, wait: bool = False) -> None:
-        """Raises SaveError, or reports it, where a background save has failed. `wait`: for running saves to end."""
+        """Raises SaveError, or reports it, where a background save has failed; `wait` lets running saves end first."""
         for checkpoints in self._all:
             try:
                 checkpoints.wait() if wait else checkpoints.check()

@@ -1,4 +1,4 @@
-"""A trained network with all it needs to be used, read from the folder of its run."""
+"""A trained network with its config and morphable model, read from the folder of its run."""
 
 import dataclasses
 import json
@@ -10,8 +10,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from twodal_jax.checkpointing import restore as checkpoint_restore
-from twodal_jax.checkpointing.restore import CheckpointError
+from twodal_jax.checkpointing import BEST, LATEST
+from twodal_jax.checkpointing.restore import CheckpointError, read_newest
 from twodal_jax.face_models.load import load_morphable_model
 from twodal_jax.geometry.morphable_model import digest, MorphableModel
 from twodal_jax.models import fold_batch_norm
@@ -20,17 +20,18 @@ from twodal_jax.training.state import create_train_state, NetState, TrainSpec
 
 CONFIG = "config.json"
 WHITENING = ("alpha_mean", "alpha_std")
-LATEST, BEST = "checkpoints", "best"
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """What a run left behind.
+    """The result of a run.
 
     Attributes:
-      config: of the run. spec: of its last stage.
+      config: of the run.
+      spec: of its last stage.
       model: the morphable model, with mesh and whitening.
-      regressor: the network's parameters and statistics, on the host. step: after how many steps.
+      regressor: the network's parameters and batch statistics, on the host.
+      step: number of training steps taken.
     """
 
     config: ml_collections.ConfigDict
@@ -40,8 +41,8 @@ class TrainedModel:
     step: int
 
     def folded(self, images: int) -> "TrainedModel":
-        """The same for inference alone, of so many images at a time: batch normalisation is part of the convolutions
-        (`models.folding`).
+        """The same for inference on `images` images at a time, with batch normalisation folded into the convolutions
+        (`models.fold_batch_norm`).
         """
         network, variables = fold_batch_norm.fold(self.spec.regressor, self.regressor.variables, images)
         spec = self.spec.replace(regressor=network)
@@ -49,7 +50,7 @@ class TrainedModel:
 
 
 def whitening_of(model: MorphableModel) -> dict[str, list[float]]:
-    """What config.json keeps of a morphable model: its whitening, which may come from the data."""
+    """{"alpha_mean", "alpha_std"} for config.json, because a model's whitening may be measured on the training data."""
     return {name: np.asarray(getattr(model, name)).tolist() for name in WHITENING}
 
 
@@ -64,14 +65,13 @@ def load(
 
     Args:
       workdir: the folder given to `twodal_jax.main`.
-      morphable_model: where the run's morphable model lies now; default: where it lay then.
+      morphable_model: path of the run's morphable model; default: the path in the run's config.
       which: "checkpoints", the latest, or "best", the best on the run's validation part.
-      step: one of the checkpoints kept; default: the newest.
+      step: of a kept checkpoint; default: the newest intact one. Newer damaged ones are reported on stderr.
 
     Raises:
-      CheckpointError: no run, no checkpoint that is whole, `best` of a run without a validation part, or another
-        morphable model than the one trained with. A damaged checkpoint is passed by with a warning if there is one
-        before it.
+      CheckpointError: there is no run or no intact checkpoint, the run has no validation part to choose `best`, or the
+        morphable model differs from that of the training.
       AssetError: the morphable model cannot be read.
     """
     workdir = pathlib.Path(workdir)
@@ -80,36 +80,32 @@ def load(
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
-            f"{workdir}: no run of twodal_jax.main ({CONFIG} is missing); give its --workdir."
+            f"{workdir}: is not the --workdir of a run of twodal_jax.main ({CONFIG} is missing)."
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable ({error}).") from None
     config = ml_collections.ConfigDict(content["config"])
     if which == BEST and not config.get("validation_faces") and not (workdir / BEST).is_dir():
         raise CheckpointError(
-            f"{workdir}: has no best state. The run had no validation part (config.validation_faces = 0) to choose one"
-            " by; its last state is the result: leave --best (in Python which='best') away."
+            f"{workdir}: has no best state, because the run had no validation part (config.validation_faces = 0). Its"
+            " last state is the result: omit --best (in Python which='best')."
         )
     where = morphable_model or config.morphable_model
     model = load_morphable_model(where)
-    whitening = content.get("whitening")
-    if whitening:
+    if whitening := content.get("whitening"):
         model = model.with_whitening(*(np.array(whitening[name]) for name in WHITENING))
     try:
         spec = builder.build_stages(config)[-1].spec
     except (AttributeError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: was written by another version of this program, or changed by hand ({error})."
-        ) from None
+        raise CheckpointError(f"{path}: was written by another version of this program, or edited ({error}).") from None
 
     def check(_step: int, description: dict[str, Any]) -> None:
         if description.get("morphable_model_digest") != digest(model):
             raise CheckpointError(
-                f"{workdir}: was trained with another morphable model than {where}; give the right one"
-                " with --morphable_model."
+                f"{workdir}: was trained with another morphable model than {where}; give the one it was trained with by"
+                " --morphable_model."
             )
 
-    # Only the shapes are needed; nothing is computed.
-    like = jax.eval_shape(lambda: create_train_state(spec, 0))
-    found = checkpoint_restore.find(workdir.absolute() / which, like, check, step=step)
-    return TrainedModel(config, spec, model, found.state.regressor, found.step)
+    shapes = jax.eval_shape(lambda: create_train_state(spec, 0))
+    restored = read_newest(workdir.absolute() / which, shapes, check, step=step)
+    return TrainedModel(config, spec, model, restored.state.regressor, restored.step)

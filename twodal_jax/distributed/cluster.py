@@ -1,7 +1,7 @@
-"""Several processes as one run: how they find each other, stop together, and wait for one another.
+"""Groups of processes that train as one run: joining a group, and waiting for all of its processes.
 
-A group is started by `start`, before anything touches a device. What is known of it afterwards is JAX's
-(`jax.process_index`, `jax.process_count`). Every process runs the same program; the first one writes files.
+`start` joins the group, before anything uses a device. From then on `jax.process_index` and `jax.process_count`
+describe it. Every process runs the same program; the primary one (index 0) writes files.
 """
 
 import dataclasses
@@ -14,15 +14,16 @@ from jax.experimental import multihost_utils
 from twodal_jax.distributed import rendezvous
 
 AUTO, ALONE, CLUSTER = "auto", "alone", "cluster"
-# Of a cluster's environment: processes, this one's number, and what else must be set for it to count as one.
+# Environment variables of a launcher: number of processes, index of this one, and others that it always sets. In a
+# SLURM allocation without `srun` some of them are missing.
 SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_LOCALID")
 OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
 TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
-# At its end a process waits so long for the others; where one leaves early for an error, they leave after it.
+# How long a process waits for the others at its end. Where one exits early with an error, the others exit after it.
 SHUTDOWN_SECONDS = 15
 LOST = (
-    "Another process of the group has ended or cannot be reached; this one leaves as well. The same commands"
-    " continue all of them from the last checkpoint."
+    "Another process of the group has ended or cannot be reached, so this one exits. The same commands resume all of"
+    " them from the last checkpoint."
 )
 
 
@@ -32,11 +33,12 @@ class GroupError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Where a process belongs.
+    """The group of a process, and its place in it.
 
     Attributes:
       address: "HOST:PORT" of the primary process; None: JAX detects the cluster.
-      count: number of processes. index: of this one.
+      count: number of processes.
+      index: of this process.
     """
 
     address: str | None = None
@@ -45,13 +47,14 @@ class Group:
 
 
 def group_of(value: str, environment: Mapping[str, str]) -> Group | None:
-    """The group `config.distributed` and the environment tell of; None for a process alone.
+    """The group that `config.distributed` and the environment define; None for a single process.
 
     Args:
       value: "auto": a group where SLURM, Open MPI or a TPU slice started several processes; "cluster": the
-        same, but an error if JAX finds none; "alone": never; "HOST:PORT,COUNT,INDEX": the first process's
-        address, how many there are and which one this is; "HOST:PORT": the last two as SLURM or Open MPI
-        say.
+        same, but an error if JAX detects none; "alone": never; "HOST:PORT,COUNT,INDEX": address of the primary
+        process, number of processes and index of this one; "HOST:PORT": number and index come from SLURM or Open
+        MPI.
+      environment: the environment variables.
 
     Raises:
       GroupError: the value is none of these.
@@ -79,7 +82,7 @@ def group_of(value: str, environment: Mapping[str, str]) -> Group | None:
 
 
 def _launched(environment: Mapping[str, str]) -> tuple[int, int] | None:
-    """(count, index) as SLURM or Open MPI set them for a process they started."""
+    """(count, index) of a process that SLURM or Open MPI started."""
     for names in (SLURM, OPEN_MPI):
         if all(name in environment for name in names):
             return int(environment[names[0]]), int(environment[names[1]])
@@ -87,14 +90,15 @@ def _launched(environment: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 def start(value: str, *, start_seconds: int = 60, heartbeat_seconds: int = 10) -> None:
-    """Joins the group `value` tells of (see `group_of`), or does nothing; before any use of a device.
+    """Joins the group that `value` defines, if any. To be called before a device is used.
 
     Args:
-      start_seconds: how long to wait for the first process and for the others.
-      heartbeat_seconds: how long a process may be silent before the others leave.
+      value: `config.distributed`, see `group_of`.
+      start_seconds: timeout for joining the primary process and the others.
+      heartbeat_seconds: time without a sign of a process after which the others exit.
 
     Raises:
-      GroupError: see `group_of`; or the others did not come in time.
+      GroupError: see `group_of`; or the other processes did not join in time.
     """
     group = group_of(value, os.environ)
     if group is None:
@@ -113,21 +117,22 @@ def start(value: str, *, start_seconds: int = 60, heartbeat_seconds: int = 10) -
         )
     except (rendezvous.MeetingError, RuntimeError, ValueError) as error:
         raise GroupError(
-            f"The group of processes did not start (config.distributed = {value!r}, first process at"
+            f"The group of processes did not start (config.distributed = {value!r}, primary process at"
             f" {group.address}). {error}\n"
             "Start all processes with the same HOST:PORT and COUNT, each with its own INDEX, within"
-            " config.run.start_seconds; the first one must be reachable at that port, which must be free."
+            " config.run.start_seconds; the primary one must be reachable at that port, which must be free."
         ) from error
-    # While all are here: later one may be minutes behind, and Gloo's first meeting waits for 30 seconds.
+    # Gloo connects the processes at their first exchange, with a timeout of 30 seconds. It happens here, because later
+    # one process may be minutes behind the others.
     wait_for_all("started")
 
 
 def is_group() -> bool:
-    """Whether this process is one of several."""
+    """Whether this process is one of several of a run."""
     return jax.process_count() > 1
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process of the group has come here; at once for a process alone."""
+    """Returns when every process of the group has called it with this name; at once for a single process."""
     if is_group():
         multihost_utils.sync_global_devices(name)

@@ -36,16 +36,20 @@ class Stopped(Exception):
 
 
 class Preemption:
-    """The signals of a run. `received`: those that this process got, in order."""
+    """The signals of a run.
+
+    Attributes:
+      received: the signals that this process got, in order.
+    """
 
     def __init__(self):
         self.received: list[int] = []
         self._stopping = threading.Event()
 
     def due(self, step: int) -> bool:
-        """Whether to save and exit after `step`; the same answer on every process of a group.
+        """Whether to save and exit after `step`; the same on every process of a group.
 
-        To be called after every step. Once it is true the grace period no longer ends the process.
+        To be called after every step. Once it is true, the grace period no longer ends the process.
         """
         due = ocp.utils.reached_preemption(step) if cluster.is_group() else bool(self.received)
         if due:
@@ -80,7 +84,7 @@ def _exit_now(code: int, grace_seconds: float, step: int | None) -> None:
         saved = f"The last checkpoint is step {step}; the same command resumes from it."
     try:
         print(f"Stopped: no step ended within {grace_seconds:g} s of the signal. {saved}", file=sys.stderr, flush=True)
-    finally:  # also where the reader of stderr is gone
+    finally:  # also where stderr is closed
         os._exit(code)
 
 

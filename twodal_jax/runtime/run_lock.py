@@ -1,4 +1,4 @@
-"""One process a folder: two that write the same checkpoints, or parts of a data set, would spoil each other's."""
+"""A lock on a folder: two processes must not write the same checkpoints, or the same parts of a data set."""
 
 import contextlib
 import os
@@ -19,13 +19,17 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def only_run(workdir: pathlib.Path, else_give: str = "another --workdir") -> Iterator[None]:
-    """Holds the folder's lock, which ends with the process however that ends.
+def only_run(workdir: pathlib.Path, alternative: str = "another --workdir") -> Iterator[None]:
+    """Holds the folder's lock, which the system releases when the process ends, for whatever reason.
 
-    Where the file system knows no locks the run goes on without.
+    Where the file system has no locks, the block runs without one.
+
+    Args:
+      workdir: the folder; exists.
+      alternative: what the error message recommends.
 
     Raises:
-      WriteError: another process holds it; the message says which.
+      WriteError: another process holds the lock; the message names it.
     """
     with writing(workdir / LOCK):
         opened = open(workdir / LOCK, "a+", encoding="utf-8")
@@ -36,12 +40,12 @@ def only_run(workdir: pathlib.Path, else_give: str = "another --workdir") -> Ite
         except BlockingIOError:
             file.seek(0)
             raise WriteError(
-                f"{workdir}: another run is at work there (process {file.read().strip() or 'unknown'}). Wait for it or"
-                f" stop it, or give {else_give}."
+                f"{workdir}: another run is at work there (process {file.read().strip() or 'unknown'}). Wait for it,"
+                f" stop it, or give {alternative}."
             ) from None
         except OSError:
             pass
-        with contextlib.suppress(OSError):  # who holds it is told where there is room to write it
+        with contextlib.suppress(OSError):  # on a full disk the process is not named
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
             file.flush()
@@ -50,10 +54,10 @@ def only_run(workdir: pathlib.Path, else_give: str = "another --workdir") -> Ite
 
 @contextlib.contextmanager
 def only_run_of_group(workdir: pathlib.Path) -> Iterator[None]:
-    """`only_run`, held by the first process of a group.
+    """`only_run`, held by the primary process of a group.
 
     Raises:
-      WriteError: on all of them.
+      WriteError: another process holds the lock; raised by all processes.
     """
     with contextlib.ExitStack() as stack:
         message = ""
