@@ -273,9 +273,3 @@ def test_a_jpeg_of_too_many_scans_is_refused():
     images.check_scans(few, "it")
     with refused("it: a JPEG of more than 100 scans"):
         images.decode_image(many, "it")
-
-
-def test_centre_crop_removes_the_margin():
-    pixels = np.arange(2 * 160 * 160 * 3).reshape(2, 160, 160, 3)
-    np.testing.assert_array_equal(images.centre_crop(pixels), pixels[:, 20:140, 20:140])
-    np.testing.assert_array_equal(images.centre_crop(pixels[:, :120, :120]), pixels[:, :120, :120])

@@ -297,12 +297,6 @@ def _opaque(samples: np.ndarray) -> np.ndarray:
     return 255 - ((darkness + 127) // 255).astype(np.uint8)
 
 
-def centre_crop(images):
-    """The crop inside its margin: NumPy or JAX array [..., S, S, 3] -> [..., 120, 120, 3]."""
-    start = max((images.shape[-2] - CROP_SIZE) // 2, 0)
-    return images[..., start : images.shape[-3] - start, start : images.shape[-2] - start, :]
-
-
 def crop_face(
     image: np.ndarray, roi_box: np.ndarray, margin: int, border: int = cv2.BORDER_CONSTANT, roll_degrees: float = 0.0
 ) -> np.ndarray:
