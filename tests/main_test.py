@@ -102,7 +102,7 @@ def test_a_config_that_does_not_fit_the_model_or_the_devices_is_refused(tmp_path
         ("--config.run.log_every=0", "config.run.log_every must be at least 1, got 0"),
         ("--config.run.keep_checkpoints=0", "config.run.keep_checkpoints must be at least 1"),
         ("--config.landmark_mask=abc", "config.landmark_mask must be three numbers"),
-        ("--config.stage2.final_learning_rate=0", "config.optimizer.decay=linear does"),
+        ("--config.stage2.final_learning_rate=0", "Use config.optimizer.decay=linear"),
         ("--config.optimizer.name=sgdd", "Unknown optimizer"),
         ("--config.regressor.pretrained=none.pth", "config.regressor.pretrained"),
     ],

@@ -195,7 +195,7 @@ def test_the_command_writes_metrics_tables_figures_and_errors_by_image(folder, t
     [
         (["--predictions=none.npz", "--morphable_model=builtin"], "none.npz: no such file"),
         (["--morphable_model=builtin"], "Give --checkpoint=WORKDIR or --predictions"),
-        (["--checkpoint=/nowhere"], "/nowhere: no run of twodal_jax.main"),
+        (["--checkpoint=/nowhere"], "/nowhere: is not the --workdir of a run of twodal_jax.main"),
         (["--predictions=a:{ok}", "--predictions=a:{ok}", "--morphable_model=builtin"], "same label"),
         (["--predictions={ok}"], "Give --morphable_model"),
         (["--predictions={ok}", "--morphable_model=builtin"], "does not fit this data set"),

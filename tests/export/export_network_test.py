@@ -246,7 +246,7 @@ def test_without_jax2onnx_the_command_gives_the_install_command(one, tmp_path, m
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--checkpoint={0}/none", "--format=stablehlo"], "no run of twodal_jax.main"),
+        (["--checkpoint={0}/none", "--format=stablehlo"], "is not the --workdir of a run of twodal_jax.main"),
         (["--weights={0}/none.npz", "--format=stablehlo"], "none.npz: no such file"),
     ],
 )
