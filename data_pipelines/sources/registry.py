@@ -4,6 +4,7 @@ import os
 import pathlib
 
 from data_pipelines.sources.base import FaceSource, SourceError
+from data_pipelines.sources.joined import JoinedFaces, split_folders
 from twodal_jax.face_models.load import load_morphable_model
 
 # name -> what --input is
@@ -32,7 +33,7 @@ def open_source(
 
     Args:
       name: one of SOURCES.
-      folder: its input.
+      folder: its input; several folders between commas become one set.
       split: mat: a split of annotations.npz; tfds_300w_lp: a tfds split.
       morphable_model: for `face_models.load.load_morphable_model`; rebuilds the landmarks that 300W-LP lacks.
       margin: pixels stored around the 120-pixel crop.
@@ -46,6 +47,11 @@ def open_source(
       SourceError: something is missing, or options do not fit the source.
       face_models.load.AssetError: the morphable model cannot be read.
     """
+    folders = split_folders(folder)
+    if len(folders) > 1:
+        options = dict(split=split, morphable_model=morphable_model, margin=margin, landmarks=landmarks, ready=ready)
+        options |= dict(detect=detect, pixel_origin=pixel_origin)
+        return JoinedFaces([open_source(name, part, **options) for part in folders])
     if margin < 0:
         raise SourceError(f"margin must not be negative, got {margin}")
     if pixel_origin and name != "wild_csv":

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from rich.progress import track
 
-from data_pipelines.sources import synthetic_scenery as scenery
+from data_pipelines.sources import synthetic_drawing as drawing
 from data_pipelines.sources.base import landmark_fields
 from data_pipelines.storage import prepared_dataset
-from twodal_jax.face_models import procedural as faces
-from twodal_jax.face_models.procedural import sampling
+from twodal_jax.face_models import cc0_head, sampling
+from twodal_jax.face_models.cc0_head import Cc0Head
 from twodal_jax.geometry import heatmap
-from twodal_jax.rendering import rasterizer, shading
+from twodal_jax.rendering import rasterizer
 
 CROP_SIZE = 120
 # A detector's error for one landmark of a frontal face, relative to the landmarks' box (about 85 crop pixels); in
@@ -30,7 +30,6 @@ _PROFILE_NOISE = 0.9
 _WILD_OUTLIERS = 0.015
 # Landmarks this far behind the rendered surface (pixels) are hidden.
 _HIDDEN_DEPTH = 3.0
-_BGR = [2, 1, 0]
 
 
 class SyntheticFace(NamedTuple):
@@ -59,68 +58,24 @@ def project(points_model: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return points
 
 
-def _sample_light(rng: np.random.Generator) -> shading.Light:
-    direction = (rng.normal(0, 0.36), rng.normal(0.42, 0.24), rng.uniform(0.6, 1.2))
-    tint = 1 + rng.normal(0, 0.06) * np.array([-1.0, 0.0, 1.0])  # cold to warm, in BGR
-    strength, ambient = rng.uniform(0.5, 1.0), rng.uniform(0.35, 0.65)
-    glow = ambient * (1 + rng.normal(0, 0.05, 3))
-    return shading.Light(
-        direction, tuple(strength * tint), tuple(glow), float(rng.uniform(0.0, 0.16)), float(rng.uniform(6, 25))
-    )
-
-
-def _draw(
-    rng: np.random.Generator,
-    face: faces.FaceModel,
-    vertices: np.ndarray,
-    alpha: np.ndarray,
-    margin: int,
-    occluders: bool,
-) -> np.ndarray:
-    """Renders vertices [N, 3] with random colours, light, background and camera -> uint8 [S, S, 3]."""
-    size = CROP_SIZE + 2 * margin
-    look, light = faces.sample_look(rng), _sample_light(rng)
-    colours, gloss = faces.vertex_colours(face, look)
-    shape = project(vertices + faces.hair_offset(face, look), alpha)
-    shape[:, :2] += margin
-    ground = scenery.background(rng, size)
-    chin = shape[face.model.landmark_indices[8], :2]
-    if rng.random() < 0.3:
-        ground = scenery.long_hair(rng, ground, shape[-1, :2], chin, look.hair[_BGR])
-    shadows = rng.random() < 0.7
-    image, _ = shading.render(
-        shape, face.model.triangles, colours[:, _BGR], size, size, light, ground, gloss=gloss, shadows=shadows
-    )
-    if occluders and rng.random() < 0.35:
-        points = shape[face.model.landmark_indices, :2]
-        eyes = np.stack([points[36:42].mean(axis=0), points[42:48].mean(axis=0)])
-        image = scenery.occlude(rng, image, eyes, look.skin[_BGR])
-    return scenery.photograph(rng, image)
-
-
 def draw_plain(alpha: np.ndarray, size: int = CROP_SIZE) -> np.ndarray:
     """Renders alpha [62] with average colours and plain light on grey -> uint8 [size, size, 3] BGR.
 
     For images in documents and reports: the 120-pixel crop is scaled to `size`.
     """
-    face, look = faces.build_face_model(), faces.AVERAGE_LOOK
-    shape = project(_vertices(face, alpha) + faces.hair_offset(face, look), alpha)
-    # Pixel centres are at integers, so the crop's edge is half a pixel beyond the outermost.
-    scale = size / CROP_SIZE
-    shape = shape * scale
-    shape[:, :2] += (scale - 1) / 2
-    colours, gloss = faces.vertex_colours(face, look)
-    ground = np.full((size, size, 3), 0.45, np.float32)
-    image, _ = shading.render(
-        shape, face.model.triangles, colours[:, _BGR], size, size, shading.Light(), ground, gloss=gloss, shadows=True
-    )
-    return (image * 255 + 0.5).astype(np.uint8)
+    head, scale = cc0_head.load(), size / CROP_SIZE
+
+    def to_pixels(points: np.ndarray) -> np.ndarray:
+        # Pixel centres are at integers, so the crop's edge is half a pixel beyond the outermost.
+        return project(points, alpha) * scale + np.array([(scale - 1) / 2] * 2 + [0])
+
+    return drawing.draw_plain(head, _vertices(head, alpha), to_pixels, size)
 
 
-def _vertices(face: faces.FaceModel, alpha: np.ndarray) -> np.ndarray:
+def _vertices(head: Cc0Head, alpha: np.ndarray) -> np.ndarray:
     """`morphable_model.vertices_model` in NumPy: alpha [62] -> [N, 3], model frame."""
-    shift = alpha[12:] @ face.model.basis.reshape(len(face.model.basis), -1)
-    return (face.model.mean + shift.reshape(face.model.mean.shape)).T
+    shift = alpha[12:] @ head.model.basis.reshape(len(head.model.basis), -1)
+    return (head.model.mean + shift.reshape(head.model.mean.shape)).T
 
 
 def render_face(
@@ -138,14 +93,12 @@ def render_face(
       max_yaw: yaw is uniform in [-max_yaw, max_yaw], degrees.
       jitter: of the crop box, see `sampling.sample_pose`; 0 gives the exact box of the landmarks.
       margin: pixels rendered around the 120-pixel crop on each side.
-      occluders: whether a third of the faces are partly occluded.
+      occluders: see `synthetic_drawing.draw`.
     """
-    face = faces.build_face_model()
-    model = face.model
-    alpha = faces.sample_alpha(
-        rng, model.landmark_mean, model.landmark_basis, face.shape_std, face.expression_scale, max_yaw, jitter
-    )
-    vertices = _vertices(face, alpha)
+    head = cc0_head.load()
+    model = head.model
+    alpha = sampling.sample_alpha(rng, head, max_yaw, jitter)
+    vertices = _vertices(head, alpha)
     crop = project(vertices, alpha)
     landmarks = crop[model.landmark_indices]
     # The crop's border occludes nothing, so visibility is computed on a canvas that holds the whole surface.
@@ -153,7 +106,11 @@ def render_face(
     width, height = (np.ceil(crop[:, :2].max(axis=0)) - low + 1).astype(int)
     canvas = crop - np.array([*low, 0], np.float32)
     visible = rasterizer.visible_vertices(canvas, model.triangles, height, width, _HIDDEN_DEPTH)
-    image = _draw(rng, face, vertices, alpha, margin, occluders)
+
+    def to_pixels(points: np.ndarray) -> np.ndarray:
+        return project(points, alpha) + np.array([margin, margin, 0])
+
+    image = drawing.draw(rng, head, vertices, to_pixels, CROP_SIZE + 2 * margin, occluders)
     # R[0, 2] = -sin(yaw) in the convention of `coefficients.rotation_from_euler`.
     row = alpha[:3] / np.linalg.norm(alpha[:3])
     yaw = float(np.degrees(np.arcsin(np.clip(-row[2], -1, 1))))
@@ -270,7 +227,7 @@ def generate(
         raise ValueError(f"expected count >= 1 and kind in {sorted(_ROWS)}, got {count}, {kind!r}")
     source = f"built-in face model, seed {seed}"
     prepared_dataset.check_replaceable(pathlib.Path(output_dir), kind, source)  # before rendering, which takes time
-    face = faces.build_face_model()
+    model = cc0_head.load().model  # before the threads
     pool = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count())
     try:
         rows = pool.map(lambda i: make_row(kind, seed, i, margin, max_yaw), range(count))
@@ -284,7 +241,7 @@ def generate(
         kind=kind,
         arrays=arrays,
         source=source,
-        alpha_mean=face.model.alpha_mean,
-        alpha_std=face.model.alpha_std,
+        alpha_mean=model.alpha_mean,
+        alpha_std=model.alpha_std,
         seed=seed,
     )

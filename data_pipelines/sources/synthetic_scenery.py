@@ -8,7 +8,8 @@ import numpy as np
 
 
 def _colour(rng: np.random.Generator) -> np.ndarray:
-    return np.clip(rng.uniform(0.05, 0.95) + rng.normal(0, 0.13, 3), 0, 1).astype(np.float32)
+    saturation = rng.choice([0.04, 0.15], p=[0.65, 0.35])
+    return np.clip(rng.uniform(0.03, 0.95) + rng.normal(0, saturation, 3), 0, 1).astype(np.float32)
 
 
 def _noise(rng: np.random.Generator, size: int, cells: int, channels: int = 3) -> np.ndarray:
@@ -47,6 +48,18 @@ def _shapes(rng: np.random.Generator, image: np.ndarray, count: int) -> np.ndarr
     return image
 
 
+def _clutter(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Noise of all sizes, as of leaves, crowds and rooms, between three colours."""
+    amount = np.zeros((size, size, 1), np.float32)
+    cells, weight, falloff = int(rng.integers(2, 5)), 1.0, rng.uniform(0.45, 0.95)
+    while cells < size:
+        amount += weight * (_noise(rng, size, cells, 1) - 0.5)
+        cells, weight = 2 * cells, weight * falloff
+    amount /= max(float(np.abs(amount).max()), 1e-6)
+    low, middle, high = _colour(rng), _colour(rng), _colour(rng)
+    return middle + np.maximum(amount, 0) * (high - middle) + np.maximum(-amount, 0) * (low - middle)
+
+
 def background(rng: np.random.Generator, size: int) -> np.ndarray:
     """Random background of gradients, stripes, noise and shapes: float32 [size, size, 3] from 0 to 1."""
     kind = rng.integers(4)
@@ -55,30 +68,13 @@ def background(rng: np.random.Generator, size: int) -> np.ndarray:
     elif kind == 1:
         image = _stripes(rng, size)
     else:
-        pattern = _noise(rng, size, int(rng.integers(3, 12))) - 0.5
-        image = _colour(rng) + rng.uniform(0.1, 0.9) * pattern
+        image = _clutter(rng, size)
     if rng.random() < 0.6:
         image = _shapes(rng, image.astype(np.float32), int(rng.integers(2, 12)))
     image = image + rng.uniform(0, 0.15) * (_noise(rng, size, size // 3, 1) - 0.5)
     if rng.random() < 0.6:
         image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), float(rng.uniform(0.5, 5)))
     return np.clip(image, 0, 1).astype(np.float32)
-
-
-def long_hair(
-    rng: np.random.Generator, image: np.ndarray, crown: np.ndarray, chin: np.ndarray, colour: np.ndarray
-) -> np.ndarray:
-    """Draws hair behind the head into the background; crown and chin [2] in pixels, colour BGR from 0 to 1."""
-    axis = chin - crown
-    length = float(np.hypot(*axis))
-    turn = float(np.degrees(np.arctan2(axis[1], axis[0])))
-    centre = crown + axis * rng.uniform(0.45, 0.75)
-    mask = np.zeros(image.shape[:2], np.float32)
-    axes = (int(length * rng.uniform(0.6, 1.0)), int(length * rng.uniform(0.36, 0.52)))
-    cv2.ellipse(mask, tuple(int(v) for v in centre), axes, turn, 0, 360, 1.0, -1, cv2.LINE_AA)
-    mask = mask[..., None]
-    strands = 0.75 + 0.5 * _noise(rng, len(image), 40, 1)
-    return image * (1 - mask) + mask * np.clip(colour * strands, 0, 1).astype(np.float32)
 
 
 def _hand(rng: np.random.Generator, mask: np.ndarray, centre: np.ndarray, reach: float) -> None:
@@ -96,26 +92,12 @@ def _hand(rng: np.random.Generator, mask: np.ndarray, centre: np.ndarray, reach:
     cv2.line(mask, (x, y), tuple(int(v) for v in wrist), 1.0, width, cv2.LINE_AA)
 
 
-def _glasses(mask: np.ndarray, eyes: np.ndarray) -> None:
-    axis = eyes[1] - eyes[0]
-    distance = max(float(np.hypot(*axis)), 6.0)
-    turn = float(np.degrees(np.arctan2(axis[1], axis[0])))
-    for eye in eyes:
-        lens = ((float(eye[0]), float(eye[1])), (distance * 0.82, distance * 0.52), turn)
-        cv2.fillPoly(mask, [cv2.boxPoints(lens).astype(np.int32)], 1.0, cv2.LINE_AA)
-    start, end = (tuple(int(v) for v in eye) for eye in eyes)
-    cv2.line(mask, start, end, 1.0, max(1, int(distance * 0.08)), cv2.LINE_AA)
-
-
-def occlude(rng: np.random.Generator, image: np.ndarray, eyes: np.ndarray, skin: np.ndarray) -> np.ndarray:
-    """Occludes the face by a hand, a bar, dark glasses or a patch; returns a new image.
-
-    The centres of the eyes [2, 2] are in pixels; skin is the colour of the hand, BGR from 0 to 1.
-    """
+def occlude(rng: np.random.Generator, image: np.ndarray, skin: np.ndarray) -> np.ndarray:
+    """Occludes the face by a hand of colour `skin` (BGR from 0 to 1), a bar or a patch; returns a new image."""
     size = len(image)
     mask = np.zeros((size, size), np.float32)
-    kind = rng.choice(["hand", "bar", "glasses", "patch"], p=[0.3, 0.2, 0.25, 0.25])
-    colour, opacity = _colour(rng), 1.0
+    kind = rng.choice(["hand", "bar", "patch"], p=[0.4, 0.25, 0.35])
+    colour = _colour(rng)
     if kind == "hand":
         _hand(rng, mask, rng.uniform(0.1, 0.9, 2) * size, size * rng.uniform(0.2, 0.4))
         colour = np.clip(skin * rng.uniform(0.8, 1.15), 0, 1)
@@ -123,28 +105,31 @@ def occlude(rng: np.random.Generator, image: np.ndarray, eyes: np.ndarray, skin:
         ends = (rng.uniform(-0.2, 1.2, (2, 2)) * size).astype(int)
         start, end = map(tuple, ends.tolist())
         cv2.line(mask, start, end, 1.0, int(rng.uniform(0.04, 0.15) * size), cv2.LINE_AA)
-    elif kind == "glasses":
-        _glasses(mask, eyes)
-        colour, opacity = _colour(rng) * 0.25, rng.uniform(0.7, 1.0)
     else:
         centre, half = rng.uniform(0, 1, 2) * size, rng.uniform(0.06, 0.2, 2) * size
         box = tuple(centre.tolist()), tuple((2 * half).tolist()), float(rng.uniform(0, 90))
         cv2.fillPoly(mask, [cv2.boxPoints(box).astype(np.int32)], 1.0, cv2.LINE_AA)
     texture = colour * (0.85 + 0.3 * _noise(rng, size, int(rng.integers(4, 30)), 1))
-    mask = (mask * opacity)[..., None]
+    mask = mask[..., None]
     return image * (1 - mask) + mask * np.clip(texture, 0, 1).astype(np.float32)
 
 
 def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Simulates a camera's exposure, contrast, blur, noise and JPEG -> uint8 [S, S, 3]."""
+    """Simulates a camera's exposure, contrast, size, blur, noise and JPEG -> uint8 [S, S, 3]."""
+    size = len(image)
     image = np.clip(image, 0, 1) ** np.float32(rng.uniform(0.75, 1.2))
     contrast, brightness = np.float32(rng.uniform(0.8, 1.2)), np.float32(rng.normal(0, 0.04))
     image = (image - 0.5) * contrast + 0.5 + brightness
+    tint = rng.normal(0, 0.03, 3).astype(np.float32)
+    image = image * (1 + tint)
     if rng.random() < 0.12:
         image = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
-    if rng.random() < 0.5:
+    if rng.random() < 0.2:  # a small face, enlarged
+        small = int(size * rng.uniform(0.3, 0.8))
+        image = cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size))
+    elif rng.random() < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.3)))
-    image = image + rng.normal(0, rng.uniform(0, 0.03), image.shape).astype(np.float32)
+    image = image + rng.normal(0, rng.uniform(0, 0.025), image.shape).astype(np.float32)
     pixels = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
     if rng.random() < 0.5:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 96))]

@@ -8,7 +8,7 @@ import pytest
 from data_pipelines.sources import synthetic
 from data_pipelines.storage import prepared_dataset
 from tests.helpers_face_files import file_contents
-from twodal_jax.face_models import procedural
+from twodal_jax.face_models import cc0_head, sampling
 from twodal_jax.geometry import coefficients, projection
 
 
@@ -25,7 +25,7 @@ def sets(tmp_path_factory):
 
 def test_stored_landmarks_are_the_projection_of_the_stored_alpha(sets):
     rows = sets["annotated"].arrays
-    model = procedural.build_face_model().model
+    model = cc0_head.load().model
     projected = projection.landmarks_crop(model, jnp.asarray(rows["alpha"]))
     np.testing.assert_allclose(projected, rows["landmarks68"], atol=1e-3)
 
@@ -39,7 +39,7 @@ def test_stored_yaw_is_alphas_and_occurs_in_all_bins(sets):
 
 
 def test_the_manifest_has_the_whitening(sets):
-    model = procedural.build_face_model().model
+    model = cc0_head.load().model
     for opened in sets.values():
         np.testing.assert_allclose(opened.manifest["alpha_std"], model.alpha_std, rtol=1e-6)
         assert opened.image_size == 120 and opened.count == 60
@@ -95,12 +95,9 @@ def test_a_margin_changes_neither_alpha_nor_landmarks():
 
 
 def test_the_face_is_rendered_at_its_landmarks():
-    face = procedural.build_face_model()
-    model, no_shape, no_expression = face.model, 0 * face.shape_std, 0 * face.expression_scale
-    rng = np.random.default_rng(0)
-    alpha = procedural.sample_alpha(
-        rng, model.landmark_mean, model.landmark_basis, no_shape, no_expression, max_yaw=0.0
-    )
+    model = cc0_head.load().model
+    alpha = np.zeros(62, np.float32)
+    alpha[:12] = sampling.sample_pose(np.random.default_rng(0), model.landmark_mean.T, max_yaw=0.0).ravel()
     image = synthetic.draw_plain(alpha)
     points = synthetic.project(model.landmark_mean.T, alpha)[:, :2]
     grey = image.mean(axis=2)

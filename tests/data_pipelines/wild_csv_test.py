@@ -10,6 +10,7 @@ from helpers_umdfaces import HEADER as UMD_HEADER, row_of, write_batch
 
 from data_pipelines.sources.base import Skip, SourceError, to_18_landmarks
 from data_pipelines.sources.detections import read_detections
+from data_pipelines.sources.registry import open_source
 from data_pipelines.sources.umdfaces import umdfaces
 from data_pipelines.sources.wild_csv import detection_faces, wild_csv_faces
 from tests.helpers_face_files import photo, read_all
@@ -269,3 +270,21 @@ def test_the_pixel_origin_is_subtracted(tmp_path):
     _, face = one_face(tmp_path, points, np.ones(21), pixel_origin=1.0)
     np.testing.assert_allclose(face["landmarks"], points[heatmap.INDICES_OF_21] - 1.0, atol=1e-5)
     np.testing.assert_allclose(face["jaw"], points[heatmap.JAW_OF_21] - 1.0, atol=1e-5)
+
+
+def test_folders_between_commas_are_one_set_in_their_order(tmp_path):
+    points = np.random.default_rng(1).uniform(5, 115, (21, 2)).round(2)
+    names = []
+    for folder, count in (("one", 2), ("two", 3)):
+        rows = []
+        for number in range(count):
+            names.append(f"{folder}{number}.jpg")
+            write_image(tmp_path / folder / "images" / names[-1])
+            rows.append(line_21(names[-1], points + number, np.ones(21)))
+        (tmp_path / folder / "l.csv").write_text("\n".join([HEADER_21, *rows]) + "\n")
+    source = open_source("wild_csv", f"{tmp_path / 'one'},{tmp_path / 'two'}")
+    assert len(source) == 5 and [face["name"] for face in source.faces(0, 99)] == names
+    assert [face["name"] for face in source.faces(1, 3)] == names[1:3]
+    assert source.fingerprint() != open_source("wild_csv", tmp_path / "one").fingerprint()
+    with pytest.raises(SourceError, match="three: no such folder"):
+        open_source("wild_csv", f"{tmp_path / 'one'},{tmp_path / 'three'}")

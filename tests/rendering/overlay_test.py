@@ -5,7 +5,7 @@ import pytest
 from helpers_mesh import ball, in_picture
 
 from twodal_jax.face_models.load import load_morphable_model
-from twodal_jax.face_models.procedural.landmarks import MIRROR_68
+from twodal_jax.geometry.heatmap import MIRROR_68
 from twodal_jax.rendering import drawing, overlay, shading
 
 GREY = 90
@@ -14,7 +14,7 @@ GREY = 90
 @pytest.fixture(scope="module")
 def head():
     model = load_morphable_model("builtin")
-    return np.asarray(model.mean).T, np.asarray(model.triangles), np.asarray(model.landmark_indices)
+    return 1000 * np.asarray(model.mean).T, np.asarray(model.triangles), np.asarray(model.landmark_indices)
 
 
 def posed(points, yaw, size=200.0, pitch=0.0):

@@ -9,8 +9,8 @@ import pytest
 import scipy.io
 from helpers_mesh import ball, sheet
 
+from twodal_jax.face_models import cc0_head
 from twodal_jax.face_models.load import load_morphable_model
-from twodal_jax.face_models.procedural import unwrap
 from twodal_jax.rendering import uv
 
 needs_data = pytest.mark.skipif("TWODAL_DATA_DIR" not in os.environ, reason="TWODAL_DATA_DIR is not set")
@@ -24,13 +24,6 @@ def signed_areas(flat: uv.UvMap) -> np.ndarray:
 
 def num_inverted(flat: uv.UvMap) -> int:
     return int((signed_areas(flat) <= 0).sum())
-
-
-@pytest.fixture(scope="module")
-def builtin():
-    model = load_morphable_model("builtin")
-    mean, triangles = np.asarray(model.mean), np.asarray(model.triangles)
-    return mean, triangles, uv.cylinder_uv(mean, triangles)
 
 
 def bent_strip(bulge: float = 0.0):
@@ -64,26 +57,15 @@ def test_an_overhang_is_unfolded():
     assert num_inverted(uv.split_seam(uv.cylinder_uv(mean, triangles), triangles)) == 0
 
 
-def test_the_built_in_head_is_unwrapped_without_folds_by_grid_and_by_cylinder(builtin):
-    mean, triangles, cylinder = builtin
-    middle = np.flatnonzero((np.abs(mean[0]) < 1e-3) & (mean[2] > 40))
-    assert len(middle) > 50
-    for found in (unwrap.grid_uv(), cylinder):
-        assert found.shape == (mean.shape[1], 2) and found.dtype == np.float32
-        assert found.min() >= 0 and found.max() <= 1
-        assert num_inverted(uv.split_seam(found, triangles)) == 0
-        np.testing.assert_allclose(found[middle, 0], 0.5, atol=0.002)
-        # u points to the right of a frontal face, v upwards.
-        front = mean[2] > 40
-        assert np.corrcoef(mean[0, front], found[front, 0])[0, 1] > 0.9
-        assert np.corrcoef(mean[1, front], found[front, 1])[0, 1] > 0.9
-
-
-def test_the_face_gets_more_texels_by_grid_than_by_cylinder(builtin):
-    mean, triangles, cylinder = builtin
-    face = (mean[2] > 40) & (np.abs(mean[1]) < 70)
-    assert np.ptp(unwrap.grid_uv()[face, 0]) > max(0.5, 1.2 * np.ptp(cylinder[face, 0]))
-    assert unwrap.uv_for(triangles) is unwrap.grid_uv() and unwrap.uv_for(triangles[1:]) is None
+def test_coordinates_at_corners_become_a_map_of_the_same_surface():
+    head = cc0_head.load()
+    triangles = head.model.triangles
+    flat = uv.of_corners(head.uv, triangles)
+    np.testing.assert_array_equal(flat.vertex[: head.model.num_vertices], np.arange(head.model.num_vertices))
+    np.testing.assert_array_equal(flat.vertex[flat.triangles], triangles)
+    np.testing.assert_allclose(flat.uv[flat.triangles], head.uv, atol=1e-7)
+    assert len(flat.vertex) < 1.05 * head.model.num_vertices  # repeated along seams only
+    assert uv.as_map(flat, triangles) is flat
 
 
 def test_splitting_the_seam_keeps_the_triangles_of_the_surface():

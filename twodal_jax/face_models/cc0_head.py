@@ -21,7 +21,7 @@ import numpy as np
 
 from twodal_jax.face_models import face_units, subdivision
 from twodal_jax.geometry import morphable_model
-from twodal_jax.geometry.coefficients import NUM_EXPRESSION, NUM_SHAPE
+from twodal_jax.geometry.coefficients import NUM_SHAPE
 
 FILE = pathlib.Path(__file__).parent / "data" / "cc0_head.npz"
 _STEPS = 32767  # of a quantised direction
@@ -33,7 +33,7 @@ class Cc0Head(NamedTuple):
     """The head with everything that belongs to it. N vertices, T triangles, two for each quad.
 
     Attributes:
-      model: the MorphableModel, without whitening.
+      model: the MorphableModel, whitened for `sampling.sample_alpha`.
       shape_std: float32 [40], standard deviations of the shape coefficients (1); their means are 0.
       expression_mean, expression_std: float32 [10], of random expressions.
       mirror: int64 [N], the vertex at the mirrored place.
@@ -95,6 +95,16 @@ def pack(arrays: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
+def add_whitening(content: bytes, mean: np.ndarray, std: np.ndarray) -> bytes:
+    """A model file's content with the mean and standard deviation [62] of alpha."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    file = io.BytesIO()
+    rounded = (np.array([float(f"{value:.5g}") for value in values], np.float32) for values in (mean, std))
+    np.savez_compressed(file, **arrays | dict(zip(("alpha_mean", "alpha_std"), rounded)))
+    return file.getvalue()
+
+
 def _quantise(fields: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fields [K, N, 3] as int16 and the metres [K] of one step of each."""
     scale = np.maximum(np.abs(fields).max(axis=(1, 2)), 1e-12).astype(np.float32) / np.float32(_STEPS)
@@ -114,7 +124,12 @@ def unpack(content: bytes) -> Cc0Head:
     basis = stored["basis"].astype(np.float32) * stored["basis_scale"][:, None, None]
     quads = refinement.faces
     model = morphable_model.create(
-        mean, _refined(refinement, basis), subdivision.triangulate(quads), stored["landmark_indices"]
+        mean,
+        _refined(refinement, basis),
+        subdivision.triangulate(quads),
+        stored["landmark_indices"],
+        stored.get("alpha_mean"),
+        stored.get("alpha_std"),
     )
     return Cc0Head(
         model=model,
@@ -140,7 +155,8 @@ def _unit_fields(stored: dict[str, np.ndarray], count: int) -> np.ndarray:
 def _refined(refinement: subdivision.Refinement, fields: np.ndarray) -> np.ndarray:
     """Fields [K, N0, 3] of the coarse head -> planes [K, 3, N] of the refined one, float32."""
     planes = np.swapaxes(fields, 1, 2).reshape(-1, fields.shape[1])
-    return (refinement.matrix @ planes.T).T.astype(np.float32).reshape(len(fields), 3, -1)
+    refined = np.ascontiguousarray((refinement.matrix @ planes.T).T, np.float32)
+    return refined.reshape(len(fields), 3, -1)
 
 
 @functools.lru_cache(maxsize=1)
@@ -154,13 +170,7 @@ def expression_coefficients(head: Cc0Head, activations: np.ndarray) -> np.ndarra
     return (activations @ head.unit_coefficients).astype(np.float32)
 
 
-def sample_shape(rng: np.random.Generator) -> np.ndarray:
-    """Shape coefficients of a random person: float32 [40], normal, cut at 2.5 standard deviations."""
-    return np.clip(rng.normal(size=NUM_SHAPE), -2.5, 2.5).astype(np.float32)
-
-
-def sample_expression(rng: np.random.Generator, head: Cc0Head) -> np.ndarray:
-    """Coefficients of a random expression of the face units: float32 [10]."""
-    coefficients = expression_coefficients(head, face_units.sample_activations(rng, 1)[0])
-    assert coefficients.shape == (NUM_EXPRESSION,)
-    return coefficients
+def head_of(triangles: np.ndarray) -> Cc0Head | None:
+    """The head of this package if a mesh has its triangles [T, 3]."""
+    head = load()
+    return head if np.array_equal(triangles, head.model.triangles) else None

@@ -6,7 +6,7 @@
       coefficients are raw, as in 300W-LP's `Shape_Para` and `Exp_Para`;
   `.pkl`: 3DDFA_V2's bfm_noneck_v3.pkl, with param_mean_std_62d_120x120.pkl and tri.pkl in the same folder;
   `.npz`: this project's own format, written by `save_morphable_model`;
-  "builtin": the procedural face of `face_models.procedural`.
+  "builtin": the CC0 head of `face_models.cc0_head`.
 
 The readers (`io.pickle_arrays`, `io.mat`, `io.npy`) execute no code of a file and check each length in it. Triangles
 are counter-clockwise seen from outside, whatever their order in the file.
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from twodal_jax.face_models import cc0_head
 from twodal_jax.geometry import coefficients, morphable_model
 from twodal_jax.geometry.morphable_model import MorphableModel
 from twodal_jax.io import mat, npy, pickle_arrays
@@ -50,9 +51,7 @@ def load_morphable_model(path: os.PathLike | str, *, whitening: os.PathLike | st
       AssetError: a file is missing or broken; names the file, what was expected and the remedy.
     """
     if str(path) == BUILTIN:
-        from twodal_jax.face_models import procedural
-
-        model = procedural.build_face_model().model
+        model = cc0_head.load().model
     else:
         model = _read_model(pathlib.Path(path))
     return model if whitening is None else _with_whitening(model, pathlib.Path(whitening))

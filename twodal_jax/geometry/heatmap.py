@@ -52,6 +52,17 @@ MIRROR_WITH_JAW = np.array([*MIRROR_18, 19, 18, 20])
 # Weights by colour in Fig. 4, from the authors' public code (XgTu/2DASL, commit ead2e164, `lmsMask_18pts`).
 HIGH_WEIGHT = (13, 16)  # red: nose tip, mouth centre
 MEDIUM_WEIGHT = (7, 10, 15, 17)  # pink: eye centres, mouth corners
+# Landmark i of the 68 of a mirrored face is landmark MIRROR_68[i] of the original.
+MIRROR_68 = np.array(
+    [
+        *(range(16, -1, -1)),
+        *(range(26, 16, -1)),
+        *(27, 28, 29, 30, 35, 34, 33, 32, 31),
+        *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
+        *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55),
+        *(64, 63, 62, 61, 60, 67, 66, 65),
+    ]
+)
 
 
 def landmarks_18_from_68(landmarks: jax.Array, *, authors_mouth: bool = False) -> jax.Array:

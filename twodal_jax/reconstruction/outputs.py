@@ -139,13 +139,7 @@ def _viewer(scene: Scene, folder: pathlib.Path) -> None:
 
     shown = [
         viewer_face(
-            face,
-            scene.surface.model,
-            scene.surface.uv,
-            texture,
-            f"Face {number}",
-            landmarks_visible=visible,
-            expression_names=scene.surface.expression_names,
+            face, scene.surface.model, scene.surface.uv_map, texture, f"Face {number}", landmarks_visible=visible
         )
         for number, (face, (texture, _), visible) in enumerate(
             zip(scene.faces, scene.textures, scene.landmarks_visible)

@@ -16,7 +16,7 @@ class Surface:
 
     Args:
       model: with its mesh.
-      uv: [N, 2], v up, as in `rendering.uv`; default: the built-in head's own, or a cylindrical projection.
+      uv: [N, 2], v up, as in `rendering.uv`; default: MakeHuman's of the built-in head, else a cylindrical projection.
     """
 
     def __init__(self, model: MorphableModel, uv: np.ndarray | None = None):
@@ -27,28 +27,16 @@ class Surface:
         self._uv = uv
 
     @functools.cached_property
-    def uv(self) -> np.ndarray:
-        """[N, 2], v up."""
-        from twodal_jax.face_models.procedural.unwrap import uv_for
-        from twodal_jax.rendering.uv import cylinder_uv
-
-        found = uv_for(self.triangles) if self._uv is None else self._uv
-        return cylinder_uv(self.mean, self.triangles) if found is None else found
-
-    @functools.cached_property
-    def expression_names(self) -> tuple[str, ...]:
-        """Names of the 10 expression directions of the built-in model; () for others."""
-        from twodal_jax.face_models.procedural import EXPRESSION_NAMES
-        from twodal_jax.face_models.procedural.unwrap import uv_for
-
-        return () if uv_for(self.triangles) is None else tuple(EXPRESSION_NAMES)
-
-    @functools.cached_property
     def uv_map(self):
-        """`rendering.uv.UvMap`: the mesh with copies of the vertices at the texture's seam."""
-        from twodal_jax.rendering.uv import split_seam
+        """`rendering.uv.UvMap`: the mesh with copies of the vertices at the texture's seams."""
+        from twodal_jax.face_models import cc0_head
+        from twodal_jax.rendering import uv
 
-        return split_seam(self.uv, self.triangles)
+        if self._uv is None and (head := cc0_head.head_of(self.triangles)):
+            return uv.of_corners(head.uv, self.triangles)
+        return uv.split_seam(
+            uv.cylinder_uv(self.mean, self.triangles) if self._uv is None else self._uv, self.triangles
+        )
 
     @functools.cached_property
     def mirror(self):
@@ -136,7 +124,7 @@ class Scene:
         surface = self.surface
         return [
             uv_texture(
-                self.image, face.vertices, surface.triangles, surface.uv, self.texture_size, surface.mirror, seen
+                self.image, face.vertices, surface.triangles, surface.uv_map, self.texture_size, surface.mirror, seen
             )
             for face, seen in zip(self.faces, self.visibilities)
         ]

@@ -24,6 +24,7 @@ class Light(NamedTuple):
       ambient: [3] factor of the ambient light.
       specular: strength of the highlight.
       shininess: exponent of the highlight; 8 to 30 resembles skin.
+      harmonics: float32 [9, 3], `harmonics_of` an environment, which replaces `ambient`; or None.
     """
 
     direction: tuple[float, float, float] = (0.2, 0.4, 0.9)
@@ -31,6 +32,31 @@ class Light(NamedTuple):
     ambient: tuple[float, float, float] = (0.35, 0.35, 0.35)
     specular: float = 0.08
     shininess: float = 14.0
+    harmonics: np.ndarray | None = None
+
+
+def _harmonic_basis(directions: np.ndarray) -> np.ndarray:
+    """Real spherical harmonics up to degree 2: unit directions [..., 3] -> [..., 9]."""
+    x, y, z = np.moveaxis(directions, -1, 0)
+    bands = [np.full_like(x, 0.282095), 0.488603 * y, 0.488603 * z, 0.488603 * x]
+    bands += [1.092548 * x * y, 1.092548 * y * z, 0.315392 * (3 * z * z - 1), 1.092548 * x * z]
+    return np.stack([*bands, 0.546274 * (x * x - y * y)], axis=-1)
+
+
+def harmonics_of(directions: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Light that a matt surface reflects under distant lights, as spherical harmonics of its normal.
+
+    Source: Ramamoorthi and Hanrahan, An Efficient Representation for Irradiance Environment Maps, SIGGRAPH 2001.
+
+    Args:
+      directions: [L, 3] towards the lights, viewer's frame, y up, unit length.
+      colours: [L, 3], reflected by a white surface that faces the light.
+
+    Returns:
+      float32 [9, 3].
+    """
+    cosine_lobe = np.repeat([np.pi, 2 * np.pi / 3, np.pi / 4], [1, 3, 5])[:, None]
+    return (cosine_lobe * (_harmonic_basis(directions).T @ colours)).astype(np.float32)
 
 
 @njit(cache=True, nogil=True)
@@ -133,11 +159,23 @@ def shade(normals: np.ndarray, albedo: np.ndarray, light: Light, gloss=1.0, lit=
     diffuse = np.maximum((normals @ direction + 0.16) / 1.16, 0.0)[..., None] * lit
     half = _unit(direction + np.array([0.0, 0.0, 1.0], np.float32))
     highlight = np.maximum(normals @ half, 0.0)[..., None] ** light.shininess * lit
-    # Ambient light is stronger from above than from below.
-    sky = 0.85 + 0.15 * normals[..., 1:2]
+    if light.harmonics is None:  # ambient light is stronger from above than from below
+        around = np.asarray(light.ambient, np.float32) * (0.85 + 0.15 * normals[..., 1:2])
+    else:
+        around = np.maximum(_harmonic_basis(normals).astype(np.float32) @ light.harmonics, 0)
     colour = np.asarray(light.colour, np.float32)
-    shaded = albedo * (np.asarray(light.ambient, np.float32) * sky + colour * diffuse)
+    shaded = albedo * (around + colour * diffuse)
     return (shaded + light.specular * gloss * colour * highlight).astype(np.float32)
+
+
+def encode_srgb(linear: np.ndarray) -> np.ndarray:
+    """Linear light, clipped to 0..1, to display values with sRGB's mean exponent of 2.2."""
+    return np.clip(linear, 0, 1) ** np.float32(1 / 2.2)
+
+
+def decode_srgb(encoded: np.ndarray) -> np.ndarray:
+    """The inverse of `encode_srgb`."""
+    return np.clip(encoded, 0, 1) ** np.float32(2.2)
 
 
 def _unit(vector) -> np.ndarray:

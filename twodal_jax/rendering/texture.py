@@ -14,7 +14,7 @@ import numpy as np
 
 from twodal_jax.rendering import rasterizer, shading, symmetric_fill
 from twodal_jax.rendering.symmetric_fill import MIRRORED, MirrorPoints, SEEN
-from twodal_jax.rendering.uv import split_seam
+from twodal_jax.rendering.uv import as_map, UvMap
 
 OUTSIDE = 255
 # Cosine of the angle between normal and line of sight: pixels of the photo are not used below the first, because they
@@ -122,7 +122,7 @@ def uv_texture(
     image: np.ndarray,
     vertices: np.ndarray,
     triangles: np.ndarray,
-    uv: np.ndarray,
+    uv: np.ndarray | UvMap,
     size: int = 1024,
     mirror: MirrorPoints | None = None,
     seen: VertexVisibility | None = None,
@@ -148,7 +148,7 @@ def uv_texture(
     vertices, triangles = np.asarray(vertices, np.float32), np.asarray(triangles, np.int32)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image: expected BGR uint8 [H, W, 3], got {image.dtype} {image.shape}")
-    if len(uv) != len(vertices):
+    if not isinstance(uv, UvMap) and len(uv) != len(vertices):
         raise ValueError(f"uv: expected one row for each of {len(vertices)} vertices, got {len(uv)}")
     seen = vertex_visibility(vertices, triangles) if seen is None else seen
     colours, known = vertex_colours(image, vertices, triangles, seen)
@@ -171,9 +171,9 @@ def uv_texture(
     return _continued(np.clip(np.rint(texture), 0, 255).astype(np.uint8), inside), source
 
 
-def _chart(uv: np.ndarray, triangles: np.ndarray, size: int):
+def _chart(uv: np.ndarray | UvMap, triangles: np.ndarray, size: int):
     """The mesh in UV space, and its fragments in a texture of `size` texels."""
-    flat = split_seam(uv, triangles)
+    flat = as_map(uv, triangles)
     texels = np.stack([flat.uv[:, 0] * size - 0.5, (1 - flat.uv[:, 1]) * size - 0.5], axis=1)
     level = np.zeros((len(texels), 1), np.float32)
     return flat, rasterizer.rasterize(np.hstack([texels, level]), flat.triangles, size, size)
@@ -225,14 +225,14 @@ def _continued(texture: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def draw_textured(
-    vertices: np.ndarray, triangles: np.ndarray, uv: np.ndarray, texture: np.ndarray, height: int, width: int
+    vertices: np.ndarray, triangles: np.ndarray, uv: np.ndarray | UvMap, texture: np.ndarray, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Renders a mesh with its texture, without light.
 
     Args:
       vertices: [N, 3], pixels, y down, larger z nearer.
       triangles: [T, 3].
-      uv: [N, 2].
+      uv: [N, 2], or a map of the mesh.
       texture: BGR uint8 [S, S, 3].
       height: of the image, pixels.
       width: of the image, pixels.
@@ -240,7 +240,7 @@ def draw_textured(
     Returns:
       BGR uint8 [H, W, 3], black outside, and bool [H, W], True on the mesh.
     """
-    flat = split_seam(uv, triangles)
+    flat = as_map(uv, triangles)
     vertices = np.asarray(vertices, np.float32)[flat.vertex]
     fragments = rasterizer.rasterize(vertices, flat.triangles, height, width)
     places = shading.interpolate(flat.uv, flat.triangles, fragments)

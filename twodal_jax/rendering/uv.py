@@ -77,6 +77,28 @@ def split_seam(uv: np.ndarray, triangles: np.ndarray) -> UvMap:
     return UvMap(np.concatenate([uv, at_edge]), triangles, vertex)
 
 
+def of_corners(corner_uv: np.ndarray, triangles: np.ndarray) -> UvMap:
+    """The map of UV coordinates that are given at the corners of triangles, which differ along seams.
+
+    Args:
+      corner_uv: [T, 3, 2].
+      triangles: [T, 3]; each vertex belongs to a triangle.
+    """
+    corners = np.column_stack([np.ravel(triangles), np.reshape(corner_uv, (-1, 2))])
+    found, place = np.unique(corners, axis=0, return_inverse=True)
+    vertex = found[:, 0].astype(np.int32)
+    repeats = np.concatenate([[False], vertex[1:] == vertex[:-1]])
+    order = np.concatenate([np.flatnonzero(~repeats), np.flatnonzero(repeats)])
+    where = np.empty(len(order), np.int32)
+    where[order] = np.arange(len(order), dtype=np.int32)
+    return UvMap(found[order, 1:].astype(np.float32), where[place.reshape(-1, 3)], vertex[order])
+
+
+def as_map(uv: np.ndarray | UvMap, triangles: np.ndarray) -> UvMap:
+    """`uv` itself if it is a map, else `split_seam` of coordinates [N, 2]."""
+    return uv if isinstance(uv, UvMap) else split_seam(uv, triangles)
+
+
 def cylinder_uv(mean: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Unwraps a face on the cylinder around the vertical axis between its ears; the seam is behind the head.
 

@@ -8,6 +8,7 @@ import numpy as np
 from twodal_jax.detection.types import Face
 from twodal_jax.geometry import coefficients, morphable_model
 from twodal_jax.geometry.morphable_model import MorphableModel
+from twodal_jax.rendering.uv import UvMap
 
 # Largest distance between a mesh and its coefficients' shape in the fitted pose, as a share of the mesh's size.
 _TOLERANCE = 0.01
@@ -91,7 +92,7 @@ class ViewerFace:
 def viewer_face(
     face: Face,
     model: MorphableModel,
-    uv: np.ndarray | None = None,
+    uv: np.ndarray | UvMap | None = None,
     texture: np.ndarray | None = None,
     name: str = "",
     *,
@@ -104,12 +105,12 @@ def viewer_face(
     Args:
       face: reconstructed with `model`.
       model: its whitening gives the unit of the sliders.
-      uv: as in `ViewerFace`.
+      uv: as in `ViewerFace`, or a `rendering.uv.UvMap` of the mesh.
       texture: as in `ViewerFace`.
       name: label of the face.
       colours: as in `ViewerFace`.
       landmarks_visible: as in `ViewerFace`.
-      expression_names: of the model's 10 directions, such as `face_models.procedural.EXPRESSION_NAMES`.
+      expression_names: of the model's 10 directions; missing ones are numbered.
 
     Raises:
       ValueError: the face's vertices are not those of `model` with the face's coefficients.
@@ -118,19 +119,22 @@ def viewer_face(
     first = coefficients.NUM_COEFFICIENTS - coefficients.NUM_EXPRESSION
     std = np.asarray(model.alpha_std)[first:]
     directions = np.asarray(model.basis)[coefficients.NUM_SHAPE :] * std[:, None, None]
+    triangles, vertex = np.asarray(model.triangles), slice(None)
+    if isinstance(uv, UvMap):
+        uv, triangles, vertex = uv
     pose = {"Yaw": face.pose.yaw, "Pitch": face.pose.pitch, "Roll": face.pose.roll}
     facts = {label: f"{value:+.0f}°".replace("-", "−") for label, value in pose.items()}
     return ViewerFace(
         name=name,
-        vertices_model=vertices,
-        triangles=np.asarray(model.triangles),
-        expression_directions=directions,
+        vertices_model=vertices[vertex],
+        triangles=triangles,
+        expression_directions=directions[:, :, vertex],
         landmark_indices=np.asarray(model.landmark_indices),
         pose_image=_affine_map(vertices, np.asarray(face.vertices)),
         roi_box=np.asarray(face.roi_box),
         uv=uv,
         texture=texture,
-        colours=colours,
+        colours=None if colours is None else colours[vertex],
         landmarks_visible=landmarks_visible,
         expression_names=[text.replace("_", " ").capitalize() for text in expression_names],
         facts=facts | {"Confidence": f"{face.confidence:.2f}"},

@@ -12,18 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from twodal_jax.face_models import subdivision
-
-# Landmark i of a mirrored face is landmark MIRROR_68[i] of the original.
-MIRROR_68 = np.array(
-    [
-        *(range(16, -1, -1)),
-        *(range(26, 16, -1)),
-        *(27, 28, 29, 30, 35, 34, 33, 32, 31),
-        *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
-        *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55),
-        *(64, 63, 62, 61, 60, 67, 66, 65),
-    ]
-)
+from twodal_jax.geometry import heatmap
 
 LANDMARKS: dict[int, tuple[int, ...]] = {
     # jaw
@@ -100,7 +89,7 @@ def landmark_indices(
         if index is None:
             raise ValueError(f"Landmark {landmark}: {place} is no vertex, edge or face of the mesh.")
         indices[landmark] = index
-        indices[MIRROR_68[landmark]] = refined_mirror[index]
-    if (indices < 0).any() or not np.array_equal(refined_mirror[indices], indices[MIRROR_68]):
+        indices[heatmap.MIRROR_68[landmark]] = refined_mirror[index]
+    if (indices < 0).any() or not np.array_equal(refined_mirror[indices], indices[heatmap.MIRROR_68]):
         raise ValueError("Expected the middle landmarks on the middle line and one landmark of each left-right pair.")
     return indices

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from twodal_jax.face_models import cc0_head, face_units
+from twodal_jax.face_models import face_units, sampling
 from twodal_jax.face_models.cc0_head import Cc0Head
 from twodal_jax.geometry.coefficients import NUM_SHAPE
 from twodal_jax.rendering import shading
@@ -80,7 +80,7 @@ def model_sheet(head: Cc0Head, size: int = 400) -> np.ndarray:
 def people_sheet(head: Cc0Head, size: int = 260) -> np.ndarray:
     """5 x 8 random people at rest: two rows from the front, then turned by 30, 60 and 90 degrees."""
     rng = np.random.default_rng(5)
-    shapes = [cc0_head.sample_shape(rng) for _ in range(8 * len(_YAWS))]
+    shapes = [sampling.sample_shape(rng) for _ in range(8 * len(_YAWS))]
     return sheet(
         [_draw_coefficients(head, shape, size, _YAWS[index // 8]) for index, shape in enumerate(shapes)], columns=8
     )

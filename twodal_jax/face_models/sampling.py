@@ -1,4 +1,4 @@
-"""Random faces: shape, expression and pose coefficients, and their whitening.
+"""Random faces of the built-in model: shape, expression and pose coefficients, and their whitening.
 
 NumPy only, because worker threads draw one sample at a time; tests compare it with `geometry.projection` and
 `geometry.coefficients`.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from twodal_jax.face_models.procedural.expression_directions import EXPRESSION_NAMES
+from twodal_jax.face_models import cc0_head, face_units
+from twodal_jax.face_models.cc0_head import Cc0Head
+from twodal_jax.geometry.coefficients import NUM_SHAPE
 
 MAX_YAW, MAX_PITCH, MAX_ROLL = 90.0, 25.0, 25.0
 _CROP_SIZE = 120
@@ -17,28 +19,18 @@ _WHITENING_SAMPLES = 2048
 # because detectors include a part of the forehead, which has no landmarks.
 _BOX_SLACK, _BOX_SLACK_STD = 0.10, 0.045
 _BOX_LIFT, _BOX_SHIFT_STD = 0.04, 0.022
-# Probability that an expression is active; otherwise it has only noise.
-_EXPRESSION_SHARE = 0.18
-# mouth_sideways has both signs, the other expressions only one.
-_SIGNED = ("mouth_sideways",)
+_MAX_EXPRESSION = 4.0  # rare sums of several strong face units are cut
 
 
-def sample_shape(rng: np.random.Generator, shape_std: np.ndarray) -> np.ndarray:
-    """Shape coefficients: float32 [40], normal with `shape_std`, clipped to 2.5 standard deviations."""
-    return (np.clip(rng.normal(size=40), -2.5, 2.5) * shape_std).astype(np.float32)
+def sample_shape(rng: np.random.Generator) -> np.ndarray:
+    """Shape coefficients of a random person: float32 [40], normal, cut at 2.5 standard deviations."""
+    return np.clip(rng.normal(size=NUM_SHAPE), -2.5, 2.5).astype(np.float32)
 
 
-def sample_expression(rng: np.random.Generator, expression_scale: np.ndarray) -> np.ndarray:
-    """Expression coefficients: float32 [10]; each is active with a fixed probability, from weak to full."""
-    worn = rng.random(10) < _EXPRESSION_SHARE
-    activation = np.where(worn, rng.uniform(0.1, 1.0, 10), 0.0)
-    opposite = np.array([name in _SIGNED for name in EXPRESSION_NAMES]) & (rng.random(10) < 0.5)
-    activation = np.where(opposite, -activation, activation) + rng.normal(0, 0.06, 10)
-    closed = EXPRESSION_NAMES.index("eyes_closed")
-    activation[closed] = np.clip(activation[closed], -0.15, 1.0)
-    jaw = EXPRESSION_NAMES.index("mouth_open")
-    activation[jaw] = np.clip(activation[jaw], 0.0, 1.0)
-    return (activation * expression_scale).astype(np.float32)
+def sample_expression(rng: np.random.Generator, head: Cc0Head) -> np.ndarray:
+    """Coefficients of a random expression of the face units: float32 [10]."""
+    activations = face_units.sample_activations(rng, 1)[0]
+    return np.clip(cc0_head.expression_coefficients(head, activations), -_MAX_EXPRESSION, _MAX_EXPRESSION)
 
 
 def rotation(pitch: float, yaw: float, roll: float) -> np.ndarray:
@@ -63,7 +55,7 @@ def sample_pose(
 
     Args:
       rng: source of random numbers.
-      landmarks_model: [68, 3], of the face, model frame, millimetres.
+      landmarks_model: [68, 3], of the face, model frame.
       max_yaw: degrees.
       jitter: 1 shifts and scales the crop box like that of a detector (10 % larger, 4 % higher, standard deviations
         4.5 % and 2.2 % of its side), 0 is the exact box of `projection.roi_box_from_landmarks`.
@@ -84,45 +76,18 @@ def sample_pose(
     return np.column_stack([scale * turned, [*offset, depth]]).astype(np.float32)
 
 
-def sample_alpha(
-    rng: np.random.Generator,
-    landmark_mean: np.ndarray,
-    landmark_basis: np.ndarray,
-    shape_std: np.ndarray,
-    expression_scale: np.ndarray,
-    max_yaw: float = MAX_YAW,
-    jitter: float = 1.0,
-) -> np.ndarray:
-    """Alpha of one random face: float32 [62], raw, frame of the 120-pixel crop.
-
-    Args:
-      rng: source of random numbers.
-      landmark_mean: [3, 68] of the MorphableModel.
-      landmark_basis: [50, 3, 68] of the MorphableModel.
-      shape_std: of the FaceModel.
-      expression_scale: of the FaceModel.
-      max_yaw: see `sample_pose`.
-      jitter: see `sample_pose`.
-    """
-    shape, expression = sample_shape(rng, shape_std), sample_expression(rng, expression_scale)
-    weights = np.concatenate([shape, expression])
-    landmarks = landmark_mean + np.tensordot(weights, landmark_basis, axes=1)
+def sample_alpha(rng: np.random.Generator, head: Cc0Head, max_yaw: float = MAX_YAW, jitter: float = 1.0) -> np.ndarray:
+    """Alpha of one random face: float32 [62], raw, frame of the 120-pixel crop; arguments as in `sample_pose`."""
+    weights = np.concatenate([sample_shape(rng), sample_expression(rng, head)])
+    landmarks = head.model.landmark_mean + np.tensordot(weights, head.model.landmark_basis, axes=1)
     pose = sample_pose(rng, landmarks.T, max_yaw, jitter)
     return np.concatenate([pose.ravel(), weights]).astype(np.float32)
 
 
-def whitening(
-    landmark_mean: np.ndarray, landmark_basis: np.ndarray, shape_std: np.ndarray, expression_scale: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of `sample_alpha`, float32 [62] each."""
+def whitening(head: Cc0Head) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of `sample_alpha`, float32 [62] each; those of the shape are known: 0 and 1."""
     rng = np.random.default_rng(0)
-    alphas = np.stack(
-        [
-            sample_alpha(rng, landmark_mean, landmark_basis, shape_std, expression_scale)
-            for _ in range(_WHITENING_SAMPLES)
-        ]
-    )
+    alphas = np.stack([sample_alpha(rng, head) for _ in range(_WHITENING_SAMPLES)])
     mean, std = alphas.mean(axis=0), alphas.std(axis=0)
-    # Known exactly.
-    mean[12:52], std[12:52] = 0.0, shape_std
+    mean[12 : 12 + NUM_SHAPE], std[12 : 12 + NUM_SHAPE] = 0, 1
     return mean.astype(np.float32), std.astype(np.float32)
