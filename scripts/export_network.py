@@ -2,9 +2,12 @@
 
     python -m scripts.export_network --checkpoint=runs/demo --output_dir=exported --format=stablehlo
     python -m scripts.export_network --checkpoint=runs/demo --output_dir=exported --format=onnx
+    python -m scripts.export_network --checkpoint=runs/demo --output_dir=exported --format=weights
 
 The file's inputs are images [b, 120, 120, 3] (uint8, BGR crops), landmarks [b, 18, 2] and visible [b, 18]; its outputs
 are alpha [b, 62] and landmarks68 [b, 68, 3]. The batch size b is free. A JSON beside it has the details.
+
+The format "weights" is this program's own: network.safetensors, float16, for --checkpoint of other commands.
 
 ONNX is written by jax2onnx, which needs an older orbax-checkpoint than training does and therefore a separate
 environment. If it is missing, the command writes the weights (network.npz) and prints how to continue.
@@ -17,7 +20,7 @@ import shlex
 import sys
 
 NAME = "network"
-FORMATS = ("stablehlo", "onnx")
+FORMATS = ("stablehlo", "onnx", "weights")
 
 
 class UsageError(ValueError):
@@ -31,7 +34,7 @@ def parse(arguments):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", type=pathlib.Path, help="the folder of a run of twodal_jax.main")
+    source.add_argument("--checkpoint", help="the --workdir of a run, a weights file, photos or free")
     source.add_argument("--weights", type=pathlib.Path, help=f"{NAME}.npz that this command wrote")
     parser.add_argument("--output_dir", required=True, type=pathlib.Path, help="made if missing")
     parser.add_argument("--format", required=True, choices=FORMATS)
@@ -46,7 +49,23 @@ def parse(arguments):
     options = parser.parse_args(arguments)
     if options.weights and (options.best or options.morphable_model or options.passes):
         parser.error("--best, --morphable_model and --passes go with --checkpoint; --weights include them")
+    if options.weights and options.format == "weights":
+        parser.error("--format=weights goes with --checkpoint")
     return options
+
+
+def load_trained(options):
+    """The `checkpointing.trained_model.TrainedModel` of --checkpoint."""
+    try:
+        from twodal_jax.checkpointing import manager as checkpoint_manager, trained_model
+        from twodal_jax.face_models.load import AssetError
+    except ImportError as error:
+        raise UsageError(f"{error}: this environment cannot read checkpoints, only --weights={NAME}.npz.") from None
+    which = trained_model.BEST if options.best else trained_model.LATEST
+    try:
+        return trained_model.load(options.checkpoint, morphable_model=options.morphable_model, which=which)
+    except (AssetError, checkpoint_manager.CheckpointError) as error:
+        raise UsageError(str(error)) from None
 
 
 def load_network(options):
@@ -55,16 +74,7 @@ def load_network(options):
 
     if options.weights:
         return portable.load_npz(options.weights)
-    try:
-        from twodal_jax.checkpointing import manager as checkpoint_manager, trained_model
-        from twodal_jax.face_models.load import AssetError
-    except ImportError as error:
-        raise UsageError(f"{error}: this environment cannot read checkpoints, only --weights={NAME}.npz.") from None
-    which = trained_model.BEST if options.best else trained_model.LATEST
-    try:
-        trained = trained_model.load(options.checkpoint, morphable_model=options.morphable_model, which=which)
-    except (AssetError, checkpoint_manager.CheckpointError) as error:
-        raise UsageError(str(error)) from None
+    trained = load_trained(options)
     return portable.from_trained(trained, passes=1 if options.passes is None else options.passes)
 
 
@@ -101,8 +111,21 @@ def write_onnx(network, options) -> list[pathlib.Path]:
     return written
 
 
+def write_weights(options) -> pathlib.Path:
+    """Writes network.safetensors."""
+    from twodal_jax.checkpointing import trained_model, weights
+    from twodal_jax.export.files import write_together
+
+    path = options.output_dir / f"{NAME}{weights.SUFFIX}"
+    write_together({path: trained_model.to_weights(load_trained(options))})
+    return path
+
+
 def export_network(arguments) -> None:
     options = parse(arguments)
+    if options.format == "weights":
+        print(f"Written: {write_weights(options)}", file=sys.stderr)
+        return
     network = load_network(options)
     if options.format == "onnx":
         written = write_onnx(network, options)

@@ -27,7 +27,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("input", nargs="+", metavar="INPUT", help="image, folder, glob, video file, or camera:0")
-    add("--checkpoint", required=True, metavar="WORKDIR", help="the folder of a run of twodal_jax.main")
+    add(
+        "--checkpoint",
+        default="photos",
+        help="photos (the default) or free, the networks of the package; a weights file; or the --workdir of a run",
+    )
     add("--output_dir", required=True, type=pathlib.Path, help="made if missing")
     add(
         "--outputs",

@@ -16,11 +16,12 @@ __all__ = ["Reconstructor", "__version__", "load"]
 __version__ = "0.1.0"
 
 
-def load(checkpoint, *, morphable_model=None, which=LATEST, detector=None):
+def load(checkpoint="photos", *, morphable_model=None, which=LATEST, detector=None):
     """A trained model as a `Reconstructor`.
 
     Args:
-      checkpoint: the folder of a run of `twodal_jax.main`.
+      checkpoint: "photos" or "free", the networks of the package; a weights file (.safetensors); or the folder of a run
+        of `twodal_jax.main`.
       morphable_model: path of the run's morphable model; default: the path in the run's config.
       which: "checkpoints", the latest one, or "best", the best on the run's validation part.
       detector: face detector, see `detection.detectors`; default: scikit-image's cascade.

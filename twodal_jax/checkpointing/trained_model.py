@@ -1,4 +1,4 @@
-"""A trained network with its config and morphable model, read from the folder of its run."""
+"""A trained network with its config and morphable model, read from the folder of its run or from a weights file."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from twodal_jax.checkpointing import BEST, LATEST
+from twodal_jax.checkpointing import BEST, LATEST, weights
 from twodal_jax.checkpointing.restore import CheckpointError, read_newest
 from twodal_jax.face_models.load import load_morphable_model
 from twodal_jax.geometry.morphable_model import digest, MorphableModel
@@ -55,32 +55,36 @@ def whitening_of(model: MorphableModel) -> dict[str, list[float]]:
 
 
 def load(
-    workdir: os.PathLike | str,
+    checkpoint: os.PathLike | str = weights.NAMES[0],
     *,
     morphable_model: os.PathLike | str | None = None,
     which: str = LATEST,
     step: int | None = None,
 ) -> TrainedModel:
-    """Reads the network of a run.
+    """Reads the network of a run or of a weights file.
 
     Args:
-      workdir: the folder given to `twodal_jax.main`.
+      checkpoint: the folder given to `twodal_jax.main`, a weights file (.safetensors), or the name of a network of the
+        package, one of `weights.NAMES`.
       morphable_model: path of the run's morphable model; default: the path in the run's config.
       which: "checkpoints", the latest, or "best", the best on the run's validation part.
       step: of a kept checkpoint; default: the newest intact one. Newer damaged ones are reported on stderr.
 
     Raises:
-      CheckpointError: there is no run or no intact checkpoint, the run has no validation part to choose `best`, or the
-        morphable model differs from that of the training.
+      CheckpointError: there is no run or no intact checkpoint, the run has no validation part to choose `best`, the
+        morphable model differs from that of the training, or the weights file is damaged.
       AssetError: the morphable model cannot be read.
     """
-    workdir = pathlib.Path(workdir)
+    if path := weights.file_of(checkpoint):
+        return _load_weights(path, morphable_model)
+    workdir = pathlib.Path(checkpoint)
     path = workdir / CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
-            f"{workdir}: is not the --workdir of a run of twodal_jax.main ({CONFIG} is missing)."
+            f"{workdir}: is not the --workdir of a run of twodal_jax.main ({CONFIG} is missing), no weights file"
+            f" ({weights.SUFFIX}) and none of the package's networks, {' and '.join(weights.NAMES)}."
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable ({error}).") from None
@@ -94,10 +98,7 @@ def load(
     model = load_morphable_model(where)
     if whitening := content.get("whitening"):
         model = model.with_whitening(*(np.array(whitening[name]) for name in WHITENING))
-    try:
-        spec = builder.build_stages(config)[-1].spec
-    except (AttributeError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: was written by another version of this program, or edited ({error}).") from None
+    spec = _spec_of(config, path)
 
     def check(_step: int, description: dict[str, Any]) -> None:
         if description.get("morphable_model_digest") != digest(model):
@@ -109,3 +110,27 @@ def load(
     shapes = jax.eval_shape(lambda: create_train_state(spec, 0))
     restored = read_newest(workdir.absolute() / which, shapes, check, step=step)
     return TrainedModel(config, spec, model, restored.state.regressor, restored.step)
+
+
+def to_weights(trained: TrainedModel) -> bytes:
+    """The content of a weights file (`checkpointing.weights`)."""
+    config = ml_collections.ConfigDict(trained.config.to_dict())
+    return weights.pack(config, whitening_of(trained.model), trained.regressor.variables, trained.step)
+
+
+def _load_weights(path: pathlib.Path, morphable_model: os.PathLike | str | None) -> TrainedModel:
+    about, arrays = weights.read(path)
+    config = ml_collections.ConfigDict(about["config"])
+    spec = _spec_of(config, path)
+    variables = weights.variables_for(spec.regressor.clone(axis_name=None), arrays, path)
+    model = load_morphable_model(morphable_model or config.morphable_model)
+    model = model.with_whitening(*(np.array(about["whitening"][name], np.float32) for name in WHITENING))
+    return TrainedModel(config, spec, model, NetState(variables["params"], variables["batch_stats"], ()), about["step"])
+
+
+def _spec_of(config: ml_collections.ConfigDict, path: pathlib.Path) -> TrainSpec:
+    """The last stage's. Raises CheckpointError if the config of the file `path` is of another version."""
+    try:
+        return builder.build_stages(config)[-1].spec
+    except (AttributeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: was written by another version of this program, or edited ({error}).") from None
