@@ -43,10 +43,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--landmarks", metavar="FILE", help="landmarks of the faces: 18, 21 or 68 points (.csv, .npz, .json)")
     add(
         "--detector",
-        choices=("cascade", "any_way_up", "face-alignment", "whole"),
-        default="cascade",
-        help="cascade: frontal faces, rolled up to 60 degrees; any_way_up: rolled by any angle; face-alignment: an"
-        " extra package that detects profiles too; whole: the image is a tight crop of one face",
+        choices=("centerface", "face-alignment", "whole"),
+        default="centerface",
+        help="centerface: faces of any pose, size and roll; face-alignment: an extra package that also gives landmarks;"
+        " whole: the image is a tight crop of one face",
     )
     add("--passes", type=at_least_one, default=3, help="forward passes for each face (default 3)")
     add("--min_confidence", type=float, default=0.4, help="faces below it are skipped (default 0.4)")
@@ -67,7 +67,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def detector_of(options: argparse.Namespace):
     """The detector of the options."""
-    from twodal_jax.detection import detectors, from_file
+    from twodal_jax.detection import centerface, detectors, from_file
 
     if options.boxes and options.landmarks:
         raise from_file.GivenError("Give --boxes or --landmarks, not both.")
@@ -79,8 +79,7 @@ def detector_of(options: argparse.Namespace):
         return detectors.FaceAlignmentDetector()
     if options.detector == "whole":
         return detectors.WholePicture()
-    angles = detectors.ANY_WAY_UP if options.detector == "any_way_up" else detectors.TILTED
-    return detectors.CascadeDetector(angles)
+    return centerface.CenterFaceDetector()
 
 
 def load(options: argparse.Namespace):

@@ -24,7 +24,7 @@ def load(checkpoint="photos", *, morphable_model=None, which=LATEST, detector=No
         of `twodal_jax.main`.
       morphable_model: path of the run's morphable model; default: the path in the run's config.
       which: "checkpoints", the latest one, or "best", the best on the run's validation part.
-      detector: face detector, see `detection.detectors`; default: scikit-image's cascade.
+      detector: face detector, see `detection.detectors`; default: CenterFace.
 
     Raises:
       CheckpointError: there is no run, or it was trained with another morphable model.

@@ -42,7 +42,7 @@ class Reconstructor:
 
     Args:
       trained: see `trained_model.load`.
-      detector: has `detect(image) -> list[FaceBox]`; default: scikit-image's frontal-face cascade.
+      detector: has `detect(image) -> list[FaceBox]`; default: CenterFace.
     """
 
     def __init__(self, trained: TrainedModel, detector=None):
@@ -64,9 +64,9 @@ class Reconstructor:
     def detector(self):
         """The face detector, made on first use."""
         if self._detector is None:
-            from twodal_jax.detection.detectors import CascadeDetector
+            from twodal_jax.detection.centerface import CenterFaceDetector
 
-            self._detector = CascadeDetector()
+            self._detector = CenterFaceDetector()
         return self._detector
 
     def reconstruct(
