@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 import trimesh
 
-from twodal_jax.export import frames, meshes
+from twodal_jax.export import frames, glb, meshes
 from twodal_jax.face_models.load import load_morphable_model
 from twodal_jax.geometry import projection
 
@@ -88,7 +88,7 @@ def outwardness(vertices: np.ndarray, triangles: np.ndarray) -> float:
     return float((np.einsum("ti,ti->t", normals, corners.mean(axis=1)) > 0).mean())
 
 
-WRITERS = {"obj": meshes.write_obj, "ply": meshes.write_ply, "glb": meshes.write_glb}
+WRITERS = {"obj": meshes.write_obj, "ply": meshes.write_ply, "glb": glb.write_glb}
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -156,7 +156,7 @@ def test_a_glb_embeds_the_texture_with_v_down(tmp_path):
     texture = picture()
     uv, expected = texel_of_vertices(len(vertices), texture)
     path = tmp_path / "a b.glb"
-    meshes.write_glb(path, vertices, triangles, uv=uv, texture=texture, comment="unit m")
+    glb.write_glb(path, vertices, triangles, uv=uv, texture=texture, comment="unit m")
     tree, buffer = read_glb(path)
     (material,), (image,) = tree["materials"], tree["images"]
     assert "uri" not in image and tree["asset"]["extras"] == {"comment": "unit m"}
@@ -181,7 +181,7 @@ def test_colours_of_a_glb_are_linear(tmp_path):
     vertices, triangles = sphere()
     colours = np.zeros((len(vertices), 3), np.uint8)
     colours[:] = (255, 188, 12)  # blue, green, red
-    tree, buffer = read_glb(meshes.write_glb(tmp_path / "a.glb", vertices, triangles, colours=colours))
+    tree, buffer = read_glb(glb.write_glb(tmp_path / "a.glb", vertices, triangles, colours=colours))
     attributes = tree["meshes"][0]["primitives"][0]["attributes"]
     assert tree["accessors"][attributes["COLOR_0"]]["normalized"] is True
     found = accessor(tree, buffer, attributes["COLOR_0"]) / 65535
@@ -342,9 +342,9 @@ def test_the_khronos_validator_reports_no_issue(tmp_path, validator):
     for name, (vertices, triangles) in {"sphere": with_loose_vertex(), "face": face}.items():
         uv, _ = texel_of_vertices(len(vertices), texture)
         colours = np.resize(texture.reshape(-1, 3), (len(vertices), 3))
-        meshes.write_glb(tmp_path / f"{name} plain.glb", vertices, triangles)
-        meshes.write_glb(tmp_path / f"{name} textured.glb", vertices, triangles, uv=uv, texture=texture)
-        meshes.write_glb(tmp_path / f"{name} ü.glb", vertices, triangles, colours=colours, comment="metre")
+        glb.write_glb(tmp_path / f"{name} plain.glb", vertices, triangles)
+        glb.write_glb(tmp_path / f"{name} textured.glb", vertices, triangles, uv=uv, texture=texture)
+        glb.write_glb(tmp_path / f"{name} ü.glb", vertices, triangles, colours=colours, comment="metre")
     found = helpers_gltf.issues(validator, sorted(tmp_path.iterdir()))
     assert len(found) == 6
     for path, issues in found.items():
@@ -352,7 +352,7 @@ def test_the_khronos_validator_reports_no_issue(tmp_path, validator):
 
 
 def test_the_khronos_validator_reports_an_invalid_normal(tmp_path, validator):
-    path = meshes.write_glb(tmp_path / "a.glb", *sphere())
+    path = glb.write_glb(tmp_path / "a.glb", *sphere())
     tree, buffer = read_glb(path)
     index = tree["meshes"][0]["primitives"][0]["attributes"]["NORMAL"]
     data = path.read_bytes()

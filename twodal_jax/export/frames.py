@@ -7,6 +7,7 @@ in glTF and Wavefront OBJ; a program with z up, such as Blender, rotates them on
       first pixel); z = 0 is an arbitrary depth. The picture as the rectangle from (0, 0) to (width, height) lies
       exactly under the face.
           x = x_image + 1/2,   y = height - 1/2 - y_image,   z = z_image
+      In a GLB, a node above the faces scales pixels to metres, so that a head has its natural size.
       (x_image, y_image as in `detection.types.Face`: y down, the first pixel's centre at (0, 0)).
   model: pose removed, the morphable model's own frame and origin, in metres.
 
@@ -45,6 +46,13 @@ def metres_per_unit(landmarks_model: np.ndarray) -> float | None:
         if 1 / MAX_RATIO < distance * unit / OUTER_EYE_DISTANCE < MAX_RATIO:
             return unit
     return None
+
+
+def usual_unit(landmarks_model: np.ndarray) -> float:
+    """The unit in metres that gives a mean face of any unit the usual eye distance; argument as `metres_per_unit`."""
+    first, second = OUTER_EYE_CORNERS
+    landmarks = np.asarray(landmarks_model, np.float64)
+    return OUTER_EYE_DISTANCE / float(np.linalg.norm(landmarks[first] - landmarks[second]))
 
 
 def to_export_frame(

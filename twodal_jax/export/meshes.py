@@ -1,8 +1,7 @@
-"""Writers of meshes for other programs: OBJ with its MTL and PNG, PLY, GLB.
+"""Writers of meshes for other programs: OBJ with its MTL and PNG, PLY; `glb` writes GLB.
 
     write_obj    text; Blender, MeshLab and most other programs
     write_ply    binary; vertex colours
-    write_glb    one binary file with its texture; browsers, Blender, phones
 
 Vertices keep their number and order: vertex n of a file is vertex n of the morphable model. Coordinates are written as
 given (`frames` converts them): right-handed, y up, triangles counter-clockwise seen from outside. Texture coordinates
@@ -23,11 +22,7 @@ from twodal_jax.export.files import write_together
 # In OBJ and MTL a space ends a name, # begins a comment and a leading - an option.
 _NOT_IN_NAMES = re.compile(r"[\s#\"'\\\x00-\x1f]|^-")
 _TRIMESH_COMMENT = re.compile(rb"^comment [^\n]*\n", re.MULTILINE)
-_CLAMP_TO_EDGE, _LINEAR, _LINEAR_MIPMAP_LINEAR = 33071, 9729, 9987  # constants of glTF
-_COLOUR_ATTRIBUTE = "_LINEAR_COLOUR"
-_VERTEX_DATA, _INDEX_DATA = 34962, 34963
 _MTL = "newmtl {0}\nKa 1 1 1\nKd 1 1 1\nKs 0 0 0\nNs 1\nillum 1\nmap_Kd {0}.png\n"
-_DEFAULT_BGR = (184, 192, 200)  # of a mesh without texture and colours
 
 
 class MeshError(ValueError):
@@ -62,15 +57,15 @@ def write_obj(
       MeshError: an array has the wrong shape, type or range. OSError: names the file that was not written.
     """
     path = pathlib.Path(path)
-    vertices, triangles = _checked(vertices, triangles, uv, texture, colours)
-    files, head = {}, [f"# {_one_line(comment)}"] if comment else []
+    vertices, triangles = checked(vertices, triangles, uv, texture, colours)
+    files, head = {}, [f"# {one_line(comment)}"] if comment else []
     if texture is not None:
         word = _one_word(path.stem)
-        files[path.with_name(f"{word}.png")] = _png(texture)
+        files[path.with_name(f"{word}.png")] = png(texture)
         files[path.with_name(f"{word}.mtl")] = "\n".join([*head, _MTL.format(word)]).encode()
         head += [f"mtllib {word}.mtl", f"usemtl {word}"]
     columns = vertices if colours is None else np.concatenate([vertices, colours[:, ::-1] / 255.0], axis=1)
-    text = _rows("v", columns) + _rows("vn", _normals(vertices, triangles), digits=5)
+    text = _rows("v", columns) + _rows("vn", normals_of(vertices, triangles), digits=5)
     text += "" if uv is None else _rows("vt", uv)
     corner = "{0}//{0}" if uv is None else "{0}/{0}/{0}"
     corners = np.array([corner.format(n + 1) for n in range(len(vertices))], object)
@@ -98,83 +93,18 @@ def write_ply(
     from trimesh.exchange.ply import export_ply
 
     path = pathlib.Path(path)
-    vertices, triangles = _checked(vertices, triangles, None, None, colours)
+    vertices, triangles = checked(vertices, triangles, None, None, colours)
     mesh = _trimesh(vertices, triangles)
     if colours is not None:
         mesh.visual.vertex_colors = colours[:, ::-1]
     content = export_ply(mesh, vertex_normal=True, include_attributes=False)
-    line = f"comment {_one_line(comment)}\n".encode() if comment else b""
+    line = f"comment {one_line(comment)}\n".encode() if comment else b""
     # The first comment is trimesh's own.
     write_together({path: _TRIMESH_COMMENT.sub(lambda _: line, content, count=1)})
     return path
 
 
-def write_glb(
-    path: os.PathLike | str,
-    vertices: np.ndarray,
-    triangles: np.ndarray,
-    *,
-    uv: np.ndarray | None = None,
-    texture: np.ndarray | None = None,
-    colours: np.ndarray | None = None,
-    comment: str = "",
-) -> pathlib.Path:
-    """Writes a binary glTF 2.0 with normals and, embedded, the texture (PNG) or the vertex colours.
-
-    The material is matt, not metallic and double-sided. glTF needs linear vertex colours, so they are converted from
-    sRGB to 16 bits. `comment` becomes `asset.extras.comment`. Arguments as in `write_obj`.
-    """
-    from trimesh.exchange.gltf import export_glb
-    from trimesh.visual.material import PBRMaterial
-    from trimesh.visual.texture import TextureVisuals
-
-    path = pathlib.Path(path)
-    vertices, triangles = _checked(vertices, triangles, uv, texture, colours)
-    mesh = _trimesh(vertices, triangles)
-    plain = texture is None and colours is None
-    material = PBRMaterial(
-        name=path.stem,
-        metallicFactor=0.0,
-        roughnessFactor=1.0,
-        doubleSided=True,
-        baseColorTexture=None if texture is None else _picture(texture),
-        baseColorFactor=[*(_linear_16bit(np.array(_DEFAULT_BGR[::-1])) / 65535.0), 1.0] if plain else None,
-    )
-    mesh.visual = TextureVisuals(uv=None if texture is None else uv, material=material)
-    if colours is not None:
-        opaque = np.full((len(vertices), 1), 65535, np.uint16)
-        linear = _linear_16bit(colours[:, ::-1])
-        mesh.vertex_attributes[_COLOUR_ATTRIBUTE] = np.concatenate([linear, opaque], axis=1)
-
-    def finish(tree: dict) -> None:
-        _finish_gltf(tree, path.stem, _one_line(comment))
-
-    write_together({path: export_glb(mesh, include_normals=True, tree_postprocessor=finish)})
-    return path
-
-
-def _finish_gltf(tree: dict, name: str, comment: str) -> None:
-    """Adds what trimesh does not write: name, 16-bit colours, targets of the buffer views, sampler, comment."""
-    mesh, accessors = tree["meshes"][0], tree["accessors"]
-    mesh["name"] = name
-    primitive = mesh["primitives"][0]
-    attributes = primitive["attributes"]
-    if _COLOUR_ATTRIBUTE in attributes:
-        attributes["COLOR_0"] = attributes.pop(_COLOUR_ATTRIBUTE)
-        accessors[attributes["COLOR_0"]]["normalized"] = True
-    for index in attributes.values():
-        tree["bufferViews"][accessors[index]["bufferView"]]["target"] = _VERTEX_DATA
-    tree["bufferViews"][accessors[primitive["indices"]]["bufferView"]]["target"] = _INDEX_DATA
-    if tree.get("textures"):
-        tree["samplers"] = [
-            {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": _CLAMP_TO_EDGE, "wrapT": _CLAMP_TO_EDGE}
-        ]
-        tree["textures"][0]["sampler"] = 0
-    if comment:
-        tree["asset"]["extras"] = {"comment": comment}
-
-
-def _linear_16bit(srgb: np.ndarray) -> np.ndarray:
+def linear_16bit(srgb: np.ndarray) -> np.ndarray:
     """uint8 sRGB -> linear uint16 (IEC 61966-2-1)."""
     value = srgb / 255.0
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
@@ -185,11 +115,11 @@ def _trimesh(vertices: np.ndarray, triangles: np.ndarray):
     """A trimesh.Trimesh that keeps all vertices, with normals."""
     import trimesh
 
-    normals = _normals(vertices, triangles)
+    normals = normals_of(vertices, triangles)
     return trimesh.Trimesh(vertices, triangles, vertex_normals=normals, process=False, validate=False)
 
 
-def _normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+def normals_of(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Unit normals [N, 3]; towards the viewer without a triangle, because the formats need one for each vertex."""
     from twodal_jax.rendering.shading import vertex_normals
 
@@ -204,13 +134,13 @@ def _picture(texture: np.ndarray):
     return PIL.Image.fromarray(np.ascontiguousarray(texture[..., ::-1]))
 
 
-def _png(texture: np.ndarray) -> bytes:
+def png(texture: np.ndarray) -> bytes:
     with io.BytesIO() as file:
         _picture(texture).save(file, format="PNG")
         return file.getvalue()
 
 
-def _one_line(comment: str) -> str:
+def one_line(comment: str) -> str:
     return " ".join(comment.split())
 
 
@@ -220,7 +150,7 @@ def _one_word(stem: str) -> str:
     return word if word == stem else f"{word}-{hashlib.sha256(stem.encode()).hexdigest()[:6]}"
 
 
-def _checked(vertices, triangles, uv, texture, colours) -> tuple[np.ndarray, np.ndarray]:
+def checked(vertices, triangles, uv, texture, colours) -> tuple[np.ndarray, np.ndarray]:
     """Checks all arguments; returns vertices as float32, the precision of the files, and triangles."""
     vertices, triangles = np.asarray(vertices, np.float32), np.asarray(triangles)
     count = len(vertices)

@@ -127,8 +127,8 @@ class FaceSmoother:
 
 
 def polar(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[3, 3] -> the nearest rotation [3, 3] and a symmetric [3, 3]; the matrix is their product."""
+    """[..., 3, 3] -> the nearest rotation and a symmetric matrix; the matrix is their product."""
     left, _, right = np.linalg.svd(matrix)
-    left[:, -1] *= np.sign(np.linalg.det(left @ right))
+    left[..., -1] *= np.sign(np.linalg.det(left @ right))[..., None]
     rotation = left @ right
-    return rotation, rotation.T @ matrix
+    return rotation, np.swapaxes(rotation, -1, -2) @ matrix

@@ -87,15 +87,15 @@ def _pose(scene: Scene, folder: pathlib.Path) -> None:
     tables.write_pose_json(folder / "pose.json", scene.name, scene.faces)
 
 
-def _write_textured(scene: Scene, folder: pathlib.Path, write, suffix: str) -> None:
+def _obj(scene: Scene, folder: pathlib.Path) -> None:
     """Writes textured meshes with one UV a vertex.
 
     The first N vertices are the morphable model's; copies of those at the texture's seam follow.
     """
     flat = scene.surface.uv_map
     for number, (face, (texture, _)) in enumerate(zip(scene.faces, scene.textures)):
-        write(
-            folder / f"face_{number}{suffix}",
+        meshes.write_obj(
+            folder / f"face_{number}.obj",
             scene.exported(face)[flat.vertex],
             flat.triangles,
             uv=flat.uv,
@@ -104,12 +104,16 @@ def _write_textured(scene: Scene, folder: pathlib.Path, write, suffix: str) -> N
         )
 
 
-def _obj(scene: Scene, folder: pathlib.Path) -> None:
-    _write_textured(scene, folder, meshes.write_obj, ".obj")
-
-
 def _glb(scene: Scene, folder: pathlib.Path) -> None:
-    _write_textured(scene, folder, meshes.write_glb, ".glb")
+    from twodal_jax.reconstruction import animatable
+
+    alpha, boxes = (np.stack([getattr(face, name) for face in scene.faces]) for name in ("alpha", "roi_box"))
+    # One scale for all faces of a photo, so that their files fit together.
+    metres = animatable.metres_per_pixel(alpha, boxes, scene.surface)
+    for number, (texture, _) in enumerate(scene.textures):
+        rows, name = slice(number, number + 1), f"face_{number}"
+        mesh = animatable.glb_mesh(name, alpha[rows], boxes[rows], scene.surface, scene.frame, scene.size[0], texture)
+        animatable.write(folder / f"{name}.glb", [mesh], scene.surface, scene.frame, metres)
 
 
 def _ply(scene: Scene, folder: pathlib.Path) -> None:
@@ -159,7 +163,7 @@ OUTPUTS: dict[str, tuple[Callable[[Scene, pathlib.Path], None], str]] = {
     "pose": (_pose, "the head's axes on the photo, and angles in pose.json"),
     "obj": (_obj, "OBJ + MTL + PNG, textured"),
     "ply": (_ply, "PLY with vertex colours"),
-    "glb": (_glb, "binary glTF, textured"),
+    "glb": (_glb, "binary glTF, textured and animatable: morph targets of the expression"),
     "json": (_json, "faces.json: boxes, coefficients, landmarks, pose, confidence"),
     "viewer": (_viewer, "viewer.html, a page that shows the faces in 3D"),
 }

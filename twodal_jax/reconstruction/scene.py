@@ -7,7 +7,7 @@ import numpy as np
 
 from twodal_jax.detection.types import Face
 from twodal_jax.export import frames
-from twodal_jax.geometry import morphable_model
+from twodal_jax.geometry import coefficients, morphable_model
 from twodal_jax.geometry.morphable_model import MorphableModel
 
 
@@ -39,6 +39,43 @@ class Surface:
         )
 
     @functools.cached_property
+    def _head(self):
+        from twodal_jax.face_models import cc0_head
+
+        return cc0_head.head_of(self.triangles)
+
+    @functools.cached_property
+    def morph_names(self) -> tuple[str, ...]:
+        """Names of the K morph targets: ARKit's 52 of the built-in head, or the 10 expression directions."""
+        if self._head is not None:
+            return self._head.unit_names
+        return self.expression_names or tuple(f"expression_{n}" for n in range(coefficients.NUM_EXPRESSION))
+
+    @functools.cached_property
+    def morph_targets(self) -> np.ndarray:
+        """float32 [K, M, 3], displacements of `uv_map`'s vertices at a weight of 1, model unit.
+
+        A weight of 1 is a face unit's full activation, or one standard deviation of an expression coefficient.
+        """
+        if self._head is not None:
+            fields = self._head.units
+        else:
+            fields = np.asarray(self.model.basis)[coefficients.NUM_SHAPE :] * self._expression_std[:, None, None]
+        return np.ascontiguousarray(np.moveaxis(fields[:, :, self.uv_map.vertex], 1, 2), np.float32)
+
+    def morph_weights(self, expression: np.ndarray) -> np.ndarray:
+        """Expression coefficients [..., 10] -> weights [..., K] of the morph targets."""
+        from twodal_jax.face_models import cc0_head
+
+        if self._head is not None:
+            return cc0_head.solve_activations(self._head, expression)
+        return np.asarray(expression / self._expression_std, np.float32)
+
+    @property
+    def _expression_std(self) -> np.ndarray:
+        return np.asarray(self.model.alpha_std)[-coefficients.NUM_EXPRESSION :]
+
+    @functools.cached_property
     def mirror(self):
         """The mirror point of each vertex on the other side of the face (`rendering.symmetric_fill`)."""
         from twodal_jax.rendering.symmetric_fill import mirror_points
@@ -56,6 +93,11 @@ class Surface:
     def unit(self) -> float | None:
         """The morphable model's unit in metres, or None if unknown."""
         return frames.metres_per_unit(np.asarray(self.model.landmark_mean).T)
+
+    @functools.cached_property
+    def metres(self) -> float:
+        """`unit`; if it is unknown, the unit that gives the mean face the usual eye distance."""
+        return self.unit or frames.usual_unit(np.asarray(self.model.landmark_mean).T)
 
 
 @dataclasses.dataclass(frozen=True)
