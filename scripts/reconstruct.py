@@ -3,8 +3,10 @@
     python -m scripts.reconstruct photo.jpg --checkpoint=runs/demo --output_dir=out
     python -m scripts.reconstruct photos/ "more/*.png" --checkpoint=runs/demo --output_dir=out --outputs=all
     python -m scripts.reconstruct talk.mp4 --checkpoint=runs/demo --output_dir=out --smooth
+    python -m scripts.reconstruct --same-person a.jpg b.jpg --checkpoint=runs/demo --output_dir=out
 
-Each photo gets a folder of its name in the output folder, and each video overlay.mp4 and alpha.npz. Failed inputs are
+Each photo gets a folder of its name in the output folder, and each video overlay.mp4, alpha.npz and the animated
+faces.glb. Failed inputs are
 skipped and listed at the end, with exit status 1. The exit status after Ctrl-C is 130.
 """
 
@@ -60,6 +62,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--uv", metavar="FILE", help="UV coordinates of the morphable model (.npy, or .mat with UV)")
     add("--texture_size", type=at_least_one, default=1024, help="texels per side (default 1024)")
+    add("--same-person", action="store_true", help="photos: one person with one shape; the largest face of each photo")
+    add(
+        "--shape",
+        choices=("one", "each"),
+        default="one",
+        help="videos: one shape for each person, the mean of all frames (default), or one for each frame",
+    )
     add("--smooth", action="store_true", help="videos: smooth the faces over time (one-euro filter)")
     add("--max_frames", type=at_least_one, help="videos and cameras: stop after this number of frames")
     return parser.parse_args(arguments)
@@ -118,6 +127,8 @@ def reconstruct(options: argparse.Namespace, outcome) -> int:
     photos = [item for item in items if isinstance(item, inputs.Photo)]
     if (options.boxes or options.landmarks) and len(photos) < len(items):
         raise GivenError("--boxes and --landmarks are for photos; a video's faces are detected and tracked.")
+    if options.same_person and len(photos) < len(items):
+        raise inputs.InputError("--same-person is for photos; a person in a video has one shape without it.")
     model, surface = load(options)
     settings = photo_job.PhotoSettings(
         options.output_dir, names, options.passes, options.min_confidence, options.frame, options.texture_size
@@ -125,7 +136,8 @@ def reconstruct(options: argparse.Namespace, outcome) -> int:
     outcome.inputs = len(items)
     if photos:
         with progress("photos", len(photos)) as advance:
-            photo_job.reconstruct_photos(photos, model, surface, settings, outcome, advance)
+            job = photo_job.reconstruct_same_person if options.same_person else photo_job.reconstruct_photos
+            job(photos, model, surface, settings, outcome, advance)
     for source in (item for item in items if not isinstance(item, inputs.Photo)):
         try:
             with contextlib.ExitStack() as stack:
@@ -137,6 +149,10 @@ def reconstruct(options: argparse.Namespace, outcome) -> int:
                     options.output_dir,
                     min_confidence=options.min_confidence,
                     smooth=options.smooth,
+                    one_shape=options.shape == "one",
+                    animation="glb" in names,
+                    frame=options.frame,
+                    texture_size=options.texture_size,
                     max_frames=options.max_frames,
                     started=lambda total: bars.append(stack.enter_context(progress(source.name, total or None))),
                     advance=lambda count: bars[0](count),
@@ -155,6 +171,8 @@ def report(outcome, num_photos: int, output_dir: pathlib.Path, console) -> int:
         console.print(
             f"{outcome.faces} face(s) in {num_photos} photo(s), {where}", markup=False, highlight=False, soft_wrap=True
         )
+    if outcome.left_out:
+        console.print(f"{outcome.left_out} smaller face(s) left out (--same-person)", markup=False, highlight=False)
     if outcome.failures:
         console.print(f"{len(outcome.failures)} input(s) failed:", markup=False, highlight=False)
         for name, reason in outcome.failures:

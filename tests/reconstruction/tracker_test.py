@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from twodal_jax.detection.types import Face, FaceBox, Pose
-from twodal_jax.reconstruction.tracker import AlphaLog, Tracker, TrackingSettings
+from twodal_jax.reconstruction.tracker import AlphaLog, Tracker, TrackingSettings, write_alpha_log
 
 SIZE = (360, 640)  # height, width
 POINTS = np.random.default_rng(0).uniform(-1, 1, (68, 3)) * [1, 1, 0.5]
@@ -155,7 +155,9 @@ def test_the_npz_contains_the_logged_faces(tmp_path):
     faces = [World.face(i, 100 + i, 80, 30, 0.5 + 0.1 * i) for i in range(3)]
     for frame, number in ((0, 0), (2, 0), (2, 1)):
         log.add(frame, number, faces[number])
-    path = log.write(tmp_path / "alpha.npz", num_frames=3, frame_rate=25.0, size=(640, 360))
+    path = write_alpha_log(
+        tmp_path / "alpha.npz", log.columns(), times=[0.0, 0.04, 0.1], frame_rate=25.0, size=(640, 360)
+    )
     assert os.listdir(tmp_path) == ["alpha.npz"]
     with np.load(path, allow_pickle=False) as content:
         assert content["frame"].tolist() == [0, 2, 2] and content["face_id"].tolist() == [0, 0, 1]
@@ -163,11 +165,13 @@ def test_the_npz_contains_the_logged_faces(tmp_path):
         np.testing.assert_array_equal(content["roi_box"][2], faces[1].roi_box)
         np.testing.assert_allclose(content["confidence"], [0.5, 0.5, 0.6])
         assert (int(content["num_frames"]), float(content["frame_rate"])) == (3, 25.0)
+        assert content["times"].tolist() == [0.0, 0.04, 0.1]
         assert (int(content["width"]), int(content["height"])) == (640, 360)
 
 
 def test_a_video_without_faces_gives_an_npz_without_rows(tmp_path):
-    path = AlphaLog().write(tmp_path / "alpha.npz", num_frames=3, frame_rate=25.0, size=(640, 360))
+    columns = AlphaLog().columns()
+    path = write_alpha_log(tmp_path / "alpha.npz", columns, times=[], frame_rate=25.0, size=(640, 360))
     with np.load(path, allow_pickle=False) as content:
         assert content["alpha"].shape == (0, 62) and content["roi_box"].shape == (0, 4)
 
@@ -175,5 +179,5 @@ def test_a_video_without_faces_gives_an_npz_without_rows(tmp_path):
 def test_an_npz_that_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / "alpha.npz").mkdir()
     with pytest.raises(OSError):
-        AlphaLog().write(tmp_path / "alpha.npz", num_frames=1, frame_rate=25.0, size=(2, 2))
+        write_alpha_log(tmp_path / "alpha.npz", AlphaLog().columns(), times=[0], frame_rate=25.0, size=(2, 2))
     assert os.listdir(tmp_path) == ["alpha.npz"]

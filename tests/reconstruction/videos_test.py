@@ -32,6 +32,9 @@ class FakeModel:
         alpha[[3, 7]] += self._rng.normal(0, 1.0, 2).astype(np.float32)
         return [self.face_of(alpha, BOX, 0.9) for _ in boxes]
 
+    def vertices(self, alpha, roi_box):
+        return self.face_of(alpha, roi_box, 1.0).vertices
+
     def face_of(self, alpha, roi_box, confidence):
         points = (
             np.asarray(projection.crop_to_image(make(self.morphable_model, alpha), roi_box))

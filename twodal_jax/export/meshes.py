@@ -135,12 +135,14 @@ def _picture(texture: np.ndarray):
 
 
 def png(texture: np.ndarray) -> bytes:
+    """PNG of a picture [H, W, 3] BGR uint8."""
     with io.BytesIO() as file:
         _picture(texture).save(file, format="PNG")
         return file.getvalue()
 
 
 def one_line(comment: str) -> str:
+    """The text without line breaks."""
     return " ".join(comment.split())
 
 

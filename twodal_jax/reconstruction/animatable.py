@@ -7,6 +7,7 @@ scales pixels to metres. In the frame "model", there is no pose. `export.frames`
 import pathlib
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from twodal_jax.export import frames, glb
@@ -15,11 +16,11 @@ from twodal_jax.geometry.morphable_model import MorphableModel
 from twodal_jax.reconstruction.one_euro import polar
 from twodal_jax.reconstruction.scene import Surface
 
+_crop_to_mat = jax.jit(projection.alpha_crop_to_mat)
+
 
 def with_shared_shape(model: MorphableModel, alpha: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Gives all faces of one person the same shape: the weighted mean of theirs.
-
-    Each pose becomes the scaled rotation that keeps the 68 landmarks nearest to their places (least squares).
+    """Gives all faces of one person the same shape: the mean of theirs by weight.
 
     Args:
       model: with or without its mesh.
@@ -27,17 +28,29 @@ def with_shared_shape(model: MorphableModel, alpha: np.ndarray, weight: np.ndarr
       weight: [F], such as confidences; all 0 counts as equal.
 
     Returns:
-      float32 [F, 62].
+      float32 [F, 62], see `with_shape`.
     """
-    alpha, weight = np.asarray(alpha, np.float32), np.maximum(weight, 1e-6)
-    pose, shapes, expression = coefficients.split(alpha)
-    shape = np.broadcast_to(np.average(shapes, axis=0, weights=weight), shapes.shape).astype(np.float32)
-    before, after = (
-        np.asarray(morphable_model.landmarks_model(model, np.concatenate([alpha[:, :12], part, expression], axis=1)))
-        for part in (shapes, shape)
+    shapes = coefficients.split(np.asarray(alpha))[1]
+    return with_shape(model, alpha, np.average(shapes, axis=0, weights=np.maximum(weight, 1e-6)))
+
+
+def with_shape(model: MorphableModel, alpha: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    """Replaces the shape of faces: alpha [F, 62] raw, shape [40] -> float32 [F, 62].
+
+    Each pose becomes the scaled rotation that keeps the 68 landmarks nearest to their places (least squares).
+    """
+    alpha = np.asarray(alpha, np.float32)
+    pose, before, expression = coefficients.split(alpha)
+    after = np.broadcast_to(np.asarray(shape, np.float32), before.shape)
+    replaced = np.concatenate([alpha[:, : coefficients.NUM_POSE], after, expression], axis=1)
+    mean, basis = np.asarray(model.landmark_mean), np.asarray(model.landmark_basis)
+    source, target = (
+        np.swapaxes(mean + np.einsum("fk,kin->fin", rows[:, coefficients.NUM_POSE :], basis), 1, 2)
+        for rows in (replaced, alpha)
     )
-    places = np.einsum("fij,fnj->fni", pose[..., :3], before) + pose[:, None, :, 3]
-    return np.concatenate([_similarity(after, places).reshape(-1, 12), shape, expression], axis=1).astype(np.float32)
+    target = np.einsum("fij,fnj->fni", pose[..., :3], target) + pose[:, None, :, 3]
+    replaced[:, : coefficients.NUM_POSE] = _similarity(source, target).reshape(len(alpha), -1)
+    return replaced
 
 
 def _similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -99,7 +112,10 @@ def glb_mesh(
 
 def _image_pose(alpha: np.ndarray, roi_box: np.ndarray, image_height: int) -> tuple[np.ndarray, np.ndarray]:
     """Pose from the model's frame to the exported frame "image": linear [F, 3, 3] and place [F, 3], float64."""
-    pose, _, _ = coefficients.split(projection.alpha_crop_to_mat(alpha, roi_box, float(image_height)))
+    # Padded to a power of two, because each number of rows is compiled.
+    rows = np.minimum(np.arange(1 << (len(alpha) - 1).bit_length()), len(alpha) - 1)
+    moved = np.asarray(_crop_to_mat(alpha[rows], roi_box[rows], float(image_height)))[: len(alpha)]
+    pose, _, _ = coefficients.split(moved)
     # Both frames have y up; .mat files count from the centre of a pixel that would lie before the corner's.
     return np.asarray(pose[..., :3], np.float64), np.asarray(pose[..., 3], np.float64) - [0.5, 0.5, 0.0]
 

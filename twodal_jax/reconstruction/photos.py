@@ -9,7 +9,7 @@ import numpy as np
 from twodal_jax.detection.from_file import GivenFaces
 from twodal_jax.detection.types import Face, FaceBox
 from twodal_jax.io.images import read_image, SkipFace
-from twodal_jax.reconstruction import outputs
+from twodal_jax.reconstruction import animatable, outputs
 from twodal_jax.reconstruction.inputs import Photo
 from twodal_jax.reconstruction.reconstructor import PASSES, Reconstructor
 from twodal_jax.reconstruction.scene import Scene, Surface
@@ -47,12 +47,14 @@ class Outcome:
       inputs: number of inputs, 0 until work begins.
       done: number processed, successfully or not.
       failures: (input, reason).
+      left_out: number of faces of other people, for `reconstruct_same_person`.
     """
 
     faces: int = 0
     inputs: int = 0
     done: int = 0
     failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    left_out: int = 0
 
 
 Read = tuple[Photo, np.ndarray, Sequence[FaceBox]]
@@ -73,6 +75,46 @@ def reconstruct_photos(
     Raises:
       OSError: an output could not be written; outputs before it are complete.
     """
+    for photo, image, faces in _reconstructed(photos, model, settings, outcome, advance):
+        _write(photo, image, faces, surface, settings)
+        outcome.faces += len(faces)
+        outcome.done += 1
+        advance(1)
+
+
+def reconstruct_same_person(
+    photos: Sequence[Photo],
+    model: Reconstructor,
+    surface: Surface,
+    settings: PhotoSettings,
+    outcome: Outcome,
+    advance: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Reconstructs one person in several photos with one shape; each photo has its own pose and expression.
+
+    The person is the largest face of each photo. The shape is the mean by confidence. Otherwise as
+    `reconstruct_photos`; the photos are read twice.
+    """
+    found: list[tuple[Photo, Face]] = []
+    for photo, _, faces in _reconstructed(photos, model, settings, outcome, advance):
+        found.append((photo, max(faces, key=lambda face: np.ptp(face.landmarks68[:, :2], axis=0).max())))
+        outcome.left_out += len(faces) - 1
+    if not found:
+        return
+    alphas, weights = (np.stack([getattr(face, name) for _, face in found]) for name in ("alpha", "confidence"))
+    alphas = animatable.with_shared_shape(model.morphable_model, alphas, weights)
+    for (photo, face), alpha in zip(found, alphas):
+        face = model.face_of(alpha, face.roi_box, face.confidence)
+        _write(photo, read_image(photo.path), [face], surface, settings)
+        outcome.faces += 1
+        outcome.done += 1
+        advance(1)
+
+
+def _reconstructed(
+    photos, model: Reconstructor, settings: PhotoSettings, outcome: Outcome, advance
+) -> Iterator[tuple[Photo, np.ndarray, list[Face]]]:
+    """The photos with faces; a photo that fails is added to `outcome` and counted."""
     for group in _groups(photos, model.detector, outcome, advance):
         found = model.reconstruct_batch(
             [image for _, image, _ in group],
@@ -82,10 +124,9 @@ def reconstruct_photos(
         )
         for (photo, image, boxes), faces in zip(group, found):
             if faces:
-                _write(photo, image, faces, surface, settings)
-                outcome.faces += len(faces)
-            else:
-                outcome.failures.append((str(photo.path), _reason_for_none(boxes, settings.min_confidence)))
+                yield photo, image, faces
+                continue
+            outcome.failures.append((str(photo.path), _reason_for_none(boxes, settings.min_confidence)))
             outcome.done += 1
             advance(1)
 

@@ -11,7 +11,7 @@ import dataclasses
 import io
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -186,7 +186,8 @@ class AlphaLog:
 
     Keys: `frame` [K] int32 from 0, `face_id` [K] int32, `alpha` [K, 62] float32 (raw, in the 120-pixel crop of the
     row's `roi_box`, see `geometry.projection`; `pixel_origin` 0 of `evaluation.predictions`), `roi_box` [K, 4] float32
-    (image pixels), `confidence` [K] float32, `num_frames`, `frame_rate` (frames per second), `width`, `height`.
+    (image pixels), `confidence` [K] float32, `times` [num_frames] float64 (seconds of each frame), `num_frames`,
+    `frame_rate` (frames per second), `width`, `height`.
     """
 
     def __init__(self):
@@ -196,23 +197,36 @@ class AlphaLog:
         """Adds one face of one frame."""
         self._rows.append((frame, face_id, face.alpha, face.roi_box, face.confidence))
 
-    def write(
-        self, path: os.PathLike | str, *, num_frames: int, frame_rate: float, size: tuple[int, int]
-    ) -> pathlib.Path:
-        """Writes the file atomically; size (width, height). Raises OSError."""
-        columns = list(zip(*self._rows)) or [(), (), (), (), ()]
-        with io.BytesIO() as file:
-            np.savez_compressed(
-                file,
-                frame=np.array(columns[0], np.int32),
-                face_id=np.array(columns[1], np.int32),
-                alpha=np.array(columns[2], np.float32).reshape(-1, 62),
-                roi_box=np.array(columns[3], np.float32).reshape(-1, 4),
-                confidence=np.array(columns[4], np.float32),
-                num_frames=num_frames,
-                frame_rate=frame_rate,
-                width=size[0],
-                height=size[1],
-            )
-            write_together({pathlib.Path(path): file.getvalue()})
-        return pathlib.Path(path)
+    def columns(self) -> dict[str, np.ndarray]:
+        """The keys with one row a face."""
+        frame, face_id, alpha, roi_box, confidence = list(zip(*self._rows)) or [(), (), (), (), ()]
+        return {
+            "frame": np.array(frame, np.int32),
+            "face_id": np.array(face_id, np.int32),
+            "alpha": np.array(alpha, np.float32).reshape(-1, 62),
+            "roi_box": np.array(roi_box, np.float32).reshape(-1, 4),
+            "confidence": np.array(confidence, np.float32),
+        }
+
+
+def write_alpha_log(
+    path: os.PathLike | str,
+    columns: Mapping[str, np.ndarray],
+    *,
+    times: np.ndarray,
+    frame_rate: float,
+    size: tuple[int, int],
+) -> pathlib.Path:
+    """Writes `AlphaLog.columns` atomically; times: of all frames, seconds; size (width, height). Raises OSError."""
+    with io.BytesIO() as file:
+        np.savez_compressed(
+            file,
+            **columns,
+            times=np.asarray(times, np.float64),
+            num_frames=len(times),
+            frame_rate=frame_rate,
+            width=size[0],
+            height=size[1],
+        )
+        write_together({pathlib.Path(path): file.getvalue()})
+    return pathlib.Path(path)

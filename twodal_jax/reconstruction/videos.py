@@ -1,18 +1,22 @@
-"""Reconstruction of a video or camera: overlay.mp4 and alpha.npz."""
+"""Reconstruction of a video or camera: overlay.mp4, alpha.npz and the animated faces.glb."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
+from twodal_jax.export import frames as export_frames
+from twodal_jax.geometry.morphable_model import MorphableModel
+from twodal_jax.reconstruction import film
 from twodal_jax.reconstruction.inputs import Camera, Video
 from twodal_jax.reconstruction.one_euro import FaceSmoother
 from twodal_jax.reconstruction.reconstructor import Reconstructor
 from twodal_jax.reconstruction.scene import Surface
-from twodal_jax.reconstruction.tracker import AlphaLog, TrackedFace, Tracker, TrackingSettings
+from twodal_jax.reconstruction.tracker import AlphaLog, TrackedFace, Tracker, TrackingSettings, write_alpha_log
 from twodal_jax.reconstruction.video_io import CameraReader, VideoReader, VideoWriter
 
-OVERLAY, ALPHA = "overlay.mp4", "alpha.npz"
+OVERLAY, ALPHA, ANIMATION = "overlay.mp4", "alpha.npz", "faces.glb"
 PASSES = 2  # the landmarks of the previous frame replace a first pass
 _OPACITY = 0.55
 
@@ -30,11 +34,15 @@ def reconstruct_video(
     *,
     min_confidence: float = TrackingSettings.min_new_confidence,
     smooth: bool = False,
+    one_shape: bool = True,
+    animation: bool = True,
+    frame: str = export_frames.IMAGE,
+    texture_size: int = 1024,
     max_frames: int | None = None,
     started: Callable[[int], None] = lambda frames: None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[int, int]:
-    """Tracks the faces of a video; writes overlay.mp4, with the video's sound, and alpha.npz.
+    """Tracks the faces of a video; writes overlay.mp4, with the video's sound, alpha.npz and faces.glb.
 
     Args:
       source: the video or camera; a camera is read until `max_frames` or Ctrl-C, then the outputs are completed.
@@ -43,6 +51,11 @@ def reconstruct_video(
       output_dir: gets a folder of the source's name.
       min_confidence: a new detection below it is not a face.
       smooth: smooth the faces over time, see `one_euro`.
+      one_shape: each person has the shape that is the mean of all frames, weighted by confidence; the overlay has the
+        mean of the frames so far.
+      animation: whether to write faces.glb, see `film`.
+      frame: of faces.glb, "image" or "model".
+      texture_size: texels a side.
       max_frames: stop after so many.
       started: called with the number of frames, 0 if unknown.
       advance: called with 1 for each frame.
@@ -63,18 +76,23 @@ def reconstruct_video(
             model.detector,
             TrackingSettings(min_new_confidence=min_confidence),
         )
-        smoother = _VideoSmoother(model, frames.height, frames.frame_rate) if smooth else None
-        log, count, with_face = AlphaLog(), 0, 0
+        smoother = _VideoSmoother(model.morphable_model, frames.height, frames.frame_rate) if smooth else None
+        shapes = film.RunningShape(model.morphable_model) if one_shape else None
+        log, views, count, with_face = AlphaLog(), film.TextureViews(), 0, 0
         sound = frames if isinstance(frames, VideoReader) else None
         with VideoWriter(folder / OVERLAY, size, frames.frame_rate, sound) as writer:
             try:
                 for image in frames:
                     faces = tracker(image)
+                    for tracked in faces if animation else ():
+                        views.see(image, tracked)
                     if smoother:
                         faces = [smoother(tracked) for tracked in faces]
-                    writer.write(_drawn(image, faces, surface))
                     for tracked in faces:
                         log.add(count, tracked.face_id, tracked.face)
+                    if shapes:
+                        faces = [shapes(tracked) for tracked in faces]
+                    writer.write(_drawn(image, faces, surface, model if smoother or shapes else None))
                     count, with_face = count + 1, with_face + bool(faces)
                     advance(1)
                     if count == max_frames:
@@ -82,30 +100,45 @@ def reconstruct_video(
             except KeyboardInterrupt:
                 if not isinstance(source, Camera):
                     raise
-        log.write(folder / ALPHA, num_frames=count, frame_rate=frames.frame_rate, size=size)
+        times = np.arange(count) / frames.frame_rate
+        columns = log.columns()
+        if one_shape:
+            columns = film.with_shared_shapes(model.morphable_model, columns)
+        write_alpha_log(folder / ALPHA, columns, times=times, frame_rate=frames.frame_rate, size=size)
+        if animation:
+            film.write_glb(
+                folder / ANIMATION,
+                columns,
+                times,
+                views,
+                surface,
+                frame=frame,
+                image_height=frames.height,
+                texture_size=texture_size,
+            )
     return count, with_face
 
 
 class _VideoSmoother:
-    """A `FaceSmoother` for each face of a video."""
+    """A `FaceSmoother` for each face of a video; changes its coefficients and box, not its vertices."""
 
-    def __init__(self, model: Reconstructor, image_height: int, frame_rate: float):
+    def __init__(self, model: MorphableModel, image_height: int, frame_rate: float):
         self._model, self._height, self._seconds = model, image_height, 1 / frame_rate
         self._smoothers: dict[int, FaceSmoother] = {}
 
     def __call__(self, tracked: TrackedFace) -> TrackedFace:
         if tracked.face_id not in self._smoothers:
-            self._smoothers[tracked.face_id] = FaceSmoother(self._model.morphable_model)
+            self._smoothers[tracked.face_id] = FaceSmoother(self._model)
         smoother = self._smoothers[tracked.face_id]
         alpha, roi_box = smoother(tracked.face.alpha, tracked.face.roi_box, self._height, self._seconds)
-        return TrackedFace(tracked.face_id, self._model.face_of(alpha, roi_box, tracked.face.confidence))
+        return TrackedFace(tracked.face_id, dataclasses.replace(tracked.face, alpha=alpha, roi_box=roi_box))
 
 
-def _drawn(image: np.ndarray, faces: list[TrackedFace], surface: Surface) -> np.ndarray:
+def _drawn(image: np.ndarray, faces: list[TrackedFace], surface: Surface, changed: Reconstructor | None) -> np.ndarray:
+    """The image with its faces; `changed`: the model that makes their vertices anew, if coefficients have changed."""
     from twodal_jax.rendering import overlay
 
-    for tracked in faces:
-        image = overlay.draw_face(
-            image, tracked.face.vertices, surface.triangles, surface.landmark_indices, opacity=_OPACITY
-        )
+    for face in (tracked.face for tracked in faces):
+        vertices = changed.vertices(face.alpha, face.roi_box) if changed else face.vertices
+        image = overlay.draw_face(image, vertices, surface.triangles, surface.landmark_indices, opacity=_OPACITY)
     return image
