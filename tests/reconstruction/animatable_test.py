@@ -1,17 +1,19 @@
 """Animatable faces: morph targets and tracks in GLBs as other programs play them, and one shape for one person."""
 
 import functools
+import json
 
+import cv2
 import helpers_gltf
 import helpers_model
 import numpy as np
 import pytest
 
-from twodal_jax.detection.types import Face, Pose
+from twodal_jax.detection.types import Face, FaceBox, Pose
 from twodal_jax.export import frames
 from twodal_jax.face_models import cc0_head, face_units
 from twodal_jax.geometry import coefficients, projection
-from twodal_jax.reconstruction import animatable, film
+from twodal_jax.reconstruction import animatable, film, photos
 from twodal_jax.reconstruction.scene import Surface
 from twodal_jax.reconstruction.tracker import AlphaLog, TrackedFace
 
@@ -176,6 +178,48 @@ def test_one_person_has_one_shape_and_keeps_its_places():
     faces = [Face(alpha, box, None, None, Pose(0, 0, 0), 0.9) for alpha, box in zip(noisy, boxes)]
     last = [running(TrackedFace(0, face)).face.alpha for face in faces][-1]
     np.testing.assert_allclose(last, shared[-1], rtol=1e-4, atol=1e-4)
+
+
+class FakeModel:
+    """A fake model that reconstructs a random face for each given box."""
+
+    morphable_model = helpers_model.tiny_model()
+
+    def __init__(self):
+        self.detector, self._rng, self.shapes = self, np.random.default_rng(0), []
+
+    def detect(self, image):
+        size = len(image)
+        boxes = [[0, 0, size, size], [0, 0, 20, 20]][: 1 + (size > 100)]
+        return [] if size < 50 else [FaceBox(np.float32(box)) for box in boxes]
+
+    def reconstruct_batch(self, images, boxes, passes, min_confidence):
+        return [[self._face(box) for box in found] for found in boxes]
+
+    def _face(self, box):
+        alpha = helpers_model.random_alpha(self._rng, 1)[0]
+        self.shapes.append(alpha[12:52])
+        return self.face_of(alpha, box.roi_box, 0.5)
+
+    def face_of(self, alpha, roi_box, confidence):
+        points = projection.crop_to_image(projection.landmarks_crop(self.morphable_model, alpha), roi_box)
+        return Face(alpha, roi_box, np.asarray(points), None, Pose(0, 0, 0), confidence)
+
+
+def test_photos_of_one_person_share_the_shape_of_the_largest_faces(tmp_path):
+    for name, size in (("a", 80), ("b", 160), ("none", 40)):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((size, size, 3), np.uint8))
+    (tmp_path / "text.png").write_text("no picture")
+    found = [photos.Photo(tmp_path / f"{name}.png", name) for name in ("a", "text", "none", "b")]
+    model, outcome, steps = FakeModel(), photos.Outcome(), []
+    settings = photos.PhotoSettings(tmp_path / "out", ("json",))
+    photos.reconstruct_same_person(found, model, Surface(model.morphable_model), settings, outcome, steps.append)
+    assert (outcome.faces, outcome.done, outcome.left_out, len(outcome.failures), sum(steps)) == (2, 4, 1, 2, 4)
+    faces = [json.loads((tmp_path / "out" / name / "faces.json").read_text())["faces"] for name in "ab"]
+    first, second = (np.array(face["alpha"]) for (face,) in faces)
+    np.testing.assert_array_equal(first[12:52], second[12:52])
+    np.testing.assert_allclose(first[12:52], np.mean(model.shapes[:2], axis=0), atol=1e-5)
+    assert np.abs(first[:12] - second[:12]).max() > 1 and np.abs(first[52:] - second[52:]).max() > 0.1
 
 
 def test_a_weight_of_zero_does_not_count():

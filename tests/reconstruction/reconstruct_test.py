@@ -125,6 +125,13 @@ def test_counts_are_at_least_one(wrong, tmp_path, capsys):
     assert status == 2 and f"argument {wrong.split('=')[0]}: must be a whole number, at least 1" in printed
 
 
+def test_same_person_is_refused_for_videos(run, tmp_path, capsys):
+    (tmp_path / "talk.mp4").write_bytes(b"")
+    arguments = [tmp_path / "talk.mp4", "--same-person", f"--checkpoint={run}", f"--output_dir={tmp_path / 'out'}"]
+    status, printed = call(arguments, capsys)
+    assert status == 1 and "--same-person is for photos" in printed and "Traceback" not in printed
+
+
 def test_given_boxes_are_refused_for_videos_before_anything_is_read(run, photos, tmp_path, capsys):
     (tmp_path / "talk.mp4").write_bytes(b"")
     arguments = [tmp_path / "talk.mp4", *options(run, photos, tmp_path / "out")]
