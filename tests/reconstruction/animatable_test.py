@@ -126,7 +126,8 @@ def test_films_and_faces_pass_the_khronos_validator(tmp_path):
     image = helpers_model.smooth_images(np.random.default_rng(0), 1, HEIGHT)[0]
     views, vertices = film.TextureViews(), np.asarray(projected(alpha, boxes)[2])
     vertices = vertices * [1, -1, 1] + [-0.5, HEIGHT - 0.5, 0]
-    views.see(image, TrackedFace(1, Face(alpha[2], boxes[2], None, np.float32(vertices), Pose(0, 0, 0), 0.9)))
+    marks = vertices[surface().landmark_indices]
+    views.see(image, TrackedFace(1, Face(alpha[2], boxes[2], marks, np.float32(vertices), Pose(0, 0, 0), 0.9)))
     paths.append(tmp_path / "two.glb")
     film.write_glb(paths[-1], columns, TIMES, views, surface(), frame="image", image_height=HEIGHT, texture_size=64)
     for path, issues in helpers_gltf.issues(helpers_gltf.node_modules(), paths).items():
@@ -222,6 +223,21 @@ def test_photos_of_one_person_share_the_shape_of_the_largest_faces(tmp_path):
     assert np.abs(first[:12] - second[:12]).max() > 1 and np.abs(first[52:] - second[52:]).max() > 0.1
 
 
+def test_the_texture_is_of_a_frontal_frame_with_a_closed_mouth():
+    points = np.random.default_rng(0).uniform(40, 60, (68, 3)).astype(np.float32)
+    points[[62, 66, 33, 8]] = [[50, 60, 0], [50, 60, 0], [50, 50, 0], [50, 80, 0]]
+    opened = points.copy()
+    opened[66] += np.float32([0, 9, 0])
+    views, box = film.TextureViews(), np.float32([30, 30, 80, 80])
+    frames_seen = [(opened, 0.0), (points, 50.0), (points, 5.0), (opened, 5.0), (points, 30.0)]
+    for grey, (marks, yaw) in enumerate(frames_seen):
+        face = Face(np.zeros(62, np.float32), box, marks, points, Pose(yaw, 0, 0), 0.9)
+        views.see(np.full((100, 100, 3), grey, np.uint8), TrackedFace(7, face))
+    assert views.texture(0, surface(), 8) is None
+    _, part, face = views._best[7]
+    assert (part == 2).all() and (face.vertices[:, :2].min() >= 0) and part.shape[0] < 60
+
+
 def test_a_weight_of_zero_does_not_count():
     alpha, _ = smiling_film(jitter=0.5)
     shared = animatable.with_shared_shape(surface().model, alpha, np.array([1, 0, 0, 0, 0]))
@@ -234,7 +250,7 @@ def test_activations_are_the_nearest_within_their_bounds():
     from scipy.optimize import lsq_linear
 
     rng = np.random.default_rng(0)
-    expression = np.stack([cc0_head.sample_expression(rng, head()) for _ in range(4)])
+    expression = cc0_head.expression_coefficients(head(), face_units.sample_activations(rng, 4))
     found = cc0_head.solve_activations(head(), expression.reshape(2, 2, 10))
     assert found.shape == (2, 2, 52) and found.min() >= 0 and found.max() <= 1
     units = head().units.reshape(52, -1)[:, ::7].astype(np.float64)

@@ -179,10 +179,10 @@ def solve_activations(head: Cc0Head, expression: np.ndarray) -> np.ndarray:
     by coordinate descent over all expressions at once.
     """
     units = head.units.reshape(len(head.units), -1)
-    directions = np.asarray(head.model.basis)[NUM_SHAPE:].reshape(NUM_EXPRESSION, -1)
+    directions = np.asarray(head.model.basis)[NUM_SHAPE:].reshape(head.unit_coefficients.shape[1], -1)
     gram = (units @ units.T).astype(np.float64)
     size = gram.diagonal()
-    flat = np.asarray(expression, np.float64).reshape(-1, NUM_EXPRESSION)
+    flat = np.asarray(expression, np.float64).reshape(-1, len(directions))
     length = np.sqrt(np.einsum("fk,kl,fl->f", flat, (directions @ directions.T).astype(np.float64), flat))
     wanted = flat @ (directions @ units.T).astype(np.float64) - _SPARSITY * length[:, None] * np.sqrt(size)
     found = np.zeros_like(wanted)

@@ -16,6 +16,9 @@ from twodal_jax.reconstruction.tracker import TrackedFace
 
 _MARGIN = 0.1  # around a face that is kept for its texture, as a share of its size
 
+_INNER_LIPS, _NOSE_AND_CHIN = (62, 66), (33, 8)  # of the 68 landmarks
+_OPEN_MOUTH = 10.0  # a mouth open by a tenth of the distance from nose to chin halves a frame's score
+
 
 class RunningShape:
     """Gives a face the mean shape of its frames so far, weighted by confidence; for pictures drawn during a film.
@@ -48,7 +51,10 @@ def with_shared_shapes(model: MorphableModel, columns: Mapping[str, np.ndarray])
 
 
 class TextureViews:
-    """For each face of a film, the picture of the frame that shows it best: large, frontal and certain."""
+    """For each face of a film, the picture of the frame that shows it best.
+
+    It is large, frontal and certain there, and its mouth is closed: teeth in the texture would lie on closed lips.
+    """
 
     def __init__(self):
         self._best: dict[int, tuple[float, np.ndarray, Face]] = {}
@@ -57,7 +63,10 @@ class TextureViews:
         """Looks at one face of a frame, BGR uint8 [H, W, 3]."""
         face = tracked.face
         angle = math.cos(math.radians(face.pose.yaw)) * math.cos(math.radians(face.pose.pitch))
-        score = face.confidence * float(face.roi_box[2] - face.roi_box[0]) * angle
+        points = face.landmarks68[:, :2]
+        lips, nose_to_chin = (np.linalg.norm(points[a] - points[b]) for a, b in (_INNER_LIPS, _NOSE_AND_CHIN))
+        closed = 1 / (1 + _OPEN_MOUTH * lips / max(float(nose_to_chin), 1e-6))
+        score = face.confidence * float(face.roi_box[2] - face.roi_box[0]) * angle * closed
         if score <= self._best.get(tracked.face_id, (-1.0,))[0]:
             return
         low, high = face.vertices[:, :2].min(axis=0), face.vertices[:, :2].max(axis=0)

@@ -49,7 +49,7 @@ class Surface:
         """Names of the K morph targets: ARKit's 52 of the built-in head, or the 10 expression directions."""
         if self._head is not None:
             return self._head.unit_names
-        return self.expression_names or tuple(f"expression_{n}" for n in range(coefficients.NUM_EXPRESSION))
+        return tuple(f"expression_{n}" for n in range(coefficients.NUM_EXPRESSION))
 
     @functools.cached_property
     def morph_targets(self) -> np.ndarray:
