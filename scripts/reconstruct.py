@@ -6,8 +6,7 @@
     python -m scripts.reconstruct --same-person a.jpg b.jpg --checkpoint=runs/demo --output_dir=out
 
 Each photo gets a folder of its name in the output folder, and each video overlay.mp4, alpha.npz and the animated
-faces.glb. Failed inputs are
-skipped and listed at the end, with exit status 1. The exit status after Ctrl-C is 130.
+faces.glb. Failed inputs are skipped and listed at the end, with exit status 1. The exit status after Ctrl-C is 130.
 """
 
 import argparse
@@ -67,7 +66,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--shape",
         choices=("one", "each"),
         default="one",
-        help="videos: one shape for each person, the mean of all frames (default), or one for each frame",
+        help="videos: one shape for each person, the mean of all frames (default), or each frame's own; faces.glb has one",
     )
     add("--smooth", action="store_true", help="videos: smooth the faces over time (one-euro filter)")
     add("--max_frames", type=at_least_one, help="videos and cameras: stop after this number of frames")

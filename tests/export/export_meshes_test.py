@@ -322,6 +322,25 @@ def test_invalid_meshes_are_refused_and_nothing_is_written(tmp_path, kind, chang
 
 
 @pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"targets": np.zeros((2, 5, 3))}, "`targets` of shape"),
+        ({"targets": np.full((2, 163, 3), np.nan)}, "finite `targets`"),
+        ({"target_names": ("a",)}, "2 `target_names`"),
+        ({"motion": glb.Motion.still(np.zeros((2, 3)), np.arange(2))}, "`motion.weights` of shape"),
+        ({"motion": glb.Motion.still(np.zeros((2, 2)))}, "increasing `motion.times`"),
+        ({"motion": glb.Motion.still(np.zeros((2, 2)), np.zeros(2))}, "increasing `motion.times`"),
+    ],
+)
+def test_invalid_targets_and_motions_are_refused(tmp_path, change, message):
+    vertices, triangles = sphere()
+    good = {"targets": np.zeros((2, 163, 3)), "target_names": ("a", "b")}
+    with pytest.raises(meshes.MeshError, match=message):
+        glb.write_scene(tmp_path / "a.glb", [glb.GlbMesh("a", vertices, triangles, **good | change)])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     "frame, given, message",
     [("photo", {}, "Unknown frame 'photo'; expected one of image, model"), ("image", {}, "needs `image_height`")],
 )

@@ -8,6 +8,7 @@ import helpers_gltf
 import helpers_model
 import numpy as np
 import pytest
+import trimesh
 
 from twodal_jax.detection.types import Face, FaceBox, Pose
 from twodal_jax.export import frames
@@ -81,6 +82,23 @@ def projected(alpha, boxes) -> np.ndarray:
     """[F, N, 3]: the vertices in the exported frame "image", pixels, by the projection."""
     points = projection.crop_to_image(projection.vertices_crop(surface().model, alpha), boxes)
     return frames.to_export_frame(np.asarray(points), "image", image_height=HEIGHT)
+
+
+def test_trimesh_reads_a_face_in_metres_and_equal_times_are_one_frame(tmp_path):
+    alpha, boxes = smiling_film()
+    path = tmp_path / "film.glb"
+    columns, times = log_of(alpha, boxes).columns(), np.array([0, 0.5, 0.5, 1, 1])
+    views = film.TextureViews()
+    film.write_glb(path, columns, times, views, surface(), frame="image", image_height=HEIGHT, texture_size=64)
+    read = trimesh.load(path)
+    assert (np.ptp(read.bounds, axis=0) < 0.5).all() and (np.ptp(read.bounds, axis=0) > 0.1).all()
+    (node,) = read.graph.nodes_geometry
+    expected = projected(alpha[:1], boxes[:1])[0] * animatable.metres_per_pixel(alpha, boxes, surface())
+    matrix, name = read.graph[node]
+    found = trimesh.transform_points(read.geometry[name].vertices, matrix)
+    np.testing.assert_allclose(found[: len(expected)], expected, atol=1e-5)
+    tree = json.loads(path.read_bytes()[20 : 20 + int.from_bytes(path.read_bytes()[12:16], "little")])
+    assert tree["accessors"][tree["animations"][0]["samplers"][0]["input"]]["count"] == 3
 
 
 PLAYERS = {"three.js": helpers_gltf.played_by_three, "Blender": helpers_gltf.played_by_blender}

@@ -76,6 +76,7 @@ def test_every_frame_is_drawn_and_logged(clip, tmp_path):
         frames = list(reader)
     assert len(frames) == FRAMES
     assert len(places(tmp_path / "out")) == FRAMES
+    assert (tmp_path / "out/clip" / videos.ANIMATION).read_bytes()[:4] == b"glTF"
     plain = grey_frames(1)[0]
     assert np.abs(frames[0][:HEIGHT, :WIDTH].astype(int) - plain).max() > 60  # a face is drawn on it
 
@@ -85,6 +86,25 @@ def test_smoothing_reduces_jitter(clip, tmp_path):
     run(clip, tmp_path / "smooth", smooth=True)
     before, after = (np.abs(np.diff(places(tmp_path / name), axis=0)).mean() for name in ("bare", "smooth"))
     assert after < 0.7 * before
+
+
+def test_each_frames_own_shape_is_kept_on_request_and_no_animation_written(clip, tmp_path, monkeypatch):
+    once = FakeModel.reconstruct
+
+    def changing(self, image, boxes, passes):
+        self._alpha[12] += 1
+        return once(self, image, boxes, passes)
+
+    monkeypatch.setattr(FakeModel, "reconstruct", changing)
+    run(clip, tmp_path / "one", animation=False)
+    run(clip, tmp_path / "each", one_shape=False, animation=False)
+    shapes = []
+    for name in ("one", "each"):
+        assert not (tmp_path / name / "clip" / videos.ANIMATION).exists()
+        with np.load(tmp_path / name / "clip" / videos.ALPHA) as log:
+            shapes.append(log["alpha"][:, 12])
+    assert np.ptp(shapes[0]) == 0 and (np.diff(shapes[1]) > 0.9).all()
+    assert shapes[0][0] == pytest.approx(shapes[1].mean(), rel=1e-4)
 
 
 def test_it_stops_after_max_frames(clip, tmp_path):

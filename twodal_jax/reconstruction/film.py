@@ -104,7 +104,7 @@ def write_glb(
 
     Args:
       path: NAME.glb.
-      columns: `AlphaLog.columns`; the first row of a face gives its shape.
+      columns: `AlphaLog.columns`; a face has the mean shape of its rows.
       times: of all frames, seconds.
       views: of its faces.
       surface: of the morphable model.
@@ -112,12 +112,14 @@ def write_glb(
       image_height: pixels.
       texture_size: texels a side.
     """
+    columns = with_shared_shapes(surface.model, columns)
     alpha, boxes = columns["alpha"], columns["roi_box"]
     found = []
     for number in np.unique(columns["face_id"]):
-        rows = columns["face_id"] == number
-        texture = views.texture(int(number), surface, texture_size)
-        at = np.asarray(times)[columns["frame"][rows]]
+        rows = np.flatnonzero(columns["face_id"] == number)
+        # glTF wants increasing times in float32; of two frames at one time, the first counts.
+        at, first = np.unique(np.maximum(times, 0)[columns["frame"][rows]].astype(np.float32), return_index=True)
+        rows, texture = rows[first], views.texture(int(number), surface, texture_size)
         name = f"face_{number}"
         mesh = animatable.glb_mesh(name, alpha[rows], boxes[rows], surface, frame, image_height, texture, at)
         found.append(mesh)
