@@ -66,7 +66,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--shape",
         choices=("one", "each"),
         default="one",
-        help="videos: one shape for each person, the mean of all frames (default), or each frame's own; faces.glb has one",
+        help="videos: one shape for each person, the mean of all frames (default), or each frame's own",
     )
     add("--smooth", action="store_true", help="videos: smooth the faces over time (one-euro filter)")
     add("--max_frames", type=at_least_one, help="videos and cameras: stop after this number of frames")
