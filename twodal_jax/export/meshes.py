@@ -10,11 +10,11 @@ v = 1 - (row + 1/2) / height. Colours are BGR uint8 (sRGB). Writes are atomic.
 """
 
 import hashlib
-import io
 import os
 import pathlib
 import re
 
+import cv2
 import numpy as np
 
 from twodal_jax.export.files import write_together
@@ -128,17 +128,9 @@ def normals_of(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     return normals
 
 
-def _picture(texture: np.ndarray):
-    import PIL.Image
-
-    return PIL.Image.fromarray(np.ascontiguousarray(texture[..., ::-1]))
-
-
 def png(texture: np.ndarray) -> bytes:
     """PNG of a picture [H, W, 3] BGR uint8."""
-    with io.BytesIO() as file:
-        _picture(texture).save(file, format="PNG")
-        return file.getvalue()
+    return cv2.imencode(".png", texture)[1].tobytes()
 
 
 def one_line(comment: str) -> str:
