@@ -146,7 +146,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 5e-4
-    # [ours] Gradient norms are 4 to 15 in ResNet-50 and 1 to 2 in ResNet-18 of width 0.25. Clipped, one rate serves both.
+    # [ours] Gradient norms are 4 to 15 in ResNet-50, 1 to 2 in ResNet-18 of width 0.25: clipped, one rate serves both.
     config.optimizer.clip_norm = 1.0
     config.optimizer.warmup_steps = 50  # [ours]
     # [ours] For training from scratch; the authors started from ImageNet. rate_scale multiplies all learning rates

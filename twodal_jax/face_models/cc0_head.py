@@ -21,7 +21,7 @@ import numpy as np
 
 from twodal_jax.face_models import face_units, subdivision
 from twodal_jax.geometry import morphable_model
-from twodal_jax.geometry.coefficients import NUM_EXPRESSION, NUM_SHAPE
+from twodal_jax.geometry.coefficients import NUM_SHAPE
 
 FILE = pathlib.Path(__file__).parent / "data" / "cc0_head.npz"
 _STEPS = 32767  # of a quantised direction
