@@ -1,10 +1,12 @@
 """Command that trains 2DAL: `python -m twodal_jax.main --config=configs/paper.py --workdir=runs/paper`.
 
-Every field of the config is a flag, such as `--config.stage1.steps=1000`. The same command resumes an interrupted run.
+Every field of the config is a flag, such as `--config.stage1.steps=1000`. A config of the package is also found by its
+name, from any folder: `--config=demo`. The same command resumes an interrupted run.
 """
 
 import contextlib
 import errno
+import importlib.util
 import pathlib
 import re
 import signal
@@ -97,10 +99,22 @@ def run(config, workdir: pathlib.Path) -> None:
     print(f"Report: {workdir / 'report.html'}")
 
 
+def with_config_path(argument: str) -> str:
+    """`--config=demo` or `--config=configs/demo.py:plain` with the installed file where no such file is here."""
+    flag, _, value = argument.partition("=")
+    path, colon, variant = value.partition(":")
+    if flag not in ("--config", "-config") or not path or pathlib.Path(path).is_file():
+        return argument
+    package = importlib.util.find_spec("configs")
+    folders = [pathlib.Path(folder) for folder in package.submodule_search_locations] if package else []
+    found = [file for folder in folders if (file := folder / f"{pathlib.Path(path).stem}.py").is_file()]
+    return f"{flag}={found[0]}{colon}{variant}" if found else argument
+
+
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags as absl does; a wrong flag, field, value or config file ends in one message."""
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS([with_config_path(argument) for argument in argv])
         _CONFIG.value.to_dict()  # raises the errors of reading the file
         return rest
     except flags.Error as error:
@@ -110,7 +124,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         name = re.search(r"--?config[= ]([^ :]*)", " ".join(argv))[1]
         if pathlib.Path(name).is_file():
             raise
-        files = sorted(pathlib.Path("configs").glob("*.py"))
+        folder = pathlib.Path(with_config_path("--config=paper").partition("=")[2]).parent
+        files = sorted(folder.glob("*.py"))
         known = ", ".join(str(path) for path in files if "def get_config" in path.read_text(encoding="utf-8"))
         fail(f"--config={name}: no such file" + (f"; there are {known}" if known else f" ({error})"))
     except (AttributeError, KeyError) as error:
