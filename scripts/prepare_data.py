@@ -3,6 +3,7 @@
     python -m scripts.prepare_data mat --input=300W_LP --morphable_model=train.configs --output=data/300w_lp
     python -m scripts.prepare_data umdfaces --input=UMDFaces --output=data/umdfaces
     python -m scripts.prepare_data wild_csv --input=my_faces --output=data/mine --format=arrays
+    python -m scripts.prepare_data profile --input=AFLW2000 --morphable_model=train.configs --output=data/profiled
     python -m scripts.prepare_data verify --output=data/mine
 
 Large sets are prepared by several processes with Apache Beam; --runner takes any of its runners. The same command
@@ -72,6 +73,10 @@ def _prepare(args: argparse.Namespace, console: Console) -> Summary:
         ready=ready,
         pixel_origin=args.pixel_origin,
         detect=args.detect,
+        copies=args.copies,
+        steps=args.yaw_steps,
+        pitch=args.pitch,
+        seed=args.seed,
     )
     engine = beam_engine.BeamEngine(args.runner, args.workers, tuple(shlex.split(args.beam_options)))
     with preparing(f"{args.source} -> {args.output}", console) as show:
@@ -188,8 +193,23 @@ def _parser() -> argparse.ArgumentParser:
         " DataflowRunner, ...; its workers must see --input and --output under the same paths",
     )
     parser.add_argument("--beam_options", default="", metavar="'--a=b --c'", help="flags passed on to Beam")
-    parser.add_argument("--seed", type=int, default=0, help="seed of synthetic faces")
+    parser.add_argument("--copies", type=at_least_one, default=4, help="profile: turned copies of each face (default 4)")
+    parser.add_argument(
+        "--yaw_steps",
+        type=_angles,
+        metavar="15,30,45",
+        help="profile: degrees of yaw to add, one copy for each (default: random, up to a yaw of 90)",
+    )
+    parser.add_argument("--pitch", type=float, default=0.0, help="profile: largest random pitch to add, degrees")
+    parser.add_argument("--seed", type=int, default=0, help="seed of synthetic faces and of the turns of profile")
     return parser
+
+
+def _angles(text: str) -> tuple[float, ...]:
+    angles = tuple(float(part) for part in text.split(","))
+    if not all(0 <= angle <= 90 for angle in angles):
+        raise argparse.ArgumentTypeError(f"must be angles from 0 to 90 degrees, got {text}")
+    return angles
 
 
 def _fraction(text: str) -> float:

@@ -9,7 +9,7 @@ from data_pipelines.loading import loader
 from data_pipelines.storage.prepared_dataset import PreparedSet
 
 MAX_SHARE = 10  # at most one face in so many, rounded up
-_VARIANT = re.compile(r"_[0-9]+$")
+_VARIANT = re.compile(r"(_[0-9]+)?(_yaw[-+][0-9.]+(_pitch[-+][0-9.]+)?)?$")
 _FLIP = "_Flip"
 
 
@@ -26,7 +26,7 @@ def photo(name: str) -> str:
     divided between the two parts.
     """
     *folders, base = name.split("/")
-    return "/".join([*(folder.removesuffix(_FLIP) for folder in folders), _VARIANT.sub("", base)])
+    return "/".join([*(folder.removesuffix(_FLIP) for folder in folders), _VARIANT.sub("", base, 1)])
 
 
 def rows(prepared: PreparedSet, faces: int) -> np.ndarray:

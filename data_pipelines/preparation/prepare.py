@@ -25,7 +25,7 @@ from twodal_jax.runtime.run_lock import only_run
 
 MAX_SKIPPED = 0.05
 # Reasons that do not indicate a damaged copy of a data set; they do not count against `max_skipped`.
-EXPECTED_SKIPS = ("no landmarks", "too few landmarks", "no detection")
+EXPECTED_SKIPS = ("no landmarks", "too few landmarks", "no detection", "beyond profile")
 UNIT_FACES = {"arrays": 512, "array_record": 4096}
 _SMALL_UNIT, _FEW_UNITS = 256, 16  # smaller units of small sets, so that several processes can share the work
 _SHOWN = 10

@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 
 from data_pipelines.sources import alpha_from_mat, detected_faces, detections
@@ -50,6 +51,7 @@ class MatFaces:
       split: use only images of this split of annotations.npz.
       model: rebuilds the landmarks of files without `pt3d_68` (all files of 300W-LP).
       margin: pixels stored around the 120-pixel crop.
+      border: pixels outside the image, as of `images.crop_face`.
       detected: a detections file in pixels of the 120-pixel crops; default: fan_landmarks.csv where it exists.
       detect: one of `detected_faces.DETECTORS`, used on the images instead of a file. A face without a detection is
         kept, without detected landmarks.
@@ -65,11 +67,12 @@ class MatFaces:
         split: str | None = None,
         model: MorphableModel | None = None,
         margin: int = 20,
+        border: int = cv2.BORDER_CONSTANT,
         detected: os.PathLike | str | None = None,
         detect: str | None = None,
         make_detector: Callable[[], Any] = detected_faces.face_alignment_detector,
     ):
-        self.folder, self.margin, self.model = pathlib.Path(folder), margin, model
+        self.folder, self.margin, self.border, self.model = pathlib.Path(folder), margin, border, model
         if not self.folder.is_dir():
             raise SourceError(
                 f"{self.folder}: no such folder; give the folder of the .jpg and .mat"
@@ -144,7 +147,7 @@ class MatFaces:
         detected, detected_visible = self._detected(name, image, roi_box)
         return {
             "name": name,
-            "image": crop_face(image, roi_box, self.margin),
+            "image": crop_face(image, roi_box, self.margin, self.border),
             "alpha": alpha_from_mat.crop_alpha(alpha_image, roi_box, image.shape[0]),
             "landmarks68": alpha_from_mat.points_to_crop(landmarks, roi_box),
             "roi_box": roi_box,
