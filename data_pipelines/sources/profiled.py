@@ -151,8 +151,12 @@ class ProfiledFaces:
     def _relief(self, original: Face) -> profiling.Relief:
         vertices = np.asarray(_vertices(self._mesh, original["alpha"]))
         return profiling.relief(
-            vertices, self.model.triangles, self.model.landmark_indices, CROP_SIZE + 2 * self.source.margin
+            original["image"], vertices, self.model.triangles, self.model.landmark_indices, self._border
         )
+
+    @functools.cached_property
+    def _border(self) -> np.ndarray:
+        return profiling.border_vertices(self.model.triangles)
 
     def _turned(self, original: Face, surfaces: profiling.Relief, turn: Turn, number: int) -> Face:
         rotation = profiling.head_turn(_rotation(original["alpha"]), *turn)
@@ -163,7 +167,7 @@ class ProfiledFaces:
         alpha = np.asarray(_transformed(alpha, np.float32([[1 / scale, 0, -x / scale], [0, 1 / scale, -y / scale]])))
         landmarks = self._landmarks(alpha)
         yaw = float(np.degrees(np.arcsin(np.clip(-_rotation(alpha)[0, 2], -1, 1))))
-        image = profiling.turn(original["image"], surfaces, rotation, window, self.margin)
+        image = profiling.turn(surfaces, rotation, window, self.margin)
         made = synthetic.SyntheticFace(image, alpha, landmarks, np.ones(68, bool), yaw)
         corner, unit = original["roi_box"][:2], (original["roi_box"][2:] - original["roi_box"][:2]) / CROP_SIZE
         low = np.array([x, y]) - 0.5 * scale + 0.5

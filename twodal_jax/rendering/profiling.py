@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import scipy.spatial
 from scipy.spatial.transform import Rotation
 
 from twodal_jax.rendering import rasterizer, shading
@@ -25,15 +26,26 @@ from twodal_jax.rendering import rasterizer, shading
 CROP_SIZE = 120
 _SPACING = 3  # of the sheet's grid, pixels
 _OUTSIDE = 40  # pixels by which the sheet extends beyond the image
-_FACING = 0.1  # triangles of the mesh at a smaller cosine to the line of sight are left to the sheet
+_GRAZING = 0.1  # vertices at a smaller cosine to the line of sight are not taken from the photo
+# Share from the border of the mesh within which it does not replace the photo: the same head continues beyond.
+_BORDER = 0.14
+_HIDDEN_REACH = 0.4  # share from the nearest shown vertex up to which hidden parts of the mesh are drawn
 _HIDDEN = 1.0  # depth in pixels by which a vertex of the mesh may lie behind its surface and count as shown
 _BEHIND = 1.5  # pixels by which the sheet lies behind the mesh
+# Share of distance within which the farthest part of the mesh determines the depth of the sheet at the outline, so that
+# the sheet passes behind parts that the photo hides.
+_TUCK = 0.12
 _RIM = 3  # pixels inside the outline at which its depth is measured; at the outline itself it is too steep
+# Share inside the outline up to which the photo is not trusted: with the fit off by a pixel it shows the background
+# there, and a turn stretches that pixel over jaw and neck. The skin within is drawn out over the rim, at turns of more
+# than `_DRAWN_OUT` degrees completely.
+_UNSURE, _DRAWN_OUT = 0.08, 20.0
 _HEAD_DEPTH = 1.15  # share from the nearest point of the face to the plane behind the head
 _FALL_OFF = 0.3  # share of distance from the outline in which the depth falls by 1 - 1/e
 # Shares of distance from the outline: up to the first the sheet turns with the head, from the second on it stands still.
 # The latter is smaller on the side that turns away, where hair and skin disappear behind the head.
 _RIGID, _STILL, _STILL_AWAY = 0.1, 0.9, 0.4
+_SOURCES, _NEIGHBOURS = 1500, 12  # hidden vertices get the mean place of so many of these shown ones
 _SUPERSAMPLING = 2
 
 
@@ -43,6 +55,9 @@ class Relief(NamedTuple):
     Attributes:
       vertices: float32 [V, 3], crop pixels; the sheet's, then the mesh's.
       triangles: int32 [T, 3].
+      image: uint8 [S, S, 3], the photo.
+      inward: float32 [V, 2], from a vertex's place in the photo to the place whose colour it has after a large turn.
+      fill: float32 [V, 4], BGR of a vertex that the photo does not show, and 1; 0 for the others.
       distance: float32 [V], share from the outline of the face in the picture; 0 on the face.
       centre: float32 [3], the point about which the head turns.
       size: of the face, pixels.
@@ -50,20 +65,37 @@ class Relief(NamedTuple):
 
     vertices: np.ndarray
     triangles: np.ndarray
+    image: np.ndarray
+    inward: np.ndarray
+    fill: np.ndarray
     distance: np.ndarray
     centre: np.ndarray
     size: float
 
 
-def relief(vertices: np.ndarray, triangles: np.ndarray, landmark_indices: np.ndarray, image_size: int) -> Relief:
+def border_vertices(triangles: np.ndarray) -> np.ndarray:
+    """Vertices [K] at the open border of a mesh: ends of edges that belong to one triangle of [T, 3]."""
+    edges = np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), axis=1)
+    edges, count = np.unique(edges, axis=0, return_counts=True)
+    return np.unique(edges[count == 1])
+
+
+def relief(
+    image: np.ndarray, vertices: np.ndarray, triangles: np.ndarray, landmark_indices: np.ndarray, border: np.ndarray
+) -> Relief:
     """Surfaces of a photo from its fitted mesh.
 
     Args:
+      image: BGR uint8 [S, S, 3], S = 120 + 2 margin.
       vertices: [N, 3], crop pixels, y down, larger z nearer.
       triangles: [T, 3], counter-clockwise seen from outside when y is UP.
       landmark_indices: [68] vertices.
-      image_size: S, 120 + 2 margin.
+      border: of `border_vertices`.
+
+    Raises:
+      ValueError: the mesh covers no pixel of the image.
     """
+    image_size = len(image)
     vertices = np.asarray(vertices, np.float32)
     landmarks = vertices[landmark_indices]
     size = float(np.ptp(landmarks[:, :2], axis=0).max())
@@ -74,26 +106,104 @@ def relief(vertices: np.ndarray, triangles: np.ndarray, landmark_indices: np.nda
     canvas = vertices - np.array([origin, origin, 0], np.float32)
     fragments = rasterizer.rasterize(canvas, triangles, side, side)
     shown = rasterizer.visible_vertices(canvas, triangles, side, side, _HIDDEN, fragments)
-    shown &= shading.vertex_normals(vertices * np.array([1, -1, 1], np.float32), triangles)[:, 2] > _FACING
-    kept = triangles[shown[triangles].all(axis=1)]
+    facing = shading.vertex_normals(vertices * np.array([1, -1, 1], np.float32), triangles)[:, 2]
+    face = _filled(np.isfinite(fragments.depth))
+    inside = _smooth_step(_distance(canvas, canvas[border]) / (_BORDER * size))
+    inward = inside[:, None] * _inward(canvas, face, _UNSURE * size)
+    shown &= facing > _GRAZING
+    places = vertices[:, :2] + inward + (image_size - CROP_SIZE) / 2
+    fill, drawn = _fill(image, canvas, places, shown, size)
+    drawn &= shown | (inside >= 1)
+    kept = triangles[drawn[triangles].all(axis=1)]
+    back = -rasterizer.rasterize(canvas * np.array([1, 1, -1], np.float32), triangles, side, side).depth
 
-    sheet, distance = _sheet(fragments.depth, size)
+    sheet, distance = _sheet(fragments.depth, back, face, size)
     sheet += np.array([origin, origin, 0], np.float32)
     return Relief(
         np.concatenate([sheet, vertices]),
         np.concatenate([_grid_triangles(int(np.sqrt(len(sheet)))), kept + len(sheet)]).astype(np.int32),
+        image,
+        np.concatenate([np.zeros((len(sheet), 2)), inward]).astype(np.float32),
+        np.concatenate([np.zeros((len(sheet), 4)), fill]).astype(np.float32),
         np.concatenate([distance / size, np.zeros(len(vertices))]).astype(np.float32),
         centre,
         size,
     )
 
 
-def _sheet(depth: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
+def _distance(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Distance [N] from points [N, 3] to the nearest of others [K, 3]; inf without others."""
+    return scipy.spatial.cKDTree(others).query(points)[0] if len(others) else np.full(len(points), np.inf)
+
+
+def _inward(canvas: np.ndarray, face: np.ndarray, width: float) -> np.ndarray:
+    """Way float32 [N, 2] from vertices to where they take their colour from after a large turn.
+
+    A vertex at d < width from the outline takes it from the place (d + width) / 2 from it.
+
+    Args:
+      canvas: [N, 3], vertices.
+      face: uint8 [H, W], 1 inside the outline.
+      width: pixels.
+    """
+    depth_inside = cv2.distanceTransform(face, cv2.DIST_L2, cv2.DIST_MASK_5)
+    inner = depth_inside >= min(width, depth_inside.max())
+    place_of, label = _labels(inner)
+    places = cv2.GaussianBlur(place_of[label].astype(np.float32), (0, 0), 1.0)
+    column, row = np.clip(np.rint(canvas[:, :2]), 0, np.array(face.shape[::-1]) - 1).astype(int).T
+    return np.where(inner[row, column, None], 0, 0.5 * (places[row, column] - canvas[:, :2])).astype(np.float32)
+
+
+def _fill(
+    image: np.ndarray, vertices: np.ndarray, places: np.ndarray, shown: np.ndarray, size: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Colours of hidden vertices: means of near shown ones.
+
+    Args:
+      image: uint8 [S, S, 3].
+      vertices: [N, 3].
+      places: [N, 2], pixels of the image from which vertices take their colour.
+      shown: bool [N].
+      size: of the face.
+
+    Returns:
+      float32 [N, 4], `Relief.fill`, and bool [N], whether the vertex is shown or near a shown one.
+    """
+    fill = np.zeros((len(vertices), 4), np.float32)
+    sources, hidden = np.flatnonzero(shown), np.flatnonzero(~shown)
+    sources = sources[:: max(1, len(sources) // _SOURCES)]
+    if len(sources) < _NEIGHBOURS or not len(hidden):
+        return fill, shown
+    reach, nearest = scipy.spatial.cKDTree(vertices[sources]).query(vertices[hidden], _NEIGHBOURS)
+    weight = 1 / (reach.astype(np.float32) ** 2 + 1)
+    weight /= weight.sum(axis=1, keepdims=True)
+    colours = _remap(image, places[sources][None])[0]
+    fill[hidden, :3] = np.einsum("nk,nkc->nc", weight, colours[nearest])
+    fill[hidden, 3] = 1
+    drawn = shown.copy()
+    drawn[hidden] = reach[:, 0] < _HIDDEN_REACH * size
+    return fill, drawn
+
+
+def _labels(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places (x, y) [L, 2] of a mask's pixels, and for each pixel [H, W] the index of the nearest one."""
+    _, label = cv2.distanceTransformWithLabels(
+        (~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    place_of = np.zeros((label.max() + 1, 2), int)
+    place_of[label[mask]] = np.argwhere(mask)[:, ::-1]
+    return place_of, label
+
+
+def _sheet(depth: np.ndarray, back: np.ndarray, face: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
     """Points [G * G, 3] of the sheet in pixels of the canvas, and their distances [G * G] from the face's outline.
 
-    depth: [H, W], of the mesh, -inf where it is not; size: of the face.
+    Args:
+      depth: [H, W], of the mesh, -inf where it is not.
+      back: [H, W], of the farthest surface of the mesh, inf where it is not.
+      face: uint8 [H, W], 1 inside the outline.
+      size: of the face.
     """
-    face = _filled(np.isfinite(depth))
     inner = cv2.erode(face, np.ones((3, 3), np.uint8), iterations=_RIM, borderValue=0)
     if not inner.any():
         inner = face
@@ -101,26 +211,27 @@ def _sheet(depth: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray]:
     if not known.any():
         raise ValueError("vertices: the mesh covers no pixel of the image")
     # The nearest known depth: continues the surface over its own steep rim and over the mouth.
-    _, label = cv2.distanceTransformWithLabels(
-        (~known).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    depth_of = np.zeros(label.max() + 1, np.float32)
-    depth_of[label[known]] = depth[known]
-    nearest = cv2.GaussianBlur(depth_of[label], (0, 0), 1.0)
-    outside = cv2.distanceTransform(1 - face, cv2.DIST_L2, cv2.DIST_MASK_5)
+    place_of, label = _labels(known)
+    column, row = place_of[label].transpose(2, 0, 1)
+    nearest = cv2.GaussianBlur(depth[row, column], (0, 0), 1.0)
+    outside, inside = (cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5) for mask in (1 - face, face))
 
     grid = np.arange(0, len(depth), _SPACING)
     columns, rows = (axis.ravel() for axis in np.meshgrid(grid, grid))
     distance, z = outside[rows, columns], nearest[rows, columns]
-    # Beside the face, the depth of the whole outline, weighted by nearness: smooth where the nearest point jumps.
+    # At the outline, the farthest depth near it; weighted by nearness, which is smooth where the nearest point jumps.
     line = max(cv2.findContours(inner, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=len)[::4, 0]
-    beside = np.flatnonzero(distance > 0)
+    window = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * int(_TUCK * size) + 1,) * 2)
+    farthest = cv2.erode(np.where(np.isfinite(back), back, np.float32(1e6)).astype(np.float32), window)
+    beside = np.flatnonzero(inside[rows, columns] < 5 * _SPACING)
     squared = (columns[beside, None] - line[None, :, 0]) ** 2 + (rows[beside, None] - line[None, :, 1]) ** 2
     share = 1 / (squared.astype(np.float32) + 1) ** 2
-    smooth = share @ nearest[line[:, 1], line[:, 0]] / share.sum(axis=1)
+    edge = share @ farthest[line[:, 1], line[:, 0]] / share.sum(axis=1)
     plane = depth[known].max() - _HEAD_DEPTH * size
     near = np.exp(-((distance[beside] / (_FALL_OFF * size)) ** 2))
-    z[beside] = np.minimum(plane, smooth) + np.maximum(smooth - plane, 0) * near
+    around = np.minimum(plane, edge) + np.maximum(edge - plane, 0) * near
+    tucked = np.exp(-((inside[rows, columns][beside] / (2 * _SPACING)) ** 2))
+    z[beside] += tucked * (np.minimum(around, z[beside]) - z[beside])
     return np.stack([columns, rows, z - _BEHIND], axis=1).astype(np.float32), distance
 
 
@@ -180,13 +291,10 @@ def rotated(surfaces: Relief, rotation: np.ndarray) -> np.ndarray:
     return weight * turned + (1 - weight) * still
 
 
-def turn(
-    image: np.ndarray, surfaces: Relief, rotation: np.ndarray, window: np.ndarray, margin: int
-) -> np.ndarray:
+def turn(surfaces: Relief, rotation: np.ndarray, window: np.ndarray, margin: int) -> np.ndarray:
     """Draws the photo after a turn of the head.
 
     Args:
-      image: BGR uint8 [S, S, 3].
       surfaces: of `relief`.
       rotation: [3, 3], of the head about `surfaces.centre`, y up.
       window: [3] = (x, y, scale), the new crop: its pixel p shows the old crop's place (x, y) + scale p.
@@ -203,17 +311,23 @@ def turn(
     fine[:, :2] = (fine[:, :2] + margin + 0.5) * _SUPERSAMPLING - 0.5
     count = side * _SUPERSAMPLING
     fragments = rasterizer.rasterize(fine, surfaces.triangles, count, count)
-    places = shading.interpolate(surfaces.vertices[:, :2], surfaces.triangles, fragments)
+    angle = np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
+    strength = _smooth_step(angle / _DRAWN_OUT)
+    origins = surfaces.vertices[:, :2] + strength * surfaces.inward
+    values = shading.interpolate(np.hstack([origins, strength * surfaces.fill]), surfaces.triangles, fragments)
+    places, fill = values[..., :2], values[..., 2:]
     empty = fragments.triangle_index < 0
     if empty.any():  # beyond the sheet, which stands still there
         rows, columns = np.nonzero(empty)
         pixels = (np.stack([columns, rows], axis=1) + 0.5) / _SUPERSAMPLING - 0.5 - margin
         places[empty] = pixels * scale + [x, y]
-    return _sampled(image, places + (image.shape[0] - CROP_SIZE) / 2)
+    drawn = _sampled(surfaces.image, places + (len(surfaces.image) - CROP_SIZE) / 2)
+    fill = cv2.resize(fill, (side, side), interpolation=cv2.INTER_AREA)
+    return np.clip(np.rint(drawn * (1 - fill[..., 3:]) + fill[..., :3]), 0, 255).astype(np.uint8)
 
 
 def _sampled(image: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Picture uint8 [H, W, 3] of an image at the places [2 H, 2 W, 2] of its four samples per pixel.
+    """Picture float32 [H, W, 3] of an image at the places [2 H, 2 W, 2] of its four samples per pixel.
 
     One sample at their mean where the four are close to each other, which keeps an unturned photo as it is; the mean of
     four samples at edges and where the photo is reduced.
@@ -226,7 +340,7 @@ def _sampled(image: np.ndarray, places: np.ndarray) -> np.ndarray:
     if len(rows):
         samples = _remap(image, four[:, rows, columns].reshape(4, -1, 2))
         one[rows, columns] = samples.mean(axis=0)
-    return np.clip(np.rint(one), 0, 255).astype(np.uint8)
+    return one
 
 
 def _remap(image: np.ndarray, places: np.ndarray) -> np.ndarray:
