@@ -193,7 +193,9 @@ def _parser() -> argparse.ArgumentParser:
         " DataflowRunner, ...; its workers must see --input and --output under the same paths",
     )
     parser.add_argument("--beam_options", default="", metavar="'--a=b --c'", help="flags passed on to Beam")
-    parser.add_argument("--copies", type=at_least_one, default=4, help="profile: turned copies of each face (default 4)")
+    parser.add_argument(
+        "--copies", type=at_least_one, default=4, help="profile: turned copies of each face (default 4)"
+    )
     parser.add_argument(
         "--yaw_steps",
         type=_angles,

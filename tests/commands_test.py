@@ -40,6 +40,8 @@ UNCHECKED = {
 RUN = (
     "python -m scripts.prepare_data wild_csv --input=my_faces",
     "python -m scripts.prepare_data verify",
+    "python -m scripts.prepare_data synthetic_annotated --output=data/faces",
+    "python -m scripts.prepare_data profile --input=data/faces",
     "python -m scripts.show_batch",
     "python -m scripts.run_ablation --config=configs/aflw.py --workdir=runs/ablation --tune --seeds=0,1,2 --dry_run",
 )
@@ -206,7 +208,8 @@ def test_the_documented_preparation_of_own_faces_and_the_dry_run_succeed(workspa
     for beginning in RUN:
         command = next(command for command in COMMANDS if command.startswith(beginning))
         module, arguments = own_command(command)
-        quick = ["--workers=1", "--format=arrays"] if "my_faces" in command else []  # without Beam and TensorFlow
+        prepared = "my_faces" in command or "prepare_data profile" in command
+        quick = ["--workers=1", "--format=arrays"] if prepared else []  # without Beam and TensorFlow
         assert run_module(module, [*arguments, *quick], monkeypatch) == 0, capsys.readouterr().err
     assert (workspace / "batch.png").stat().st_size > 0
     assert "final runs: " in capsys.readouterr().out

@@ -1,9 +1,9 @@
 """Annotated faces turned to larger yaws: face profiling of another source (`rendering.profiling`).
 
-For each face of the source the listing has the face itself, and then its copies, turned away from the camera: |yaw| only
-grows, because a photo does not show what a turn back would uncover. Shape and expression of a copy are the original's;
-its crop is placed around its landmarks as the original's crop around the original's. A copy is a pure function of
-(seed, name of the original, number of the copy).
+For each face of the source the listing has the face itself, and then its copies, turned away from the camera: |yaw|
+only grows, because a photo does not show what a turn back would uncover. Shape and expression of a copy are those of
+the original; its crop is placed around its landmarks as the original's crop around the original's. A copy is a pure
+function of (seed, name of the original, number of the copy).
 """
 
 import functools
@@ -19,9 +19,10 @@ import numpy as np
 from data_pipelines.sources import synthetic
 from data_pipelines.sources.base import FaceSource, Skip, SourceError
 from data_pipelines.storage import array_record
-from data_pipelines.storage.manifest import CROP_SIZE, Face
+from data_pipelines.storage.manifest import CROP_SIZE, Face, FIELDS
 from data_pipelines.storage.prepared_dataset import open_prepared
 from twodal_jax.geometry import morphable_model, projection
+from twodal_jax.geometry.contour import contour_landmarks, contour_lines, JAW
 from twodal_jax.geometry.morphable_model import MorphableModel
 from twodal_jax.rendering import profiling
 
@@ -109,14 +110,44 @@ class ProfiledFaces:
         solid = None
         for number in numbers:
             if number == 0:
-                yield original | {"image": self._trimmed(original["image"])}
+                yield self._untouched(original)
                 continue
             turn = turns[number - 1]
             if turn is None:
-                yield Skip(original["name"], BEYOND_PROFILE, f"copy {number} would be turned beyond {MAX_YAW:g} degrees")
+                yield Skip(
+                    original["name"], BEYOND_PROFILE, f"copy {number} would be turned beyond {MAX_YAW:g} degrees"
+                )
                 continue
-            solid = solid or self._relief(original)
+            try:
+                solid = solid or self._relief(original)
+            except ValueError as error:
+                yield Skip(original["name"], "mesh not usable", str(error))
+                continue
             yield self._turned(original, solid, turn, number)
+
+    def _untouched(self, original: Face) -> Face:
+        cut = self.source.margin - self.margin
+        image, points = original["image"], np.array(original["landmarks68"][:, :2])
+        jaw, outline = self._jaw(original["alpha"])
+        points[:JAW] += outline - jaw
+        return {
+            **{name: original[name] for name in FIELDS[self.kind]},
+            "image": image[cut : len(image) - cut, cut : len(image) - cut],
+            "landmarks68_2d": points,
+        }
+
+    def _jaw(self, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Jaw landmarks [17, 2] of alpha, and the same on the outline; crop pixels."""
+        model, directions = self._lines
+        points = np.asarray(_vertices(model, alpha))[:, :2].reshape(JAW, -1, 2)
+        return points[:, 0], contour_landmarks(points, directions, profiling.head_angles(_rotation(alpha))[0])
+
+    @functools.cached_property
+    def _lines(self) -> tuple[MorphableModel, np.ndarray]:
+        """The model with the vertices of the contour lines alone, and their directions."""
+        lines, directions = contour_lines(self.model)
+        part = {name: getattr(self.model, name)[..., lines.ravel()] for name in ("mean", "basis")}
+        return jax.device_put(self._sparse.replace(**part)), directions
 
     def _turns(self, original: Face) -> list[Turn | None]:
         """The turn of each copy; None where it would go beyond 90 degrees."""
@@ -129,7 +160,9 @@ class ProfiledFaces:
             # One copy in each of as many equal parts of the distribution.
             share = np.sqrt((np.arange(self.copies) + rng.random(self.copies)) / self.copies)
             room = MAX_YAW - side * yaw
-            added = np.round(MIN_TURN + (room - MIN_TURN) * share, 1) if room > MIN_TURN else np.full(self.copies, np.inf)
+            added = (
+                np.round(MIN_TURN + (room - MIN_TURN) * share, 1) if room > MIN_TURN else np.full(self.copies, np.inf)
+            )
         pitches = np.round(rng.uniform(-self.pitch, self.pitch, self.copies), 1)
         return [
             Turn(float(side * angle), float(pitch)) if side * yaw + angle <= MAX_YAW + 0.05 else None
@@ -139,10 +172,6 @@ class ProfiledFaces:
     def _rng(self, original: Face, number: int) -> np.random.Generator:
         name = hashlib.sha256(original["name"].encode()).digest()[:8]
         return np.random.default_rng([self.seed, int.from_bytes(name, "big"), number])
-
-    def _trimmed(self, image: np.ndarray) -> np.ndarray:
-        cut = self.source.margin - self.margin
-        return image[cut : len(image) - cut, cut : len(image) - cut]
 
     @functools.cached_property
     def _mesh(self) -> MorphableModel:
@@ -176,7 +205,10 @@ class ProfiledFaces:
             "image": image,
             "alpha": alpha,
             "landmarks68": landmarks,
-            "roi_box": np.concatenate([corner + low * unit, corner + (low + CROP_SIZE * scale) * unit]).astype(np.float32),
+            "landmarks68_2d": np.concatenate([self._jaw(alpha)[1], landmarks[JAW:, :2]]).astype(np.float32),
+            "roi_box": np.concatenate([corner + low * unit, corner + (low + CROP_SIZE * scale) * unit]).astype(
+                np.float32
+            ),
             "yaw_deg": np.float32(yaw),
             "detected": synthetic.detect(self._rng(original, number), made),
             "detected_visible": np.ones(18, np.float32),
@@ -230,7 +262,7 @@ def _rotation(alpha: np.ndarray) -> np.ndarray:
 
 
 def _window(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The new crop [3] = (x, y, scale) for `profiling.turn`, placed around the landmarks `after` as the old `before`."""
+    """The new crop [3] = (x, y, scale) for `profiling.turn`, placed around landmarks `after` as the old `before`."""
     old, new = (np.asarray(_roi_box(points)) for points in (before, after))
     scale = (new[2] - new[0]) / (old[2] - old[0])
     return np.array([*(new[:2] - scale * old[:2]), scale])

@@ -63,7 +63,7 @@ def open_source(
     folders = split_folders(folder)
     if len(folders) > 1:
         options = dict(split=split, morphable_model=morphable_model, margin=margin, landmarks=landmarks, ready=ready)
-        options |= dict(detect=detect, pixel_origin=pixel_origin)
+        options |= dict(detect=detect, pixel_origin=pixel_origin, copies=copies, steps=steps, pitch=pitch, seed=seed)
         return JoinedFaces([open_source(name, part, **options) for part in folders])
     if margin < 0:
         raise SourceError(f"margin must not be negative, got {margin}")
@@ -72,7 +72,9 @@ def open_source(
     if detect and (name not in ("mat", "umdfaces") or landmarks):
         raise SourceError("--detect goes with the sources mat and umdfaces, without --landmarks")
     if name == "profile":
-        return _profiled(folder, split, morphable_model, landmarks, margin, copies=copies, steps=steps, pitch=pitch, seed=seed)
+        return _profiled(
+            folder, split, morphable_model, landmarks, margin, copies=copies, steps=steps, pitch=pitch, seed=seed
+        )
     if name in ("mat", "tfds_300w_lp"):
         # Checked first: reading a model takes longer than finding out that the folder is missing.
         if not pathlib.Path(folder).is_dir():

@@ -13,6 +13,8 @@ A folder holds `manifest.json` and either one `<field>.npy` per field (format "a
     roi_box          float32 [4]      sx, sy, ex, ey of the 120-pixel crop in the source image
     detected         float32 [18, 2]  a detector's landmarks, crop pixels, y down; 0 where invisible
     detected_visible float32 [18]     1 or 0
+    landmarks68_2d   float32 [68, 2]  as landmarks68, the jaw on the visible outline of the face (`geometry.contour`);
+                                      only of the source profile
   kind "wild":
     landmarks        float32 [18, 2]  crop pixels, y down; 0 where invisible
     visible          float32 [18]     1 or 0
@@ -51,7 +53,7 @@ FIELDS: dict[str, dict[str, tuple[tuple, str]]] = {
     "wild": {**_COMMON, "landmarks": ((18, 2), "float32"), "visible": ((18,), "float32")},
 }
 OPTIONAL_FIELDS: dict[str, dict[str, tuple[tuple, str]]] = {
-    "annotated": {},
+    "annotated": {"landmarks68_2d": ((68, 2), "float32")},
     "wild": {"jaw": ((3, 2), "float32"), "jaw_visible": ((3,), "float32")},
 }
 

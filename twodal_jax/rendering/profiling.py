@@ -2,11 +2,12 @@
 
 Source: Zhu et al., Face Alignment Across Large Poses: A 3D Solution (CVPR 2016), by which 300W-LP was made.
 
-Two surfaces carry the photo as their texture: the part of the fitted mesh that the photo shows, and a sheet, a grid over
-the whole picture, behind it. Over the face the sheet follows the mesh, and closes its gaps (mouth, occluded skin).
-Around the face it continues the depth of the outline, which falls off to a plane behind the head, as hair and neck do.
-The sheet turns with the head near the face and keeps its place far from it, so that the background fills the picture in
-every pose.
+Two surfaces carry the photo as their texture: the fitted mesh, and behind it a sheet, a grid over the whole picture.
+Hidden parts of the mesh get the colours of the nearest shown skin: the mirrored side would not help, because a face
+that turns away further shows the side that was seen better all along. Over the face the sheet follows the mesh and
+closes its gaps, as an open mouth. Around the face it continues the depth of the outline, which falls off to a plane
+behind the head, as hair and neck do. The sheet turns with the head near the face and keeps its place far from it, so
+that the background fills the picture in every pose.
 
 Frame: pixels of the 120-pixel crop, y down, larger z nearer. An image [S, S, 3] is the crop with a margin of
 (S - 120) / 2 pixels. Lengths named "share" are relative to the size of the face, the longer side of its landmarks' box.
@@ -42,10 +43,10 @@ _RIM = 3  # pixels inside the outline at which its depth is measured; at the out
 _UNSURE, _DRAWN_OUT = 0.08, 20.0
 _HEAD_DEPTH = 1.15  # share from the nearest point of the face to the plane behind the head
 _FALL_OFF = 0.3  # share of distance from the outline in which the depth falls by 1 - 1/e
-# Shares of distance from the outline: up to the first the sheet turns with the head, from the second on it stands still.
-# The latter is smaller on the side that turns away, where hair and skin disappear behind the head.
+# Shares of distance from the outline: up to the first the sheet turns with the head, from the second on it stands
+# still. The latter is smaller on the side that turns away, where hair and skin disappear behind the head.
 _RIGID, _STILL, _STILL_AWAY = 0.1, 0.9, 0.4
-_SOURCES, _NEIGHBOURS = 1500, 12  # hidden vertices get the mean place of so many of these shown ones
+_SOURCES, _NEIGHBOURS = 1500, 12  # hidden vertices get the mean colour of so many of these shown ones
 _SUPERSAMPLING = 2
 
 
@@ -93,12 +94,14 @@ def relief(
       border: of `border_vertices`.
 
     Raises:
-      ValueError: the mesh covers no pixel of the image.
+      ValueError: the mesh is not finite, lies outside the image, or is much smaller or larger than the crop.
     """
     image_size = len(image)
     vertices = np.asarray(vertices, np.float32)
     landmarks = vertices[landmark_indices]
     size = float(np.ptp(landmarks[:, :2], axis=0).max())
+    if not (np.isfinite(vertices).all() and CROP_SIZE / 8 < size < CROP_SIZE * 4):
+        raise ValueError(f"vertices: expected a finite face of 15 to 480 pixels, got one of {size:.3g} pixels")
     centre = np.append(landmarks[:, :2].mean(axis=0), vertices[:, 2].max() - 0.6 * size).astype(np.float32)
     # A canvas with a border: parts of the mesh outside the image hide others all the same.
     origin = (CROP_SIZE - image_size) // 2 - _OUTSIDE
@@ -108,9 +111,12 @@ def relief(
     shown = rasterizer.visible_vertices(canvas, triangles, side, side, _HIDDEN, fragments)
     facing = shading.vertex_normals(vertices * np.array([1, -1, 1], np.float32), triangles)[:, 2]
     face = _filled(np.isfinite(fragments.depth))
-    inside = _smooth_step(_distance(canvas, canvas[border]) / (_BORDER * size))
-    inward = inside[:, None] * _inward(canvas, face, _UNSURE * size)
     shown &= facing > _GRAZING
+    inward = _inward(canvas, face, _UNSURE * size)
+    unsure = np.flatnonzero(~shown | inward.any(axis=1))
+    inside = np.ones(len(vertices), np.float32)
+    inside[unsure] = _smooth_step(_distance(canvas[unsure], canvas[border]) / (_BORDER * size))
+    inward *= inside[:, None]
     places = vertices[:, :2] + inward + (image_size - CROP_SIZE) / 2
     fill, drawn = _fill(image, canvas, places, shown, size)
     drawn &= shown | (inside >= 1)
