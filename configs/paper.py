@@ -80,6 +80,8 @@ def get_config() -> ml_collections.ConfigDict:
     # [ours] How often a face with a yaw of 0-30, 30-60, 60-90 degrees occurs in an epoch.
     config.yaw_oversampling_annotated = (1, 1, 1)
     config.yaw_oversampling_wild = (1, 1, 1)
+    # [ours] Further factor for annotated photos beside their turned copies (`prepare_data profile`).
+    config.photo_oversampling = 1
     # For devices with too little memory for their part of the batch. `accumulate` = k processes k parts in turn and
     # averages their gradients; BatchNorm sees one part at a time. `regressor.remat` changes no result.
     config.accumulate = 1

@@ -175,9 +175,10 @@ def open_training_data(
         _check_jaw(sets["wild"])
 
     limited = {name: opened.first(config.data[name].limit) for name, opened in sets.items()}
-    validation_rows = _validation_rows(config, limited["annotated"])
+    withheld = _validation_rows(config, limited["annotated"])
+    validation_rows = validation.unturned(limited["annotated"], withheld)
     rows = {name: _epoch_rows(config, name, limited[name]) for name in sets if name in ORDER_SEEDS}
-    rows["annotated"] = _without(rows["annotated"], validation_rows, limited["annotated"])
+    rows["annotated"] = _without(rows["annotated"], withheld, limited["annotated"])
 
     def stream(name: str, start_step: int):
         return loader.batches(
@@ -197,15 +198,16 @@ def open_training_data(
         wild=functools.partial(stream, "wild") if "wild" in sets else None,
         held_out=_held_out(limited["evaluation"], np.arange(limited["evaluation"].count)),
         validation=_held_out(limited["annotated"], validation_rows) if len(validation_rows) else None,
-        description=_describe(limited, len(validation_rows)),
+        description=_describe(limited, len(withheld), len(validation_rows)),
     )
     return data, model
 
 
 def _epoch_rows(config: ml_collections.ConfigDict, name: str, opened: PreparedSet) -> np.ndarray | None:
     """Rows of one epoch of a training set; None: every face once."""
+    photos = config.photo_oversampling if name == "annotated" else 1
     try:
-        return oversampling.rows_by_yaw(opened, config[f"yaw_oversampling_{name}"])
+        return oversampling.rows_by_yaw(opened, config[f"yaw_oversampling_{name}"], photos)
     except oversampling.OversamplingError as error:
         raise builder.ConfigError(f"config.yaw_oversampling_{name}: {error}") from None
 
@@ -246,7 +248,7 @@ def _check_jaw(wild: PreparedSet) -> None:
         )
 
 
-def _describe(sets: dict[str, PreparedSet], validation_faces: int) -> dict[str, dict[str, Any]]:
+def _describe(sets: dict[str, PreparedSet], withheld: int, validation_faces: int) -> dict[str, dict[str, Any]]:
     """Description of each set; the validation part counts as a set of its own, not as part of the annotated one."""
     described = {
         name: {
@@ -258,6 +260,6 @@ def _describe(sets: dict[str, PreparedSet], validation_faces: int) -> dict[str, 
         for name, opened in sets.items()
     }
     if validation_faces:
-        described["annotated"]["faces"] -= validation_faces
+        described["annotated"]["faces"] -= withheld
         described["validation"] = {"source": described["annotated"]["source"], "faces": validation_faces}
     return described

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers_face_files import tiny_model, write_pair
 
-from data_pipelines.loading.validation import photo
+from data_pipelines.loading import oversampling, validation
 from data_pipelines.preparation.prepare import prepare
 from data_pipelines.sources import profiled, registry, synthetic
 from data_pipelines.sources.base import Skip, SourceError
@@ -37,7 +37,7 @@ def test_every_face_is_followed_by_its_copies(faces, folder):
     originals = open_prepared(folder).arrays
     for k, face in enumerate(faces):
         name = originals["name"][k // (1 + COPIES)]
-        assert face["name"].startswith(name) and photo(face["name"]) == photo(str(name))
+        assert face["name"].startswith(name) and validation.photo(face["name"]) == validation.photo(str(name))
         if k % (1 + COPIES) == 0:
             np.testing.assert_array_equal(face["image"], originals["image"][k // (1 + COPIES)][20:-20, 20:-20])
         assert face["image"].shape == (160, 160, 3)
@@ -102,6 +102,15 @@ def test_prepared_in_both_formats_and_readable_again(folder, tmp_path):
         face = next(source.faces(1, 2))
         assert face["image"].dtype == np.uint8 and face["alpha"].shape == (62,)
         assert "_yaw" in face["name"]
+
+        opened = open_prepared(tmp_path / form)
+        withheld = validation.rows(opened, 1)
+        chosen = validation.unturned(opened, withheld)
+        assert len(chosen) == 1 and len(withheld) > 1
+        names = [face["name"] for face in source.faces(0, len(source))]
+        assert list(withheld) == [k for k, name in enumerate(names) if name.startswith(names[chosen[0]])]
+        repeats = np.bincount(oversampling.rows_by_yaw(opened, (1, 1, 1), 5))
+        np.testing.assert_array_equal(repeats, [1 if "_yaw" in name else 5 for name in names])
 
 
 def test_faces_of_mat_files_and_unusable_meshes_are_skipped_alone(tmp_path):
