@@ -74,8 +74,8 @@ def draw_plain(alpha: np.ndarray, size: int = CROP_SIZE) -> np.ndarray:
 
 def _vertices(head: Cc0Head, alpha: np.ndarray) -> np.ndarray:
     """`morphable_model.vertices_model` in NumPy: alpha [62] -> [N, 3], model frame."""
-    shift = alpha[12:] @ head.model.basis.reshape(len(head.model.basis), -1)
-    return (head.model.mean + shift.reshape(head.model.mean.shape)).T
+    # Not by BLAS, whose threads wait for a busy core.
+    return (head.model.mean + np.einsum("k,kin->in", alpha[12:], head.model.basis)).T
 
 
 def render_face(

@@ -292,7 +292,8 @@ def _mix(colours: np.ndarray, weight: np.ndarray, colour: np.ndarray) -> None:
 
 def _pattern(head: Cc0Head, seed: int) -> np.ndarray:
     waves = _places(head).waves
-    return waves @ np.random.default_rng(seed).normal(0, 1, waves.shape[1]).astype(np.float32)
+    strengths = np.random.default_rng(seed).normal(0, 1, waves.shape[1]).astype(np.float32)
+    return np.einsum("nk,k->n", waves, strengths)  # not by BLAS, whose threads wait for a busy core
 
 
 def sky_visibility(head: Cc0Head) -> np.ndarray:
