@@ -6,8 +6,10 @@
    50 coefficients in turn: mean distance in % of the root of the area of the landmarks' 2D box. The labels were made
    with BFM. A ridge holds the coefficients: one standard deviation of each costs as much as `NOISE` of the face's
    size at one coordinate of a landmark. It is the same for all models.
-2. Random faces of `bfm_3ddfa/`, fitted by the surface of the CC0 head: mean distance in millimetres of the vertices in
-   the face mask to the other surface.
+2. Random faces of `bfm_3ddfa/`, fitted by the surface of the built-in head: mean distance in millimetres of the
+   vertices in the face mask to the other surface.
+
+A model's coefficients have the mean and standard deviation of its whitening.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import scipy.spatial
 
 from twodal_jax.face_models import cc0_head, load
 from twodal_jax.geometry.coefficients import NUM_POSE
+from twodal_jax.geometry.morphable_model import MorphableModel
 from twodal_jax.rendering.shading import vertex_normals
 
 NOISE = 0.0135  # with it BFM has the residual known of it, 0.85 %
@@ -76,22 +79,11 @@ def residual_percent(fitted: np.ndarray, points: np.ndarray) -> np.ndarray:
     return 100 * np.linalg.norm(fitted - points, axis=-1) / face_size(points)[:, None]
 
 
-def spread(model, mean_of_coefficients: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def landmark_directions(model: MorphableModel) -> tuple[np.ndarray, np.ndarray]:
     """Landmarks of the mean face [68, 3] and directions [50, 68, 3] of one standard deviation, float64."""
     basis = np.asarray(model.landmark_basis, np.float64).transpose(0, 2, 1)
-    mean = np.asarray(model.landmark_mean, np.float64).T + np.tensordot(mean_of_coefficients, basis, axes=1)
-    return mean, basis * std[:, None, None]
-
-
-def known_models(folder: pathlib.Path, names: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Name -> `spread` of the CC0 head, the named models and BFM."""
-    head = cc0_head.load()
-    mean = np.concatenate([np.zeros_like(head.shape_std), head.expression_mean])
-    models = {"CC0 head": spread(head.model, mean, np.concatenate([head.shape_std, head.expression_std]))}
-    for name in names:
-        model = load.load_morphable_model(folder / "bfm_3ddfa" if name == "BFM" else name)
-        models[name] = spread(model, model.alpha_mean[NUM_POSE:], model.alpha_std[NUM_POSE:])
-    return models
+    mean = np.asarray(model.landmark_mean, np.float64).T + np.tensordot(model.alpha_mean[NUM_POSE:], basis, axes=1)
+    return mean, basis * model.alpha_std[NUM_POSE:, None, None]
 
 
 def annotated_landmarks(folder: pathlib.Path) -> np.ndarray:
@@ -157,7 +149,7 @@ def fit_surface(head: cc0_head.Cc0Head, target: Surface, landmarks: np.ndarray) 
 
     The fit begins at the landmarks [68, 3], then follows the nearest points of the surface.
     """
-    std = np.concatenate([head.shape_std, head.expression_std]).astype(np.float64)
+    std = head.model.alpha_std[NUM_POSE:].astype(np.float64)
     face = np.flatnonzero(head.masks["face"] > 0.5)
     chosen = face[:: max(len(face) // SURFACE_VERTICES, 1)]
     mean, basis = (np.asarray(a, np.float64) for a in (head.model.mean.T, head.model.basis.transpose(0, 2, 1)))
@@ -192,7 +184,7 @@ def fit_surface(head: cc0_head.Cc0Head, target: Surface, landmarks: np.ndarray) 
 
 
 def random_bfm_distances(folder: pathlib.Path, count: int) -> np.ndarray:
-    """Mean distance in millimetres [count] of the CC0 head fitted to random faces of BFM."""
+    """Mean distance in millimetres [count] of the built-in head fitted to random faces of BFM."""
     bfm, head, rng = load.load_morphable_model(folder / "bfm_3ddfa"), cc0_head.load(), np.random.default_rng(0)
     means = []
     for _ in range(count):
@@ -207,13 +199,14 @@ def random_bfm_distances(folder: pathlib.Path, count: int) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faces", type=int, default=50, help="random faces of BFM; 0 for none")
-    parser.add_argument("--model", nargs="*", default=["builtin", "BFM"], help="models to compare with")
+    parser.add_argument("--model", nargs="*", default=["builtin", "BFM"], help="names or paths of models")
     options = parser.parse_args()
     folder = pathlib.Path(os.environ["TWODAL_DATA_DIR"])
     points = annotated_landmarks(folder)
     print(f"68 3D landmarks of {len(points)} annotated faces of AFLW2000-3D below {MAX_YAW:g} degrees of yaw:")
-    for name, (mean, basis) in known_models(folder, options.model).items():
-        fitted, weights = fit_landmarks(mean, basis, points)
+    for name in options.model:
+        model = load.load_morphable_model(folder / "bfm_3ddfa" if name == "BFM" else name)
+        fitted, weights = fit_landmarks(*landmark_directions(model), points)
         print(
             f"  {name}: residual {residual_percent(fitted, points).mean():.2f} %, coefficients"
             f" {np.sqrt(np.square(weights).mean()):.2f} standard deviations (root mean square)"
