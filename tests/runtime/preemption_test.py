@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from helpers_run import Program, result, saved_steps, start_tiny, train_tiny
+from helpers_run import Program, result, run_python, saved_steps, start_tiny, train_tiny
 
 from twodal_jax.runtime.preemption import stop_requests
 
@@ -82,6 +82,25 @@ def test_a_second_ctrl_c_interrupts_at_once():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         assert requests.due(1) and requests.code == 128 + signal.SIGINT
+
+
+OTHER_SIGNAL = """
+import signal, time
+from twodal_jax.runtime.preemption import stop_requests
+
+signal.signal(signal.SIGUSR1, lambda *_: None)
+with stop_requests(0.1, lambda: None) as requests:
+    signal.raise_signal(signal.SIGUSR1)
+    time.sleep(0.5)
+    print("goes on", requests.due(1))
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(60)
+"""
+
+
+def test_a_handled_signal_of_another_kind_does_not_start_the_grace_period():
+    process = run_python("-c", OTHER_SIGNAL)
+    assert process.stdout == "goes on False\n" and process.returncode == 128 + signal.SIGTERM
 
 
 def test_handlers_are_restored_and_no_thread_is_left():

@@ -16,7 +16,6 @@ In a group of processes SIGTERM belongs to JAX's preemption service: it informs 
 
 import contextlib
 import os
-import select
 import signal
 import sys
 import threading
@@ -25,6 +24,8 @@ from collections.abc import Callable, Iterator
 import orbax.checkpoint as ocp
 
 from twodal_jax.distributed import cluster
+
+_RUN_ENDED = 0  # written to the pipe; no signal has this number
 
 
 class Stopped(Exception):
@@ -67,10 +68,11 @@ class Preemption:
         self.received.append(number)
 
     def _watch(self, pipe: int, grace_seconds: float, last_checkpoint: Callable[[], int | None]) -> None:
-        """Ends the process where the loop does not stop within the grace period after the first signal."""
-        select.select([pipe], [], [])
-        number = next(iter(os.read(pipe, 1)), 0)
-        if number == 0:  # the run has ended
+        """Ends the process where the loop does not stop within the grace period after the first SIGTERM or SIGINT."""
+        number = None
+        while number not in (_RUN_ENDED, signal.SIGTERM, signal.SIGINT):  # the pipe gets every signal with a handler
+            number = next(iter(os.read(pipe, 1)), _RUN_ENDED)
+        if number == _RUN_ENDED:
             return
         if cluster.is_group() and number == signal.SIGINT:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -112,7 +114,7 @@ def stop_requests(grace_seconds: float, last_checkpoint: Callable[[], int | None
         signal.set_wakeup_fd(old)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        os.write(writing, b"\0")
+        os.write(writing, bytes([_RUN_ENDED]))
         thread.join()
         os.close(writing)
         os.close(reading)
