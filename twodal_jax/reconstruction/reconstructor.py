@@ -10,7 +10,6 @@ heatmap: the paper's self-mapping at test time. One pass, in order:
     io.images.crop_face -> forward (heatmap, regressor, alpha) -> geometry.projection (landmarks, vertices)
 """
 
-import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -26,7 +25,6 @@ from twodal_jax.detection.types import Face, FaceBox, Pose
 from twodal_jax.geometry import coefficients, projection
 from twodal_jax.geometry.morphable_model import MorphableModel, without_mesh
 from twodal_jax.io import images
-from twodal_jax.models.resnet import Regressor
 from twodal_jax.reconstruction import crop_window
 from twodal_jax.reconstruction.crop_window import CropWindow
 
@@ -181,7 +179,9 @@ class Reconstructor:
         """[B, 62] raw alpha in each crop's own frame, of crops [B, 120, 120, 3] uint8 and the heatmap's landmarks."""
         batch = _padded(crops, landmarks, visible)
         settings = self.trained.spec.heatmap
-        result = _forward(self._variables, *batch, self._landmark_model, network=self._network, settings=settings)
+        result = forward.predict_batch(
+            self._variables, *batch, self._landmark_model, network=self._network, settings=settings
+        )
         return np.asarray(result.alpha)[: len(crops)]
 
 
@@ -214,20 +214,6 @@ def _padded(*arrays: np.ndarray) -> list[np.ndarray]:
     size = next(size for size in BATCH_SIZES if size >= count)
     rows = np.minimum(np.arange(size), count - 1)
     return [np.asarray(array)[rows] for array in arrays]
-
-
-@functools.partial(jax.jit, static_argnames=("network", "settings"))
-def _forward(
-    variables: dict,
-    crops: jax.Array,
-    landmarks: jax.Array,
-    visible: jax.Array,
-    model: MorphableModel,
-    *,
-    network: Regressor,
-    settings: forward.HeatmapSettings,
-) -> forward.Reconstruction:
-    return forward.forward(functools.partial(network.apply, variables), crops, landmarks, visible, model, settings)
 
 
 _upright_alpha = jax.jit(projection.transform_alpha)
