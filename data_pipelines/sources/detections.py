@@ -39,7 +39,10 @@ def read_detections(path: os.PathLike | str) -> tuple[list[str], np.ndarray]:
     path = pathlib.Path(path)
     if not path.is_file():
         raise SourceError(f"{path}: no such detections file (.csv or .npz with 68 points a face)")
-    names, landmarks = _read_npz(path) if path.suffix == ".npz" else _read_csv(path)
+    try:
+        names, landmarks = npy.read_landmarks(path, [NUM_POINTS]) if path.suffix == ".npz" else _read_csv(path)
+    except BrokenFileError as error:
+        raise SourceError(str(error)) from None
     landmarks = np.where(np.isfinite(landmarks) & (landmarks != -1), landmarks, np.nan)
     missing = np.isnan(landmarks).any(axis=-1, keepdims=True)
     return names, np.where(missing, np.nan, landmarks).astype(np.float32)
@@ -59,21 +62,6 @@ def detections_by_stem(path: os.PathLike | str) -> dict[str, np.ndarray]:
     """{name without suffix: landmarks [68, 2]} of a detections file; see `read_detections`."""
     names, landmarks = read_detections(path)
     return {stem(name): points for name, points in zip(names, landmarks)}
-
-
-def _read_npz(path: pathlib.Path) -> tuple[list[str], np.ndarray]:
-    try:
-        arrays, found = npy.read_npz(path, ("name", "landmarks")), npy.npz_names(path)
-    except BrokenFileError as error:
-        raise SourceError(str(error)) from None
-    if len(arrays) < 2:
-        raise SourceError(f"{path}: needs `name` and `landmarks`, holds {', '.join(found)}")
-    landmarks = arrays["landmarks"]
-    names = [str(name) for name in np.atleast_1d(arrays["name"])]
-    numbers = landmarks.dtype.kind in "fiu" and landmarks.ndim == 3 and landmarks.shape[2] >= 2
-    if landmarks.shape[:2] != (len(names), NUM_POINTS) or not numbers:
-        raise SourceError(f"{path}: `landmarks` is {list(landmarks.shape)}, expected [{len(names)}, {NUM_POINTS}, 2]")
-    return names, landmarks[..., :2].astype(np.float32)
 
 
 def _read_csv(path: pathlib.Path) -> tuple[list[str], np.ndarray]:

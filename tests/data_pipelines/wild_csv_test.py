@@ -213,7 +213,7 @@ def test_detections_files_of_another_format_are_named(tmp_path):
     with pytest.raises(SourceError, match="lines have 4 columns, expected 137"):
         read_detections(path)
     np.savez(tmp_path / "d.npz", name=np.array(["a"]), points=np.zeros((1, 68, 2)))
-    with pytest.raises(SourceError, match="needs `name` and `landmarks`, holds name, points"):
+    with pytest.raises(SourceError, match="needs `name` and `landmarks`, has name, points"):
         read_detections(tmp_path / "d.npz")
     np.savez(tmp_path / "e.npz", name=np.array([{}]), landmarks=np.zeros((1, 68, 2)))
     with pytest.raises(SourceError, match="e.npz: not a readable"):

@@ -93,7 +93,11 @@ def read_landmarks(path: os.PathLike | str) -> GivenFaces:
     if path.suffix.lower() == ".json":
         return GivenFaces(_read_json(path, _json_landmarks))
     if path.suffix.lower() == ".npz":
-        return GivenFaces(_read_npz(path))
+        try:
+            names, points = npy.read_landmarks(path, _POINTS)
+        except BrokenFileError as error:
+            raise GivenError(str(error)) from None
+        return GivenFaces([(name, _landmarks(face)) for name, face in zip(names, points)])
     rows, _ = _table(path)
     sizes = (*(1 + 2 * count for count in _POINTS), _OWN_ROW)
     _check_columns(path, rows, sizes, "file, x0, y0, ... of 68, 21 or 18 points")
@@ -189,26 +193,6 @@ def _landmarks(points: np.ndarray) -> FaceBox | None:
         return dataclasses.replace(found, landmarks68=all_points)
     except ValueError:
         return None
-
-
-def _read_npz(path: pathlib.Path) -> Rows:
-    try:
-        arrays, found = npy.read_npz(path, ("name", "landmarks")), npy.npz_names(path)
-    except BrokenFileError as error:
-        raise GivenError(str(error)) from None
-    if len(arrays) < 2:
-        raise GivenError(f"{path}: needs `name` and `landmarks`, has {', '.join(found)}")
-    names, landmarks = np.atleast_1d(arrays["name"]), arrays["landmarks"]
-    shape = landmarks.shape
-    if (
-        landmarks.dtype.kind not in "fiu"
-        or len(shape) != 3
-        or shape[0] != len(names)
-        or shape[1] not in _POINTS
-        or shape[2] not in (2, 3)
-    ):
-        raise GivenError(f"{path}: `landmarks` has shape {list(shape)}, expected [{len(names)}, 68, 21 or 18, 2]")
-    return [(str(name), _landmarks(points)) for name, points in zip(names, landmarks)]
 
 
 def _read_json(path: pathlib.Path, face_of) -> Rows:

@@ -87,6 +87,25 @@ def npz_names(path: os.PathLike | str) -> list[str]:
         return list(_members(archive))
 
 
+def read_landmarks(path: os.PathLike | str, counts: Collection[int]) -> tuple[list[str], np.ndarray]:
+    """Reads the names and landmarks [N, P, 2] of a .npz file with `name` [N] and `landmarks` [N, P, 2 or more].
+
+    Raises:
+      BrokenFileError: as `read_npy`; an array is missing, of another shape, or P is not in `counts`.
+    """
+    arrays = read_npz(path, ("name", "landmarks"))
+    if len(arrays) < 2:
+        raise BrokenFileError(f"{path}: needs `name` and `landmarks`, has {', '.join(npz_names(path))}")
+    names, landmarks = [str(name) for name in np.ravel(arrays["name"])], arrays["landmarks"]
+    is_numeric = landmarks.dtype.kind in "fiu" and landmarks.ndim == 3 and landmarks.shape[2] >= 2
+    if not is_numeric or len(landmarks) != len(names) or landmarks.shape[1] not in counts:
+        known = " or ".join(map(str, counts))
+        raise BrokenFileError(
+            f"{path}: `landmarks` is {landmarks.dtype} {list(landmarks.shape)}, expected [{len(names)}, {known}, 2]"
+        )
+    return names, landmarks[..., :2]
+
+
 @contextlib.contextmanager
 def open_array(path: os.PathLike | str, name: str) -> Iterator[tuple[Header, BinaryIO]]:
     """Opens one array of a .npz file for reading in pieces: its header, and the stream after it.
