@@ -145,7 +145,7 @@ class ProgressMonitor:
             return
         named = [escape_hidden(f"  {skip.name}: {skip.reason}: {skip.detail}") for skip in broken[:_SHOWN]]
         lines = [
-            f"{self.source.description}: {len(broken)} of {self._faces} faces looked at could not be read, more"
+            f"{self.source.description}: {len(broken)} of {self._faces} faces could not be read, more"
             f" than {self._max_skipped:.1%} of all {total} (--max_skipped={self._max_skipped:g}); the first:",
             *named,
             "Replace the broken files, or allow more: the same command then goes on, finished parts are kept.",

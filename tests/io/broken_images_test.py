@@ -56,7 +56,7 @@ def test_more_than_five_per_cent_of_broken_images_stop_and_ten_are_named(tmp_pat
     reasons = write_umdfaces(tmp_path / "UMD", 200, broken=BROKEN)
     assert command(tmp_path) == 1
     told = capsys.readouterr().err.splitlines()
-    assert told[0].startswith("error: umdfaces:UMD: 11 of 140 faces looked at could not be read, more than 5.0% of")
+    assert told[0].startswith("error: umdfaces:UMD: 11 of 140 faces could not be read, more than 5.0% of")
     assert [line.split(": ")[0].strip() for line in told[1:11]] == list(reasons)[:10]
     assert [line.split(": ")[1] for line in told[1:11]] == list(reasons.values())[:10]
     assert len(told) == 12 and "the same command then goes on" in told[11] and not (tmp_path / "out").exists()
