@@ -1,4 +1,4 @@
-"""Depth, normals and PNCC of a sphere, compared with their closed forms."""
+"""Depth and PNCC of a sphere, compared with their closed forms."""
 
 import numpy as np
 import pytest
@@ -10,13 +10,12 @@ SIZE, RADIUS = 160, 0.4 * 160
 
 
 def sphere_maps(yaw=0.0):
-    """Depth, normals and PNCC of the unit sphere turned by yaw degrees, and the mask of its pixels."""
+    """Depth and PNCC of the unit sphere turned by yaw degrees, and the mask of its pixels."""
     points, triangles = ball()
     vertices = in_picture(points, SIZE, yaw)
     fragments = rasterizer.rasterize(vertices, triangles, SIZE, SIZE)
     pncc = maps.pncc(maps.normalised_coordinates(points.T), triangles, fragments)
-    normals = maps.normal_map(vertices, triangles, fragments)
-    return maps.depth_map(fragments), normals, pncc, fragments.triangle_index >= 0
+    return maps.depth_map(fragments), pncc, fragments.triangle_index >= 0
 
 
 def unit_coordinates():
@@ -28,23 +27,21 @@ def unit_coordinates():
     return np.stack([x, y, np.sqrt(np.maximum(1 - squared, 0))], axis=-1), inside
 
 
-def test_depth_normals_and_pncc_of_a_sphere_match_their_closed_forms():
-    depth, normals, pncc, mask = sphere_maps()
+def test_depth_and_pncc_of_a_sphere_match_their_closed_forms():
+    depth, pncc, mask = sphere_maps()
     expected, inside = unit_coordinates()
     np.testing.assert_allclose(depth[inside], RADIUS * expected[inside][:, 2], atol=0.25)
     np.testing.assert_array_equal(np.isfinite(depth), mask)
     assert depth.dtype == np.float32 and not mask[0, 0]
-    assert (np.sum(normals * expected, axis=-1)[inside] > 0.999).all()
-    np.testing.assert_allclose(np.linalg.norm(normals[mask], axis=-1), 1, atol=1e-5)
     points, _ = ball()
     low, size = points.min(axis=0), np.ptp(points, axis=0)
     np.testing.assert_allclose(pncc[inside], ((expected - low) / size)[inside], atol=0.005)
-    assert (normals[~mask] == 0).all() and (pncc[~mask] == 0).all()
+    assert (pncc[~mask] == 0).all()
 
 
 def test_pncc_turns_with_the_surface():
     # The middle of the picture shows the point of the mean shape that was at the side: x = -1 or 1, z = 0.
-    x, y, z = sphere_maps(yaw=90)[2][SIZE // 2, SIZE // 2]
+    x, y, z = sphere_maps(yaw=90)[1][SIZE // 2, SIZE // 2]
     assert min(x, 1 - x) < 0.01 and abs(y - 0.5) < 0.02 and abs(z - 0.5) < 0.02
 
 
@@ -67,7 +64,6 @@ def test_a_depth_picture_uses_the_full_range_and_near_is_bright():
 
 def test_pictures_are_bgr():
     assert maps.pncc_picture(np.array([[[1.0, 0.5, 0.0]]])).tolist() == [[[0, 128, 255]]]
-    assert maps.normal_picture(np.array([[[0.0, 0.0, 1.0], [0, 0, 0]]])).tolist() == [[[255, 128, 128], [0] * 3]]
 
 
 def test_errors_name_the_wrong_argument():

@@ -1,7 +1,7 @@
-"""Depth, normals and PNCC (projected normalised coordinate code) of a mesh, pixel by pixel.
+"""Depth and PNCC (projected normalised coordinate code) of a mesh, pixel by pixel.
 
-Frames as in `rasterizer`: vertices in pixels, y DOWN, larger z nearer. Normals are in the viewer's frame with y UP: x
-to the right of the picture, z towards the viewer. Maps are float32; pictures of maps are BGR or grey, for cv2.imwrite.
+Frames as in `rasterizer`: vertices in pixels, y DOWN, larger z nearer. Maps are float32; pictures of maps are BGR or
+grey, for cv2.imwrite.
 """
 
 from __future__ import annotations
@@ -15,24 +15,6 @@ from twodal_jax.rendering.rasterizer import Fragments
 def depth_map(fragments: Fragments) -> np.ndarray:
     """float32 [..., H, W]: z of the nearest surface in pixels, larger is nearer; NaN without a surface."""
     return np.where(fragments.triangle_index >= 0, fragments.depth, np.float32(np.nan))
-
-
-def normal_map(vertices: np.ndarray, triangles: np.ndarray, fragments: Fragments) -> np.ndarray:
-    """Smooth normals of the surface at each pixel.
-
-    Args:
-      vertices: [N, 3], pixels, y down, larger z nearer.
-      triangles: [T, 3], counter-clockwise seen from outside when y is UP, as in morphable models.
-      fragments: of that mesh, [H, W].
-
-    Returns:
-      float32 [H, W, 3], unit vectors that point outwards (x right, y UP, z to the viewer); 0 without a surface. A pixel
-      that shows the inside of an open mesh has a normal with negative z.
-    """
-    upward = np.asarray(vertices, np.float32) * np.array([1, -1, 1], np.float32)
-    normals = shading.interpolate(shading.vertex_normals(upward, triangles), triangles, fragments)
-    length = np.linalg.norm(normals, axis=-1, keepdims=True)
-    return normals / np.where(length > 0, length, 1)
 
 
 def normalised_coordinates(mean: np.ndarray) -> np.ndarray:
@@ -93,12 +75,6 @@ def depth_picture(
     high = float(depth[inside].max()) if high is None else high
     share = np.clip((np.where(inside, depth, low).astype(np.float64) - low) / max(high - low, 1e-9), 0, 1)
     return np.where(inside, 1 + np.rint(share * (largest - 1)), 0).astype(dtype)
-
-
-def normal_picture(normals: np.ndarray) -> np.ndarray:
-    """BGR uint8 picture of normals [H, W, 3]: red x, green y (up), blue z, -1 as 0, 1 as 255; black outside."""
-    inside = (np.asarray(normals) != 0).any(axis=-1, keepdims=True)
-    return _bgr(np.where(inside, 0.5 + 0.5 * np.asarray(normals), 0.0))
 
 
 def pncc_picture(codes: np.ndarray) -> np.ndarray:
