@@ -10,7 +10,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import ml_collections
@@ -235,6 +235,8 @@ def _train(run: _Run, requests: preemption.Preemption, evaluated: bool) -> None:
     stage = next(stage for stage in run.stages if start <= stage.end)
     if not evaluated and (start in (0, stage.end) or start % run.config.run.evaluate_every == 0):
         run.evaluate(stage, start)
+    if requests.due(start):  # before the first step, whose compilation may take longer than the grace period
+        _stop(run, requests.code)
     wild = stage_batches.wild_batches(run.stages, run.data.wild, start)
     batches = sharding.prefetched(sharding.paired(run.data.annotated(start), wild))
     for stage in run.stages:
@@ -251,9 +253,14 @@ def _train(run: _Run, requests: preemption.Preemption, evaluated: bool) -> None:
             _log_step(run, stage, step, window)
             # Before an evaluation, which may take longer than the grace period. A resumed run evaluates this step.
             if (asked := requests.due(step)) or step == run.config.run.stop_after:
-                run.saves.save_last(run.state, step)
-                raise Stopped(step, requests.code if asked else 0)
+                _stop(run, requests.code if asked else 0)
             _evaluate_and_save(run, stage, step)
+
+
+def _stop(run: _Run, code: int) -> NoReturn:
+    """Saves the state and raises Stopped."""
+    run.saves.save_last(run.state, run.step)
+    raise Stopped(run.step, code)
 
 
 def _log_step(run: _Run, stage: builder.Stage, step: int, window: list) -> None:

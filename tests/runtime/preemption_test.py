@@ -45,6 +45,14 @@ def test_a_run_saves_after_the_step_in_which_a_signal_came(tmp_path, number):
     assert step >= 5 and saved_steps(tmp_path)[-1] == step
 
 
+def test_a_signal_before_the_first_step_saves_the_state_that_the_same_command_resumes_from(tmp_path):
+    with start_tiny(tmp_path, {"run.grace_seconds": 60}) as process:
+        _, errors = stop(process, signal.SIGTERM, after="parameters, steps 0 to", limit=60)
+    assert "Stopped at step 0; saved" in errors and saved_steps(tmp_path) == [0]
+    resumed, whole = (result(train_tiny(folder)) for folder in (tmp_path, tmp_path / "whole"))
+    assert resumed["hash"] == whole["hash"]
+
+
 @pytest.mark.parametrize(
     "number, block",
     [
@@ -64,7 +72,7 @@ def test_a_run_whose_step_does_not_end_exits_after_the_grace_period(tmp_path, nu
 
 def test_a_run_that_compiles_exits_after_the_grace_period(tmp_path):
     with start_tiny(tmp_path, LONG, env={"JAX_ENABLE_COMPILATION_CACHE": "false"}, slow_steps={1: 60.0}) as process:
-        _, errors = stop(process, signal.SIGTERM, "parameters, steps 0 to", delay=0.2, limit=GRACE + SECONDS)
+        _, errors = stop(process, signal.SIGTERM, r"step 0  NME validation", delay=2, limit=GRACE + SECONDS)
     assert "No checkpoint was written yet" in errors
 
 

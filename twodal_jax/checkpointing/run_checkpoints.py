@@ -60,5 +60,5 @@ class RunCheckpoints:
                 checkpoints.wait()
             except SaveError as error:
                 self.report(f"WARNING: {error}")
-        if step and step != self._latest.saved_step:
+        if step != self._latest.saved_step:
             self._latest.save(state, self._description, wait=True)
