@@ -1,11 +1,13 @@
-"""Image files -> BGR uint8 arrays, and crops of them.
+"""Image files and Pillow images -> BGR uint8 arrays, and crops of them.
 
-The header is checked before anything is decoded: the type, the number of pixels and, of a JPEG, its scans.
+The header is checked before anything is decoded: the type, the number of pixels and, of a JPEG, its scans. Colours of a
+file with a colour profile (phones: Display P3; print: CMYK) are converted to sRGB.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import os
 import re
@@ -15,12 +17,16 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from twodal_jax.geometry.projection import CROP_SIZE
 
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "HEIF", "AVIF")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".heic", ".heif", ".hif", ".avif"),
+)
+_BY_PILLOW = ("HEIF", "AVIF")  # the others are decoded by OpenCV
 # Four channels of 8 bits take 600 MB decoded, and 450 MB after blending. Wider samples lower the limit in proportion.
 MAX_PIXELS = 150_000_000
 MAX_FILE_BYTES = 1 << 30
@@ -30,6 +36,12 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN, _STANDALONE = 0xD8, 0xD9, 0xDA, 0x01
 _SAMPLES_AT_A_TIME = 1 << 20
 _TILE_TAGS, _BITS_TAG = (322, 323), 258  # TIFF: width and height of a tile, BitsPerSample
+# Brands of an ISO media file (ISO 14496-12) that holds a picture.
+_BRANDS = {
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"),
+}
+_HEAD = 64  # bytes that the type is recognised by
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -63,10 +75,19 @@ class SkipFace(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """`kind`: one of FORMATS. `orientation`: EXIF's of PNG and WebP (OpenCV applies the others' itself), else 1."""
+    """A checked header.
+
+    Attributes:
+      kind: one of FORMATS.
+      orientation: EXIF's of PNG and WebP, else 1 (the decoders apply the others' themselves).
+      is_cmyk: whether the samples are inks.
+      profile: the ICC colour profile, empty without one.
+    """
 
     kind: str
     orientation: int = 1
+    is_cmyk: bool = False
+    profile: bytes = b""
 
 
 def open_regular(path: os.PathLike | str) -> BinaryIO:
@@ -97,11 +118,18 @@ def check_header(file: BinaryIO, name: str) -> Header:
     Raises:
       SkipFace: the file is empty, of none of FORMATS, its header is broken, or it has more than `MAX_PIXELS` pixels.
     """
-    head = file.read(32)
+    head = file.read(_HEAD)
     file.seek(0)
     if not head:
         raise SkipFace("empty image file", f"{name}: 0 bytes")
-    kind = _kind_of(head, name)
+    kind = kind_of(head)
+    if kind is None:
+        other = next((kind for start, kind in _REFUSED_SIGNATURES.items() if head.startswith(start)), None)
+        other = "MP4 or similar (a video)" if head[4:8] == b"ftyp" else other
+        found = f"a {other} file" if other else "not an image"
+        raise SkipFace("unreadable image", f"{name}: {found}; {', '.join(FORMATS)} are read, by their content")
+    if kind == "HEIF":
+        _register_heif()
     if kind == "WEBP":  # Pillow allocates the whole canvas on opening one
         _check_size(_webp_size(head), name)
     try:
@@ -110,6 +138,7 @@ def check_header(file: BinaryIO, name: str) -> Header:
             header = Image.open(file, formats=[kind])
             size, tiles, width = header.size, _tile_size(header), _sample_bytes(kind, head, header)
             orientation = _exif_orientation(header) if kind in ("PNG", "WEBP") else 1
+            is_cmyk, profile = header.mode == "CMYK", header.info.get("icc_profile") or b""
     except Image.DecompressionBombError as error:
         raise SkipFace("image too large", f"{name}: {error}; at most {MAX_PIXELS} pixels are read") from None
     except Exception as error:  # broken headers raise many types; some messages contain the file object's address
@@ -118,20 +147,26 @@ def check_header(file: BinaryIO, name: str) -> Header:
         file.seek(0)
     _check_size(size, name, width)
     _check_size(tiles, name, width)
-    return Header(kind, orientation)
+    return Header(kind, orientation, is_cmyk, profile)
 
 
-def _kind_of(head: bytes, name: str) -> str:
-    kind = next((kind for start, kind in _SIGNATURES.items() if head.startswith(start)), None)
+def kind_of(head: bytes) -> str | None:
+    """The type of an image by the first bytes of its file, one of FORMATS; None for any other file."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        kind = "WEBP"
-    if kind is None:
-        other = next((kind for start, kind in _REFUSED_SIGNATURES.items() if head.startswith(start)), None)
-        if head[4:8] == b"ftyp":  # ISO 14496-12: the brand follows
-            other = {b"avif": "AVIF", b"avis": "AVIF"}.get(head[8:12], "HEIC (as iPhones take) or MP4")
-        found = f"a {other} file" if other else "not an image"
-        raise SkipFace("unreadable image", f"{name}: {found}; {', '.join(FORMATS)} are read, by their content")
-    return kind
+        return "WEBP"
+    if head[4:8] == b"ftyp":
+        end = min(int.from_bytes(head[:4], "big"), _HEAD)
+        brands = [head[8:12], *(head[at : at + 4] for at in range(16, end, 4))]
+        found = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
+        return "AVIF" if "AVIF" in found else "HEIF" if brands[0] in _BRANDS else None
+    return next((kind for start, kind in _SIGNATURES.items() if head.startswith(start)), None)
+
+
+@functools.cache
+def _register_heif() -> None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False)
 
 
 def _check_size(size: tuple[int, int], name: str, sample_bytes: int = 1) -> None:
@@ -210,7 +245,9 @@ def check_scans(data: bytes, name: str) -> None:
 
 
 def read_image(path: os.PathLike | str) -> np.ndarray:
-    """Reads an image file of one of FORMATS as BGR uint8 [H, W, 3].
+    """Reads an image file of one of FORMATS as BGR uint8 [H, W, 3]: upright, opaque, in sRGB, of 8 bits.
+
+    Grey is repeated, transparency is blended over white.
 
     Raises:
       SkipFace: the file is missing, empty, truncated, over `MAX_PIXELS` or not an image; the detail names it.
@@ -224,22 +261,20 @@ def read_image(path: os.PathLike | str) -> np.ndarray:
     return _decode(data, header, str(path))
 
 
-def decode_image(data: bytes, name: str) -> np.ndarray:
+def _decode(data: bytes, header: Header, name: str) -> np.ndarray:
     """Encoded bytes -> BGR uint8 [H, W, 3]; `name` is for the message.
 
-    Grey is repeated, 16 bits are scaled to 8, CMYK becomes RGB, transparency is blended over white, EXIF orientation
-    is applied. Types other than FORMATS and images of more than `MAX_PIXELS` are refused before memory is allocated.
-
-    Raises:
-      SkipFace: as `read_image`.
+    Grey is repeated, 16 bits are scaled to 8, CMYK becomes RGB, transparency is blended over white. EXIF orientation
+    and the colour profile are applied.
     """
-    return _decode(data, check_header(io.BytesIO(data), name), name)
-
-
-def _decode(data: bytes, header: Header, name: str) -> np.ndarray:
     is_jpeg = header.kind == "JPEG"
     if is_jpeg:
         check_scans(data, name)
+    if header.kind in _BY_PILLOW or (header.is_cmyk and header.profile):
+        try:
+            return from_pillow(Image.open(io.BytesIO(data), formats=[header.kind]))
+        except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, MemoryError) as error:
+            raise SkipFace("unreadable image", f"{name}: not an image, or a corrupt one ({error})") from None
     flags = cv2.IMREAD_COLOR if is_jpeg else cv2.IMREAD_UNCHANGED
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -247,7 +282,62 @@ def _decode(data: bytes, header: Header, name: str) -> np.ndarray:
         raise SkipFace("unreadable image", f"{name}: {str(error).splitlines()[0]}") from None
     if image is None:
         raise SkipFace("unreadable image", f"{name}: not an image, or a corrupt one")
-    return upright(to_bgr8(image, name), header.orientation)
+    return _to_srgb(upright(to_bgr8(image, name), header.orientation), header.profile)
+
+
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """A Pillow image of any mode but F -> BGR uint8 [H, W, 3], as `read_image` does: upright, opaque, in sRGB.
+
+    Raises:
+      ValueError: the image is empty or too large, or its mode does not define which value is white.
+    """
+    if not image.width or not image.height:
+        raise ValueError(f"The picture is empty: {image.width}x{image.height} pixels.")
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"The picture has {image.width}x{image.height} pixels, at most {MAX_PIXELS} are used.")
+    profile = image.info.get("icc_profile") or b""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits; Pillow opens some of such files with 32
+        samples = np.asarray(image)
+        if samples.min() < 0 or samples.max() > 65535:
+            raise ValueError(
+                f"Expected a picture of 16 bits in mode {image.mode}, got values of up to {samples.max()}."
+            )
+        return to_bgr8(samples.astype(np.uint16), "picture")
+    if image.mode == "F":
+        raise ValueError("A picture of mode F does not define which value is white; convert it to L or RGB first.")
+    if image.mode == "CMYK" and profile:
+        transform = _to_srgb_transform(profile, "CMYK")
+        image = image.convert("RGB") if transform is None else ImageCms.applyTransform(image, transform)
+        profile = b""
+    is_transparent = image.has_transparency_data
+    image = image.convert("RGBA" if is_transparent else "RGB")
+    order = [2, 1, 0, 3] if is_transparent else [2, 1, 0]
+    return _to_srgb(to_bgr8(np.asarray(image)[..., order], "picture"), profile)
+
+
+def _to_srgb(image: np.ndarray, profile: bytes) -> np.ndarray:
+    """Converts BGR uint8 [H, W, 3] from the colours of an ICC profile, some rows at a time; ignores a broken one."""
+    transform = _to_srgb_transform(profile, "RGB")
+    if transform is None:
+        return image
+    step = max(1, _SAMPLES_AT_A_TIME // (3 * image.shape[1]))
+    for row in range(0, len(image), step):
+        rgb = Image.fromarray(np.ascontiguousarray(image[row : row + step, :, ::-1]))
+        image[row : row + step] = np.asarray(ImageCms.applyTransform(rgb, transform))[..., ::-1]
+    return image
+
+
+def _to_srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """The conversion from a profile of this mode to sRGB; None without such a profile, and for sRGB itself."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != mode or "sRGB" in (source.profile.profile_description or ""):
+            return None
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", renderingIntent=intent)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
