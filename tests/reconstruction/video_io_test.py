@@ -29,7 +29,7 @@ def copy_video(source, target):
         video_io.VideoWriter(target, (160, 120), RATE, sound_of=reader) as writer,
     ):
         for frame in reader:
-            writer.write(frame)
+            writer.write(frame, reader.time)
 
 
 def about(path):
@@ -70,14 +70,63 @@ def test_the_rotation_of_a_video_is_applied(clip, tmp_path):
     assert ends == {(0, 0, 1), (1, 0, 0)}
 
 
-def test_a_varying_rate_becomes_a_constant_one(tmp_path):
-    """Half of the frames of the first of two seconds are dropped; the length stays."""
-    path = tmp_path / "varying.mp4"
-    source = "-f lavfi -i testsrc=size=64x48:rate=30:duration=2".split()
-    run_ffmpeg(*source, "-vf", "select='gt(t,1)+not(mod(n,2))'", *"-fps_mode vfr -pix_fmt yuv420p".split(), path)
-    with video_io.VideoReader(path) as reader:
-        count = sum(1 for _ in reader)
-    assert count / reader.frame_rate == pytest.approx(2, abs=0.1)
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_every_frame_of_a_varying_rate_is_read_and_written_at_its_time(tmp_path, name):
+    """Every third frame of the first second of ten, then a pause of seven seconds, then all frames."""
+    source = "-f lavfi -i testsrc=size=160x120:rate=30:duration=10".split()
+    chosen = [n for n in range(300) if (n < 30 and n % 3 == 0) or n > 240]
+    picked = "select='lt(n,30)*not(mod(n,3))+gt(n,240)'"
+    run_ffmpeg(*source, "-vf", picked, *"-fps_mode vfr -pix_fmt yuv420p".split(), tmp_path / name)
+    copy_video(tmp_path / name, tmp_path / "out.mp4")
+    for path in (tmp_path / name, tmp_path / "out.mp4"):
+        with video_io.VideoReader(path) as reader:
+            times = [reader.time for _ in reader]
+        np.testing.assert_allclose(times, np.array(chosen) / 30, atol=2e-3)  # Matroska: milliseconds
+
+
+@pytest.mark.parametrize("sound", [0.3, 5.0])
+def test_all_frames_are_kept_where_the_sound_is_shorter_or_longer_than_the_picture(tmp_path, sound):
+    path, out = tmp_path / "a.mp4", tmp_path / "out.mp4"
+    picture = "-f lavfi -i testsrc=size=160x120:rate=25:duration=2".split()
+    run_ffmpeg(*picture, *f"-f lavfi -i sine=duration={sound} -pix_fmt yuv420p".split(), path)
+    copy_video(path, out)
+    with video_io.VideoReader(out) as reader:
+        assert sum(1 for _ in reader) == 50 and reader.sound == "aac"
+    assert "Duration: 00:00:02.0" in about(out)
+
+
+def test_sound_that_begins_before_the_picture_stays_in_step(tmp_path):
+    """A beep begins with the picture, 0.7 s after the start of the sound."""
+    path, out = tmp_path / "a.mkv", tmp_path / "out.mp4"
+    sound = "aevalsrc='gt(t,0.7)*sin(2*PI*440*t)':duration=2,asetnsamples=441"
+    picture = "-itsoffset 0.7 -f lavfi -i testsrc=size=160x120:rate=25:duration=1.3".split()
+    run_ffmpeg("-f", "lavfi", "-i", sound, *picture, *"-map 1:v -map 0:a -pix_fmt yuv420p -c:a pcm_s16le".split(), path)
+    copy_video(path, out)
+    command = [FFMPEG, "-v", "error", "-i", str(out), *"-f s16le -ac 1 -ar 8000 -".split()]
+    samples = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, np.int16)
+    assert np.flatnonzero(np.abs(samples.astype(int)) > 1000)[0] < 0.06 * 8000
+
+
+def test_a_video_whose_sound_cannot_be_added_is_written_without_it(clip, tmp_path):
+    source, out = tmp_path / "a.mp4", tmp_path / "out.mp4"
+    source.write_bytes(clip.read_bytes())
+    with pytest.raises(video_io.VideoError, match="out.mp4: written without its sound"):
+        with video_io.VideoReader(source) as reader, video_io.VideoWriter(out, (160, 120), RATE, reader) as writer:
+            for frame in reader:
+                writer.write(frame, reader.time)
+            source.write_bytes(b"no longer a film")
+    with video_io.VideoReader(out) as reader:
+        assert sum(1 for _ in reader) == 50 and not reader.sound
+    assert sorted(os.listdir(tmp_path)) == ["a.mp4", "out.mp4"]
+
+
+def test_the_cover_of_a_song_is_no_film(clip, tmp_path):
+    path = tmp_path / "song.mp4"
+    run_ffmpeg("-f", "lavfi", "-i", "color=red:size=32x32", "-frames:v", 1, tmp_path / "cover.png")
+    cover = "-map 0:a -map 1:v -c copy -disposition:v:0 attached_pic".split()
+    run_ffmpeg("-i", clip, "-i", tmp_path / "cover.png", *cover, path)
+    with pytest.raises(video_io.VideoError, match="song.mp4: not a video"):
+        video_io.VideoReader(path)
 
 
 def test_reading_and_writing_beside_jax_gives_no_warning(clip, tmp_path, recwarn):
@@ -191,7 +240,7 @@ def test_a_full_disk_is_reported_and_leaves_no_file(tmp_path):
     writer._process.communicate()
     writer._temporary.unlink(missing_ok=True)
     writer._temporary.symlink_to("/dev/full")
-    arguments = [*video_io._encoder((16, 16), RATE, None), "-f", "mp4", str(writer._temporary)]
+    arguments = [*video_io._ENCODE, "-f", "mp4", str(writer._temporary)]
     writer._process, writer._errors = video_io._start(arguments, stdin=subprocess.PIPE)
     with pytest.raises(video_io.VideoError, match="out.mp4: not written .*[Nn]o space"):
         with writer:

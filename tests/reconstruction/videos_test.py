@@ -128,7 +128,8 @@ class EndlessCamera:
         pass
 
     def __iter__(self):
-        yield from grey_frames(4)
+        for self.time, frame in enumerate(grey_frames(4)):
+            yield frame
         raise KeyboardInterrupt
 
 
@@ -145,6 +146,29 @@ def test_ctrl_c_during_a_video_leaves_no_partial_overlay(clip, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         run(clip, tmp_path / "out")
     assert not list((tmp_path / "out/clip").iterdir())
+
+
+def test_times_and_frames_of_a_film_with_a_pause_are_kept(tmp_path):
+    times = [0.0, 0.1, 0.2, 7.0, 7.1, 9.5]
+    with VideoWriter(tmp_path / "clip.mp4", (WIDTH, HEIGHT), 10.0) as writer:
+        for time, frame in zip(times, grey_frames()):
+            writer.write(frame, time)
+    assert run(Video(tmp_path / "clip.mp4", "clip"), tmp_path / "out", smooth=True) == (6, 6)
+    with np.load(tmp_path / "out/clip" / videos.ALPHA) as log:
+        np.testing.assert_allclose(log["times"], times, atol=1e-4)
+    with VideoReader(tmp_path / "out/clip" / videos.OVERLAY) as reader:
+        np.testing.assert_allclose([reader.time for _ in reader], times, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["write", "_add_sound"])
+def test_coefficients_of_all_frames_are_written_when_the_overlay_fails(clip, tmp_path, monkeypatch, method):
+    def fail(*_):
+        raise VideoError("overlay.mp4: not written (No space left on device)")
+
+    monkeypatch.setattr(VideoWriter, method, fail)
+    with pytest.raises(VideoError, match="No space left"):
+        run(clip, tmp_path / "out")
+    assert len(places(tmp_path / "out")) == FRAMES
 
 
 def test_a_file_that_is_not_a_video_is_named(tmp_path):

@@ -1,8 +1,9 @@
 """Reconstruction of a video or camera: overlay.mp4, alpha.npz and the animated faces.glb."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from twodal_jax.reconstruction.one_euro import FaceSmoother
 from twodal_jax.reconstruction.reconstructor import Reconstructor
 from twodal_jax.reconstruction.scene import Surface
 from twodal_jax.reconstruction.tracker import AlphaLog, TrackedFace, Tracker, TrackingSettings, write_alpha_log
-from twodal_jax.reconstruction.video_io import CameraReader, VideoReader, VideoWriter
+from twodal_jax.reconstruction.video_io import CameraReader, VideoError, VideoReader, VideoWriter
 
 OVERLAY, ALPHA, ANIMATION = "overlay.mp4", "alpha.npz", "faces.glb"
 PASSES = 2  # the landmarks of the previous frame replace a first pass
@@ -64,47 +65,49 @@ def reconstruct_video(
       The number of frames read, and the number of frames with a face.
 
     Raises:
-      VideoError: the video cannot be read, or the overlay not written. OSError: alpha.npz was not written.
+      VideoError: the video cannot be read, or the overlay not written, or only without its sound; the other files are
+        written. OSError: alpha.npz was not written.
     """
     folder = output_dir / source.name
     with open_frames(source) as frames:
         folder.mkdir(parents=True, exist_ok=True)
         started(min(frames.num_frames, max_frames or frames.num_frames))
-        size = frames.width, frames.height
         tracker = Tracker(
             lambda image, boxes: model.reconstruct(image, boxes, passes=PASSES),
             model.detector,
             TrackingSettings(min_new_confidence=min_confidence),
         )
-        smoother = _VideoSmoother(model.morphable_model, frames.height, frames.frame_rate) if smooth else None
+        smoother = _VideoSmoother(model.morphable_model, frames.height) if smooth else None
         shapes = film.RunningShape(model.morphable_model) if one_shape else None
-        log, views, count, with_face = AlphaLog(), film.TextureViews(), 0, 0
-        sound = frames if isinstance(frames, VideoReader) else None
-        with VideoWriter(folder / OVERLAY, size, frames.frame_rate, sound) as writer:
+        log, views, times, with_face = AlphaLog(), film.TextureViews(), [], 0
+        failed: list[VideoError] = []
+        with _overlay(folder / OVERLAY, frames, failed) as write_overlay:
             try:
                 for image in frames:
                     faces = tracker(image)
                     for tracked in faces if animation else ():
                         views.see(image, tracked)
                     if smoother:
-                        faces = [smoother(tracked) for tracked in faces]
+                        faces = [smoother(tracked, frames.time) for tracked in faces]
                     for tracked in faces:
-                        log.add(count, tracked.face_id, tracked.face)
+                        log.add(len(times), tracked.face_id, tracked.face)
                     if shapes:
                         faces = [shapes(tracked) for tracked in faces]
-                    writer.write(_drawn(image, faces, surface, model if smoother or shapes else None))
-                    count, with_face = count + 1, with_face + bool(faces)
+                    write_overlay(_drawn(image, faces, surface, model if smoother or shapes else None))
+                    times.append(frames.time)
+                    with_face += bool(faces)
                     advance(1)
-                    if count == max_frames:
+                    if len(times) == max_frames:
                         break
             except KeyboardInterrupt:
                 if not isinstance(source, Camera):
                     raise
-        times = np.arange(count) / frames.frame_rate
         columns = log.columns()
         if one_shape:
             columns = film.with_shared_shapes(model.morphable_model, columns)
-        write_alpha_log(folder / ALPHA, columns, times=times, frame_rate=frames.frame_rate, size=size)
+        write_alpha_log(
+            folder / ALPHA, columns, times=times, frame_rate=frames.frame_rate, size=(frames.width, frames.height)
+        )
         if animation:
             film.write_glb(
                 folder / ANIMATION,
@@ -116,21 +119,45 @@ def reconstruct_video(
                 image_height=frames.height,
                 texture_size=texture_size,
             )
-    return count, with_face
+    if failed:
+        raise failed[0]
+    return len(times), with_face
+
+
+@contextlib.contextmanager
+def _overlay(
+    path: pathlib.Path, frames: VideoReader | CameraReader, failed: list[VideoError]
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Gives a function that writes the overlay of the current frame. A failure ends the overlay, not the film."""
+    sound = frames if isinstance(frames, VideoReader) else None
+
+    def write(image: np.ndarray) -> None:
+        if not failed:
+            try:
+                writer.write(image, frames.time)
+            except VideoError as error:
+                failed.append(error)
+
+    try:
+        with VideoWriter(path, (frames.width, frames.height), frames.frame_rate, sound) as writer:
+            yield write
+            if failed:
+                raise failed[0]
+    except VideoError as error:
+        failed[:] = [error]
 
 
 class _VideoSmoother:
     """A `FaceSmoother` for each face of a video; changes its coefficients and box, not its vertices."""
 
-    def __init__(self, model: MorphableModel, image_height: int, frame_rate: float):
-        self._model, self._height, self._seconds = model, image_height, 1 / frame_rate
-        self._smoothers: dict[int, FaceSmoother] = {}
+    def __init__(self, model: MorphableModel, image_height: int):
+        self._model, self._height = model, image_height
+        self._smoothers: dict[int, tuple[FaceSmoother, float]] = {}
 
-    def __call__(self, tracked: TrackedFace) -> TrackedFace:
-        if tracked.face_id not in self._smoothers:
-            self._smoothers[tracked.face_id] = FaceSmoother(self._model)
-        smoother = self._smoothers[tracked.face_id]
-        alpha, roi_box = smoother(tracked.face.alpha, tracked.face.roi_box, self._height, self._seconds)
+    def __call__(self, tracked: TrackedFace, time: float) -> TrackedFace:
+        smoother, before = self._smoothers.get(tracked.face_id, (FaceSmoother(self._model), time - 1))
+        self._smoothers[tracked.face_id] = smoother, time
+        alpha, roi_box = smoother(tracked.face.alpha, tracked.face.roi_box, self._height, time - before)
         return TrackedFace(tracked.face_id, dataclasses.replace(tracked.face, alpha=alpha, roi_box=roi_box))
 
 
