@@ -50,7 +50,8 @@ class Preemption:
     def due(self, step: int) -> bool:
         """Whether to save and exit after `step`; the same on every process of a group.
 
-        To be called before the first step and after every step. Once it is true, the grace period no longer ends the process.
+        To be called before the first step and after every step. Once it is true, the grace period no longer ends the
+        process.
         """
         due = ocp.utils.reached_preemption(step) if cluster.is_group() else bool(self.received)
         if due:
