@@ -121,7 +121,9 @@ def reconstruct(options: argparse.Namespace, outcome) -> int:
     from twodal_jax.reconstruction.video_io import VideoError
 
     names = outputs.parse_names(options.outputs or ",".join(outputs.DEFAULT))
-    items, problems = inputs.expand(options.input)
+    items, problems, notes = inputs.expand(options.input)
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     outcome.failures += [tuple(problem.split(": ", 1)) for problem in problems]
     photos = [item for item in items if isinstance(item, inputs.Photo)]
     if (options.boxes or options.landmarks) and len(photos) < len(items):

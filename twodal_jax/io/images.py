@@ -90,8 +90,8 @@ class Header:
     profile: bytes = b""
 
 
-def open_regular(path: os.PathLike | str) -> BinaryIO:
-    """Opens a regular file of at most `MAX_FILE_BYTES`; reading a pipe or device may never end.
+def open_regular(path: os.PathLike | str, max_bytes: int | None = MAX_FILE_BYTES) -> BinaryIO:
+    """Opens a regular file of at most `max_bytes`; reading a pipe or device may never end.
 
     Raises:
       SkipFace: the file is missing, not regular or too large; the detail names it.
@@ -106,9 +106,9 @@ def open_regular(path: os.PathLike | str) -> BinaryIO:
         raise SkipFace("image not found", f"{path}: not a regular file")
     file = os.fdopen(descriptor, "rb", closefd=True)
     size = os.fstat(descriptor).st_size
-    if size > MAX_FILE_BYTES:
+    if max_bytes is not None and size > max_bytes:
         file.close()
-        raise SkipFace("image too large", f"{path}: {size} bytes, at most {MAX_FILE_BYTES} are read")
+        raise SkipFace("image too large", f"{path}: {size} bytes, at most {max_bytes} are read")
     return file
 
 

@@ -1,4 +1,7 @@
-"""Command-line INPUT... -> photos, videos and cameras, each with a unique name for its outputs."""
+"""Command-line INPUT... -> photos, videos and cameras, each with a unique name for its outputs.
+
+The content of a file decides whether it is a photo or a video; its name decides where the content is unknown.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,26 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from twodal_jax.io.images import IMAGE_SUFFIXES
+from twodal_jax.io.images import IMAGE_SUFFIXES, kind_of, open_regular, SkipFace
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp", ".ogv", ".gif")
-
-# Picture files that OpenCV's wheels do not read; reported when a folder holds any.
-UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp", ".ogv", ".flv", ".gif"),
+    *(".mts", ".m2ts"),
+)
+# Pictures that are not read; most raw files begin as TIFF or MP4 files do.
+UNREAD_SUFFIXES = (".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".psd", ".tga")
+_VIDEO_SIGNATURES = (
+    b"GIF8",
+    b"\x1aE\xdf\xa3",  # Matroska and WebM
+    b"\0\0\1\xba",  # MPEG program stream
+    b"\0\0\1\xb3",
+    b"0&\xb2u\x8ef\xcf\x11",  # Windows Media
+    b"FLV\1",
+)
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+_AUDIO_BRANDS = (b"M4A ", b"M4B ", b"M4P ")
+_HEAD, _MPEG_PACKET = 512, 188
+_SHOWN = 10
 
 
 class InputError(ValueError):
@@ -48,83 +65,125 @@ class Camera:
 
 
 class Inputs(NamedTuple):
-    """Inputs without duplicates, in the given order, a folder's in alphabetical order; a message for each problem."""
+    """Inputs without duplicates, in the given order, a folder's in alphabetical order.
+
+    Attributes:
+      items: the inputs.
+      problems: a message for each given input without one, and for pictures of types that are not read.
+      notes: a message for each folder or pattern with files that are no pictures or videos.
+    """
 
     items: list[Photo | Video | Camera]
     problems: list[str]
+    notes: list[str]
 
 
 def expand(inputs: Sequence[str]) -> Inputs:
     """Expands the command line's inputs.
 
     Args:
-      inputs: pictures, videos, folders (with subfolders; without hidden files), patterns with *, ?, [...] and ** (as in
-        glob), `camera:0`. A file of an unknown type counts as a picture.
+      inputs: pictures, videos, folders (their pictures and videos, with subfolders; without hidden files), patterns
+        with *, ?, [...] and ** (as in glob), `camera:0`. A given file of an unknown type counts as a picture.
 
     Raises:
       InputError: no input was found.
     """
     found: list[pathlib.Path | int] = []
-    problems = []
+    problems: list[str] = []
+    notes: list[str] = []
     for text in inputs:
-        new, problem = _one(str(text))
-        found += new
-        problems += [problem] if problem else []
+        found += _one(str(text), problems, notes)
     unique: dict[object, pathlib.Path | int] = {}
     for source in found:
         unique.setdefault(source if isinstance(source, int) else os.path.realpath(source), source)
     if not unique:
         raise InputError("No input. " + (" ".join(problems) or "Give pictures, folders, a video or camera:0."))
     sources = list(unique.values())
-    return Inputs([_item(source, name) for source, name in zip(sources, _names(sources))], problems)
+    return Inputs([_item(source, name) for source, name in zip(sources, _names(sources))], problems, notes)
 
 
-def _one(text: str) -> tuple[list[pathlib.Path | int], str | None]:
-    """The sources of one input, and a message about a problem or None."""
+def _one(text: str, problems: list[str], notes: list[str]) -> list[pathlib.Path | int]:
+    """The sources of one input; adds messages to `problems` and `notes`."""
     camera = re.fullmatch(r"camera:(\d+)", text)
     if camera:
-        return [int(camera[1])], None
+        return [int(camera[1])]
     path = pathlib.Path(text).expanduser()
     if path.is_dir():
-        files, unread = _pictures(path)
-        if unread:
-            shown = ", ".join(file.name for file in unread[:10]) + (" ..." if len(unread) > 10 else "")
-            return files, (
-                f"{text}: {len(unread)} file(s) of types that are not supported: {shown}. Save them as JPEG or PNG; a"
-                " GIF is a video, give it by its own name."
-            )
-        return files, None if files else f"{text}: no pictures in this folder ({' '.join(IMAGE_SUFFIXES)})."
-    if path.exists():
-        return [path], None
-    if glob.has_magic(text):
-        matches = [pathlib.Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        files = [match for match in matches if match.is_file() and _known(match)]
-        return files, None if files else f"{text}: matches no picture or video."
-    return [], f"{text}: no such file or folder."
+        files, of_mac = _files(path)
+        if of_mac:
+            notes.append(f"{text}: ignored {of_mac} file(s) that macOS adds to copies (._*, __MACOSX).")
+        missing = f"{text}: no pictures or videos in this folder."
+    elif path.exists():
+        return [path]
+    elif glob.has_magic(text):
+        files = [pathlib.Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        files = [file for file in files if file.is_file()]
+        missing = f"{text}: matches no picture or video."
+    else:
+        problems.append(f"{text}: no such file or folder.")
+        return []
+    kinds = [_kind(file) for file in files]
+    unread, others = ([file for file, kind in zip(files, kinds) if kind is wanted] for wanted in (_Unread, None))
+    if unread:
+        problems.append(
+            f"{text}: {len(unread)} file(s) of types that are not supported: {_listed(unread)}."
+            " Save them as JPEG or PNG."
+        )
+    if others:
+        notes.append(f"{text}: left out {len(others)} file(s), neither pictures nor videos: {_listed(others)}.")
+    files = [file for file, kind in zip(files, kinds) if kind in (Photo, Video)]
+    if not files and not unread:
+        problems.append(missing)
+    return files
 
 
-def _known(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-
-
-def _pictures(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """A folder's pictures, and its files of `UNREAD_SUFFIXES`."""
-    read, unread = [], []
+def _files(folder: pathlib.Path) -> tuple[list[pathlib.Path], int]:
+    """A folder's files that are not hidden, and the number of files that macOS added."""
+    found, of_mac = [], 0
     for here, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.startswith("."):
-                continue
-            for found, suffixes in ((read, IMAGE_SUFFIXES), (unread, UNREAD_SUFFIXES)):
-                if name.lower().endswith(suffixes):
-                    found.append(pathlib.Path(here, name))
-    return read, unread
+        mac = [name for name in files if name.startswith("._") or "__MACOSX" in pathlib.Path(here).parts]
+        of_mac += len(mac)
+        found += [pathlib.Path(here, name) for name in sorted(set(files) - set(mac)) if not name.startswith(".")]
+    return found, of_mac
+
+
+def _listed(files: Sequence[pathlib.Path]) -> str:
+    return ", ".join(file.name for file in files[:_SHOWN]) + (" ..." if len(files) > _SHOWN else "")
+
+
+class _Unread:
+    """A picture of a type that is not read."""
+
+
+def _kind(path: pathlib.Path) -> type | None:
+    """Photo, Video, _Unread, or None for anything else."""
+    suffix = path.suffix.lower()
+    if suffix in UNREAD_SUFFIXES:
+        return _Unread
+    try:
+        with open_regular(path, max_bytes=None) as file:
+            head = file.read(_HEAD)
+    except (SkipFace, OSError):
+        head = b""
+    if kind_of(head):
+        return Photo
+    if _is_video(head) or suffix in VIDEO_SUFFIXES:
+        return Video
+    return Photo if suffix in IMAGE_SUFFIXES else None
+
+
+def _is_video(head: bytes) -> bool:
+    if head[4:8] in _MP4_BOXES:
+        return head[8:12] not in _AUDIO_BRANDS
+    transport = any(head[at :: _MPEG_PACKET + at][:3] == b"GGG" for at in (0, 4))
+    return head.startswith(_VIDEO_SIGNATURES) or head[:4] + head[8:12] == b"RIFFAVI " or transport
 
 
 def _item(source: pathlib.Path | int, name: str) -> Photo | Video | Camera:
     if isinstance(source, int):
         return Camera(source, name)
-    return (Video if source.suffix.lower() in VIDEO_SUFFIXES else Photo)(source, name)
+    return (Video if _kind(source) is Video else Photo)(source, name)
 
 
 def _names(found: Sequence[pathlib.Path | int]) -> list[str]:
