@@ -7,6 +7,7 @@ import helpers_model
 import numpy as np
 import pytest
 from helpers_run import save_untrained_run, tiny_config
+from PIL import Image
 
 import twodal_jax
 from twodal_jax.detection import boxes
@@ -162,14 +163,35 @@ def test_a_box_outside_the_picture_is_skipped(model, picture):
 
 
 @pytest.mark.parametrize(
-    "wrong", [np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3), np.float32), np.zeros((0, 10, 3), np.uint8)]
+    "wrong, remedy",
+    [
+        (np.zeros((10, 10), np.uint8), "repeat grey"),
+        (np.zeros((10, 10, 3), np.float32), "255"),
+        (np.zeros((10, 10, 3), np.uint16), "257"),
+        (np.zeros((10, 10, 4), np.uint8), "drop the fourth channel"),
+        (np.zeros((3, 10, 10), np.uint8), "moveaxis"),
+        (np.zeros((2, 10, 10, 3), np.uint8), "reconstruct_batch"),
+        (np.zeros((0, 10, 3), np.uint8), ""),
+        (np.zeros((10, 10, 3), np.int64).tolist(), ""),
+        (None, ""),
+    ],
 )
-def test_arrays_that_are_not_pictures_are_refused(model, wrong):
-    with pytest.raises(ValueError, match="BGR uint8"):
+def test_arrays_that_are_not_pictures_are_refused_with_a_remedy(model, wrong, remedy):
+    with pytest.raises(ValueError, match=f"BGR uint8 .*{remedy}"):
         model.reconstruct(wrong, [FaceBox(BOX)])
 
 
-def test_files_are_read_and_missing_ones_named(model, picture, tmp_path):
+def test_a_pillow_image_gives_the_face_of_its_file(model, picture, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.ascontiguousarray(picture[..., ::-1])).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        (by_image,) = model.reconstruct(image, [FaceBox(BOX)])
+    (by_name,) = model.reconstruct(tmp_path / "a.png", [FaceBox(BOX)])
+    np.testing.assert_array_equal(by_image.alpha, by_name.alpha)
+
+
+def test_files_are_readdef test_files_are_read_and_missing_ones_named(model, picture, tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), picture)
     (by_name,) = model.reconstruct(tmp_path / "a.png", [FaceBox(BOX)])
     (by_array,) = model.reconstruct(picture, [FaceBox(BOX)])

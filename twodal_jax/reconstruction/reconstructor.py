@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 
 from twodal_jax import forward
 from twodal_jax.checkpointing.trained_model import TrainedModel
@@ -32,7 +33,7 @@ from twodal_jax.reconstruction.crop_window import CropWindow
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 PASSES = 3
 
-Picture = np.ndarray | os.PathLike | str
+Picture = np.ndarray | PIL.Image.Image | os.PathLike | str
 
 
 class Reconstructor:
@@ -78,7 +79,8 @@ class Reconstructor:
         """Reconstructs the faces of one image.
 
         Args:
-          image: BGR uint8 [H, W, 3] (as OpenCV reads it; `image[..., ::-1]` of an RGB array), or a file.
+          image: BGR uint8 [H, W, 3] (as OpenCV reads it; `image[..., ::-1]` of an RGB array), a Pillow image of any
+            mode but F, or a file.
           boxes: the detections; default: the detector's.
           passes: through the network for each face, at least 1.
           min_confidence: faces below it are left out.
@@ -188,12 +190,25 @@ class Reconstructor:
 def _as_picture(picture: Picture) -> np.ndarray:
     if isinstance(picture, str | os.PathLike):
         return images.read_image(pathlib.Path(picture))
+    if isinstance(picture, PIL.Image.Image):
+        return images.from_pillow(picture)
     picture = np.asarray(picture)
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3 or not picture.size:
-        raise ValueError(
-            f"Expected a BGR uint8 picture [H, W, 3] or a file's name, got {picture.dtype} {picture.shape}."
-        )
-    return picture
+    shape, dtype = picture.shape, picture.dtype
+    if dtype == np.uint8 and len(shape) == 3 and shape[-1] == 3 and picture.size:
+        return picture
+    remedies = {
+        "convert it with (255 * picture).astype(np.uint8) if its values are from 0 to 1": dtype.kind == "f",
+        "divide 16 bits by 257 and convert them with astype(np.uint8)": dtype == np.uint16,
+        "drop the fourth channel with picture[..., :3]": len(shape) == 3 and shape[-1] == 4,
+        "repeat grey with np.stack([picture] * 3, axis=-1)": len(shape) == 2,
+        "move the channels to the end with np.moveaxis(picture, 0, -1)": len(shape) == 3 and shape[0] == 3,
+        "give several pictures to reconstruct_batch": len(shape) == 4,
+    }
+    remedy = "; ".join(text for text, applies in remedies.items() if applies)
+    raise ValueError(
+        f"Expected a BGR uint8 picture [H, W, 3], a Pillow image or a file's name, got {dtype} {shape}"
+        f"{': ' + remedy if remedy else ''}."
+    )
 
 
 def _cut(pictures: list[np.ndarray], windows: list[CropWindow]) -> tuple[np.ndarray, np.ndarray]:
