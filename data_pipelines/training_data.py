@@ -110,6 +110,8 @@ def _make(config: ml_collections.ConfigDict, name: str, folder: pathlib.Path) ->
         pixel_origin=spec.pixel_origin,
         morphable_model=None if config.morphable_model == BUILTIN else config.morphable_model,
     )
+    for note in source.notes:
+        print(f"{spec.input}: {note}", file=sys.stderr)
     with progress_bar.preparing(f"{spec.input} -> {folder}") as show:
         summary = prepare.prepare(source, folder, format="arrays", progress=show)
     print(f"{folder}: {summary.count} faces, {len(summary.skips)} skipped", file=sys.stderr)

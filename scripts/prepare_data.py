@@ -79,9 +79,12 @@ def _prepare(args: argparse.Namespace, console: Console) -> Summary:
         seed=args.seed,
     )
     engine = beam_engine.BeamEngine(args.runner, args.workers, tuple(shlex.split(args.beam_options)))
+    source = open_source()
+    for note in source.notes:
+        console.print(f"{args.input}: {note}", markup=False, highlight=False, soft_wrap=True)
     with preparing(f"{args.source} -> {args.output}", console) as show:
         return prepare(
-            open_source(),
+            source,
             args.output,
             format=args.format,
             shards=args.shards,

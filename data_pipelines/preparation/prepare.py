@@ -18,6 +18,7 @@ from data_pipelines.preparation import work_units as unit_files
 from data_pipelines.preparation.assemble import assemble, read_skipped, SKIPPED, Summary
 from data_pipelines.preparation.work_units import Job, make_unit
 from data_pipelines.sources.base import FaceSource, Skip, SourceError
+from data_pipelines.sources.safe_paths import MAC_FILE
 from data_pipelines.storage import prepared_dataset
 from data_pipelines.storage.prepared_dataset import PreparedError
 from twodal_jax.io.text import escape_hidden, write_text, WriteError
@@ -25,7 +26,7 @@ from twodal_jax.runtime.run_lock import only_run
 
 MAX_SKIPPED = 0.05
 # Reasons that do not indicate a damaged copy of a data set; they do not count against `max_skipped`.
-EXPECTED_SKIPS = ("no landmarks", "too few landmarks", "no detection", "beyond profile")
+EXPECTED_SKIPS = ("no landmarks", "too few landmarks", "no detection", "beyond profile", MAC_FILE)
 UNIT_FACES = {"arrays": 512, "array_record": 4096}
 _SMALL_UNIT, _FEW_UNITS = 256, 16  # smaller units of small sets, so that several processes can share the work
 _SHOWN = 10

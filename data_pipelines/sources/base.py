@@ -1,11 +1,13 @@
 """What all readers of faces share: the protocol of a source, skipped faces, and the 18 landmarks."""
 
 import dataclasses
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
+from data_pipelines.sources.safe_paths import is_of_mac
 from data_pipelines.storage.manifest import Face
 from twodal_jax.geometry import heatmap
 from twodal_jax.io.images import SkipFace
@@ -31,11 +33,13 @@ class FaceSource(Protocol):
       kind: "annotated" or "wild".
       margin: pixels stored around the 120-pixel crop.
       description: the manifest's "source".
+      notes: messages about files that are ignored.
     """
 
     kind: str
     margin: int
     description: str
+    notes: Sequence[str]
 
     def __len__(self) -> int:
         """Number of listed faces, readable or not."""
@@ -45,6 +49,24 @@ class FaceSource(Protocol):
 
     def faces(self, start: int, stop: int) -> Iterator[Face | Skip]:
         """Listed faces start ... stop - 1, exactly one `Face` or `Skip` for each; fields as in `storage.manifest`."""
+
+
+def without_mac_files(paths: Iterable[pathlib.Path], root: pathlib.Path) -> tuple[list[pathlib.Path], int]:
+    """The paths below `root` without those that macOS adds (`safe_paths.is_of_mac`), and the number of these."""
+    paths = list(paths)
+    kept = [path for path in paths if not is_of_mac(path.relative_to(root).parts)]
+    return kept, len(paths) - len(kept)
+
+
+def mac_notes(paths: Iterable[pathlib.Path], root: pathlib.Path) -> list[str]:
+    """A message where there are files of macOS among the paths."""
+    count = without_mac_files(paths, root)[1]
+    return [ignored(count)] if count else []
+
+
+def ignored(count: int) -> str:
+    """The message about files that `without_mac_files` leaves out."""
+    return f"ignored {count} file(s) that macOS adds to copies and archives (._*, __MACOSX)"
 
 
 def read_or_skip(name: str, read, *arguments) -> Face | Skip:

@@ -34,6 +34,7 @@ class LandmarkFaces:
       margin: pixels stored around the 120-pixel crop; always 0 for ready crops.
       problems: {row: (reason, detail)} of unusable rows; their paths may be None.
       root: the folder that must hold all images, with symbolic links resolved; None: unchecked.
+      notes: see `sources.base.FaceSource`.
     """
 
     kind = "wild"
@@ -52,6 +53,7 @@ class LandmarkFaces:
         margin: int = 20,
         problems: dict[int, Problem] | None = None,
         root: pathlib.Path | None = None,
+        notes: Sequence[str] = (),
     ):
         self.description = description
         self.names = list(names)
@@ -62,7 +64,7 @@ class LandmarkFaces:
         self.landmarks, self.visible, self.yaw_deg, self.roi_boxes = (
             np.asarray(array, np.float32) for array in (landmarks, visible, yaw_deg, roi_boxes)
         )
-        self.problems, self.root = problems or {}, root
+        self.problems, self.root, self.notes = problems or {}, root, notes
         if not self.names:
             raise SourceError(f"{description}: lists no faces")
         self.ready = self._has_ready_crops() if ready is None else ready

@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 
 from data_pipelines.sources import alpha_from_mat, detected_faces, detections
-from data_pipelines.sources.base import read_or_skip, Skip, SkipFace, SourceError, to_18_landmarks
-from data_pipelines.sources.safe_paths import check_inside
+from data_pipelines.sources.base import ignored, read_or_skip, Skip, SkipFace, SourceError, to_18_landmarks
+from data_pipelines.sources.safe_paths import check_inside, is_of_mac
 from data_pipelines.storage.manifest import Face
 from twodal_jax.geometry import projection
 from twodal_jax.geometry.morphable_model import MorphableModel
@@ -80,7 +80,8 @@ class MatFaces:
             )
         self.root = image_root(self.folder)
         self.annotations = read_annotations(self.folder / ANNOTATIONS, required=("roi_box", "split"))
-        self.stems = list_stems(self.root)
+        self.stems, of_mac = list_stems(self.root)
+        self.notes = [ignored(of_mac)] if of_mac else []
         if split is not None:
             self.stems = self._of_split(split)
         if not self.stems:
@@ -255,14 +256,16 @@ def find_image(path: pathlib.Path) -> pathlib.Path | None:
     return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
 
 
-def list_stems(root: pathlib.Path) -> list[str]:
-    """Names without suffix, relative to `root`, of every .mat or image; sorted."""
-    stems = set()
+def list_stems(root: pathlib.Path) -> tuple[list[str], int]:
+    """Names without suffix, relative to `root`, of every .mat or image, sorted; and the number of files of macOS."""
+    stems, of_mac = set(), 0
     for folder, subfolders, files in os.walk(root):
         relative = pathlib.Path(folder).relative_to(root)
         if folder == str(root):
             subfolders[:] = [name for name in subfolders if name not in _NO_FACES]
         for file in files:
-            if file.lower().endswith((".mat", *IMAGE_SUFFIXES)):
+            if is_of_mac([*relative.parts, file]):
+                of_mac += 1
+            elif file.lower().endswith((".mat", *IMAGE_SUFFIXES)):
                 stems.add((relative / pathlib.Path(file).stem).as_posix())
-    return sorted(stems)
+    return sorted(stems), of_mac

@@ -9,18 +9,24 @@ import functools
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from twodal_jax.io.images import SkipFace
 
 UNSAFE = "unsafe path"
+MAC_FILE = "file of macOS"
 Problem = tuple[str, str]  # reason and detail, as in SkipFace
+
+
+def is_of_mac(parts: Sequence[str]) -> bool:
+    """Whether macOS added a file to a copy or an archive: ._NAME, or anything in __MACOSX."""
+    return parts[-1].startswith("._") or "__MACOSX" in parts
 
 
 def joined(root: pathlib.Path, name: str) -> pathlib.Path:
     """The path root / name; backslashes are separators, as on Windows.
 
-    Raises SkipFace if the name is empty or absolute, or has a drive, `..` or a NUL character.
+    Raises SkipFace if the name is empty or absolute, has a drive, `..` or a NUL character, or is `is_of_mac`.
     """
     clean = name.replace("\\", "/")
     problems = {
@@ -32,6 +38,8 @@ def joined(root: pathlib.Path, name: str) -> pathlib.Path:
     for problem, applies in problems.items():
         if applies:
             raise SkipFace(UNSAFE, f"{name!r} {problem}; names are relative to {root}")
+    if is_of_mac(clean.split("/")):
+        raise SkipFace(MAC_FILE, f"{name}: macOS added it to a copy or an archive")
     return root / clean
 
 

@@ -36,7 +36,7 @@ class TfdsFaces:
       builder: the opened tfds builder; default: opened from `data_dir`.
     """
 
-    kind = "annotated"
+    kind, notes = "annotated", ()
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.sources import detected_faces, safe_paths
-from data_pipelines.sources.base import SourceError, to_18_landmarks, with_jaw
+from data_pipelines.sources.base import mac_notes, SourceError, to_18_landmarks, with_jaw, without_mac_files
 from data_pipelines.sources.csv_table import broken_lines, column_slices, Rows
 from data_pipelines.sources.detected_faces import DetectedFaces
 from data_pipelines.sources.landmark_faces import LandmarkFaces
@@ -85,6 +85,7 @@ def umdfaces(
         margin=margin,
         problems=problems,
         root=folder,
+        notes=mac_notes([*folder.glob("*"), *folder.glob("*/*ultraface.csv")], folder),
     )
 
 
@@ -97,6 +98,7 @@ def _fields(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _find_tables(folder: pathlib.Path) -> list[pathlib.Path]:
     tables = sorted(folder.glob("*ultraface.csv")) or sorted(folder.glob("*/*ultraface.csv"))
+    tables, _ = without_mac_files(tables, folder)
     if not tables:
         raise SourceError(
             f"{folder}: no umdfaces_batch*_ultraface.csv in it or one folder below;"

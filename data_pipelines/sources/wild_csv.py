@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.sources import safe_paths
-from data_pipelines.sources.base import SourceError, with_jaw
+from data_pipelines.sources.base import mac_notes, SourceError, with_jaw, without_mac_files
 from data_pipelines.sources.csv_table import broken_lines, read_columns, read_header
 from data_pipelines.sources.detections import read_detections
 from data_pipelines.sources.landmark_faces import LandmarkFaces
@@ -130,6 +130,7 @@ def _image_folder(
         margin=margin,
         problems=unsafe | broken_lines(table.problems),
         root=folder,
+        notes=mac_notes(folder.iterdir(), folder),
     )
 
 
@@ -167,7 +168,7 @@ def image_path(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def _only_table(folder: pathlib.Path, suffixes: tuple[str, ...] = (".csv",)) -> pathlib.Path:
-    paths = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
+    paths = sorted(path for path in without_mac_files(folder.iterdir(), folder)[0] if path.suffix in suffixes)
     if len(paths) != 1:
         names = ", ".join(path.name for path in paths) or "none"
         raise SourceError(

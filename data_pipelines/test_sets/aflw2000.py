@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 
 from data_pipelines.sources import alpha_from_mat
-from data_pipelines.sources.base import SkipFace, SourceError
+from data_pipelines.sources.base import ignored, SkipFace, SourceError
 from data_pipelines.sources.mat_300w_lp import (
     ANNOTATIONS,
     DETECTIONS,
@@ -51,7 +51,7 @@ def read_ground_truth(
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder; give the one of AFLW2000-3D's .jpg and .mat files")
     annotations = read_annotations(folder / ANNOTATIONS)
-    names = list_stems(image_root(folder))
+    names, of_mac = list_stems(image_root(folder))
     if split is not None:
         names = [name for name in names if annotations.get(name, {}).get("split") == split]
         if not names:
@@ -68,6 +68,7 @@ def read_ground_truth(
             rows.append({"key": name} | row)
         progress(done + 1, len(names))
     problems = [f"{folder.name}: {listed(images)}: {reason}" for reason, images in gaps.items()]
+    problems += [f"{folder.name}: {ignored(of_mac)}"] if of_mac else []
     if not rows:
         raise SourceError(f"{folder}: no image with ground truth.\n" + "\n".join(problems))
     columns = {key: np.stack([row[key] for row in rows]) for key in rows[0] if key != "key"}

@@ -15,6 +15,7 @@ from data_pipelines.sources.mat_300w_lp import MatFaces
 from data_pipelines.sources.umdfaces import umdfaces
 from data_pipelines.sources.wild_csv import detection_faces, wild_csv_faces
 from data_pipelines.storage import prepared_dataset
+from data_pipelines.test_sets import aflw2000
 from data_pipelines.test_sets.aflw_lfpa import read_aflw
 from tests.helpers_face_files import photo, read_all, tiny_model, write_pair
 from twodal_jax.io.images import SkipFace
@@ -115,3 +116,38 @@ def test_broken_tables_give_a_message_or_skipped_lines(tmp_path, damage):
         assert len(skips) == damage.count(b"\n") and set(skips) == {"broken line in the table"}
     except SourceError as error:
         assert "l.csv line" in str(error)
+
+
+def add_mac_files(folder, *names):
+    for name in ("._a.jpg", "._a.mat", "__MACOSX/a.jpg", "__MACOSX/a.mat", *names):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"\0\5\x16\7" * 40)
+
+
+def test_files_that_macos_adds_are_ignored_with_a_count(tmp_path):
+    write_pair(tmp_path / "mat", "a", tiny_model())
+    add_mac_files(tmp_path / "mat")
+    source = MatFaces(tmp_path / "mat")
+    assert source.stems == ["a"] and source.notes[0].startswith("ignored 4 file(s) that macOS adds")
+    truth, problems = aflw2000.read_ground_truth(tmp_path / "mat")
+    assert truth.keys == ["a"] and "ignored 4 file(s)" in problems[-1]
+
+    write_umdfaces(tmp_path / "umd", 3)
+    (batch,) = tmp_path.glob("umd/*_batch*/")
+    before = umdfaces(tmp_path / "umd")
+    add_mac_files(tmp_path / "umd", f"{batch.name}/._umdfaces_batch1_ultraface.csv")
+    source = umdfaces(tmp_path / "umd")
+    assert source.fingerprint() == before.fingerprint() and "file(s) that macOS adds" in source.notes[0]
+
+
+def test_rows_of_files_that_macos_adds_are_expected_skips(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.jpg"), photo(120))
+    points = ",".join(map(str, np.random.default_rng(0).uniform(30, 90, 136).round(1)))
+    names = ["a.jpg", "._a.jpg", "__MACOSX/._a.jpg", "sub/__MACOSX/a.jpg"]
+    (tmp_path / "marks.csv").write_text("".join(f"{name},{points}\n" for name in names))
+    add_mac_files(tmp_path, "._marks.csv")
+    source = detection_faces(tmp_path)
+    assert "ignored 4 file(s)" in source.notes[0]
+    faces = read_all(source)
+    assert [face.reason if isinstance(face, Skip) else "read" for face in faces] == ["read"] + [safe_paths.MAC_FILE] * 3
+    assert prepare.prepare(source, tmp_path / "out", format="arrays").count == 1
