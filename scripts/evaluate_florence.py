@@ -2,11 +2,12 @@
 
     python -m scripts.evaluate_florence --data_dir=Florence --output_dir=out --checkpoint=runs/paper
 
-The data folder has a folder for each subject with its mesh (.obj or .wrl, y up, facing +z). Renderings are written to
-OUTPUT_DIR/renders as SUBJECT_pPITCH_yYAW.png. Other methods run on them and give an .npz with `name` and `vertices`
-(pixels of the rendering, any topology) or `alpha` with `roi_box`. An optional landmarks.csv in the data folder
-(subject, x36, y36, z36, x45, y45, z45) gives the outer eye corners. For other subjects they come from the morphable
-model fitted to the scan, once for all methods. metrics.json has each subject's interocular distance and its origin.
+The data folder has a folder for each subject with its mesh (.obj, .wrl, .ply, .stl, .off or .glb, y up, facing +z, in
+millimetres, centimetres or metres). Renderings are written to OUTPUT_DIR/renders as SUBJECT_pPITCH_yYAW.png. Other
+methods run on them and give an .npz with `name` and `vertices` (pixels of the rendering, any topology) or `alpha`
+with `roi_box`. An optional landmarks.csv in the data folder (subject, x36, y36, z36, x45, y45, z45) gives the outer
+eye corners. For other subjects they come from the morphable model fitted to the scan, once for all methods.
+metrics.json has each subject's interocular distance and its origin.
 """
 
 import argparse
@@ -36,6 +37,8 @@ ABOUT = (
     "normaliser: 3D outer interocular distance of the scan ({normaliser}); ground truth: the scan, after rigid ICP;"
     " mean distance of the predicted vertices to their nearest scan points"
 )
+BACKGROUND = 128
+SMALLEST_SHARE = 0.08  # of a rendering that a head covers; a whole one covers 0.2 to 0.6
 MARKED, FITTED = "landmarks.csv", "fitted morphable model"
 
 
@@ -74,8 +77,8 @@ def parse(arguments):
     parser.add_argument(
         "--face_radius",
         type=positive,
-        default=scan_protocol.FACE_RADIUS_MM,
-        help="radius of the face around the nose tip, in the scans' unit (millimetres)",
+        help="radius of the face around the nose tip, in the scans' unit; default: 95 mm, in the unit by which a scan"
+        " has the size of a head",
     )
     parser.add_argument("--render_only", action="store_true", help="write the renderings and stop")
     return parser.parse_args(arguments)
@@ -95,17 +98,46 @@ def read_corners(folder: pathlib.Path) -> dict[str, float]:
     return {subject: float(np.linalg.norm(p[:3] - p[3:])) for subject, p in points.items()}
 
 
-def read_scans(folder: pathlib.Path, problems: list[str]) -> dict[str, mesh_scans.Scan]:
-    """Reads {subject: scan}; unreadable ones are named in `problems`."""
-    scans = {}
-    for subject, path in mesh_scans.list_scans(folder).items():
+def read_scans(
+    folder: pathlib.Path, problems: list[str], radius: float | None = None
+) -> tuple[dict[str, mesh_scans.Scan], dict[str, float]]:
+    """Reads {subject: scan} and {subject: factor that its coordinates were multiplied by}.
+
+    Scans become millimetres unless the radius of the face is given in their unit. Unreadable scans are named in
+    `problems`.
+    """
+    scans, factors = {}, {}
+    meshes, messages = mesh_scans.list_scans(folder)
+    problems += messages
+    for subject, path in meshes.items():
         try:
-            scans[subject] = mesh_scans.read_scan(path)
+            scan = mesh_scans.read_scan(path)
+            unit = "millimetres" if radius else mesh_scans.unit_of(scan)
+            factors[subject] = mesh_scans.UNITS[unit]
+            scans[subject] = scan._replace(vertices=scan.vertices * factors[subject])
+            check_visible(scans[subject], radius or scan_protocol.FACE_RADIUS_MM)
         except SkipFace as skip:
+            scans.pop(subject, None)
             problems.append(f"{subject}: left out: {skip.reason} ({skip.detail})")
+            continue
+        if factors[subject] != 1:
+            problems.append(f"{subject}: its size is a head's in {unit}; converted to millimetres")
     if not scans:
         raise SourceError(f"{folder}: no scan could be read.\n" + "\n".join(problems))
-    return scans
+    return scans, factors
+
+
+def check_visible(scan: mesh_scans.Scan, radius: float) -> None:
+    """Raises SkipFace if a frontal rendering shows hardly anything of the scan."""
+    camera = scan_protocol.make_camera(scan.vertices, 0.0, 0.0, radius)
+    image = render(Rendering("", "", 0.0, camera, np.zeros(4)), scan)
+    share = (np.abs(image.astype(int) - BACKGROUND) > 2).any(axis=-1).mean()
+    if share < SMALLEST_SHARE:
+        raise SkipFace(
+            "blank rendering",
+            f"it covers {share:.1%} of its frontal rendering; expected a face that looks towards +z, y up, with a"
+            f" radius of {radius:g}",
+        )
 
 
 def plan(scans: dict[str, mesh_scans.Scan], options) -> list[Rendering]:
@@ -123,7 +155,7 @@ def render(rendering: Rendering, scan: mesh_scans.Scan) -> np.ndarray:
     """Renders a scan on grey -> uint8 [450, 450, 3] BGR."""
     points = rendering.camera.project(scan.vertices).astype(np.float32)
     size = scan_protocol.IMAGE_SIZE
-    triangles, grey = np.asarray(scan.triangles, np.int32), np.full((size, size, 3), 0.5, np.float32)
+    triangles, grey = np.asarray(scan.triangles, np.int32), np.full((size, size, 3), BACKGROUND / 255, np.float32)
     image, _ = shading.render(points, triangles, scan.colours, size, size, light=overlay.HEAD_LIGHT, background=grey)
     return np.round(255.0 * image).astype(np.uint8)
 
@@ -222,8 +254,10 @@ def evaluate(arguments) -> None:
     if not options.render_only:
         cli.check_labels(options, [*trained, *given])
         model = cli.load_model(options, trained)
-    scans = read_scans(options.data_dir, problems)
+    scans, factors = read_scans(options.data_dir, problems, options.face_radius)
+    options.face_radius = options.face_radius or scan_protocol.FACE_RADIUS_MM
     corners = read_corners(options.data_dir)
+    corners = {subject: distance * factors.get(subject, 1.0) for subject, distance in corners.items()}
     renderings = plan(scans, options)
     folder = options.output_dir / "renders"
     folder.mkdir(parents=True, exist_ok=True)
@@ -234,6 +268,8 @@ def evaluate(arguments) -> None:
             write_picture(folder / f"{rendering.key}.png", images[-1])
             advance(1)
     if options.render_only:
+        for problem in problems:
+            cli.console.print(problem, markup=False, highlight=False, soft_wrap=True)
         cli.console.print(f"{len(renderings)} renderings in {folder}")
         return
     targets = {}

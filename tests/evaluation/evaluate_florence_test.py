@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import PIL.Image
 import pytest
 import scipy.spatial
 from helpers_run import run_python
@@ -31,7 +32,7 @@ def head(model):
 
 
 def write_obj(path, points, triangles):
-    lines = ["v %.5f %.5f %.5f" % tuple(p) for p in points]
+    lines = ["v " + " ".join("%.5f" % x for x in p) for p in points]
     lines += ["f %d %d %d" % tuple(t + 1) for t in triangles]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
@@ -59,6 +60,71 @@ def test_meshes_of_both_formats_are_read_as_written(tmp_path, head, write, name)
     np.testing.assert_allclose(scan.colours, np.tile(mesh_scans.CLAY_BGR, (len(head[0]), 1)), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["ply", "stl", "off", "glb"])
+def test_meshes_of_other_formats_are_read(tmp_path, head, kind):
+    import trimesh
+
+    colours = np.random.default_rng(0).integers(60, 255, (len(head[0]), 4)).astype(np.uint8)
+    trimesh.Trimesh(*head, vertex_colors=colours, process=False).export(tmp_path / f"a.{kind}")
+    scan = mesh_scans.read_scan(tmp_path / f"a.{kind}")
+    distances, _ = scipy.spatial.cKDTree(scan.vertices).query(head[0])  # STL repeats the vertices
+    assert distances.max() < 1e-3 and len(scan.triangles) == len(head[1])
+    if kind in ("ply", "glb"):
+        np.testing.assert_allclose(scan.colours, colours[:, 2::-1] / 255, atol=0.01)
+
+
+@pytest.mark.parametrize("largest", [1, 255])
+def test_vertex_colours_of_an_obj_are_read_in_either_range(tmp_path, head, largest):
+    colours = np.random.default_rng(0).uniform(0.1, 1, (len(head[0]), 3))
+    write_obj(tmp_path / "a.obj", np.hstack([head[0], colours * largest]), head[1])
+    scan = mesh_scans.read_scan(tmp_path / "a.obj")
+    np.testing.assert_allclose(scan.vertices, head[0], atol=1e-4)
+    np.testing.assert_allclose(scan.colours, colours[:, ::-1], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "material, picture, found", [("A.MTL", "Skin.PNG", True), ("a.mtl", "gone.png", False), (None,) * 2 + (False,)]
+)
+def test_the_texture_of_an_obj_is_found_in_any_case_and_a_missing_one_is_clay(tmp_path, head, material, picture, found):
+    write_obj(tmp_path / "a.obj", *head)
+    faces = "".join("f %d/1 %d/1 %d/1\n" % tuple(t + 1) for t in head[1])
+    vertices = (tmp_path / "a.obj").read_text().split("f ", 1)[0]
+    (tmp_path / "a.obj").write_text(f"mtllib a.mtl\n{vertices}vt 0.5 0.5\nusemtl skin\n{faces}")
+    if material:
+        (tmp_path / material).write_text("newmtl skin\nKd 0 0 0\nmap_Kd skin.png\n")
+        PIL.Image.new("RGB", (8, 8), (200, 100, 50)).save(tmp_path / picture)
+    scan = mesh_scans.read_scan(tmp_path / "a.obj")
+    expected = np.float32([50, 100, 200]) / 255 if found else mesh_scans.CLAY_BGR
+    np.testing.assert_allclose(scan.colours, np.tile(expected, (len(scan.vertices), 1)), atol=0.01)
+
+
+def test_points_without_triangles_are_refused(tmp_path):
+    import trimesh
+
+    trimesh.PointCloud(np.random.default_rng(0).uniform(size=(500, 3))).export(tmp_path / "a.ply")
+    with pytest.raises(SkipFace) as error:
+        mesh_scans.read_scan(tmp_path / "a.ply")
+    assert "0 triangles: not a surface" in error.value.detail
+
+
+def test_scans_in_other_units_become_millimetres_and_unusable_ones_are_named(tmp_path, head):
+    for subject, scale in {"mm": 1, "cm": 0.1, "m": 0.001, "inches": 1 / 25.4}.items():
+        write_obj(tmp_path / subject / "a.obj", head[0] * scale, head[1])
+    write_obj(tmp_path / "flat" / "a.obj", head[0][:, [2, 0, 1]] * [1, 1, 0.0], head[1])
+    write_obj(tmp_path / "mm" / "._a.obj", *head)
+    problems = []
+    scans, factors = evaluate_florence.read_scans(tmp_path, problems)
+    assert factors["m"] == 1000 and set(scans) >= {"mm", "cm", "m"} and "inches" not in scans
+    for subject in ("cm", "m"):
+        np.testing.assert_allclose(scans[subject].vertices, head[0], atol=0.01)
+    text = "\n".join(problems)
+    assert "inches: left out: unknown unit" in text and "m: its size is a head's in metres" in text
+    assert problems[0].startswith("ignored 1 file(s) that macOS adds")
+    scans, _ = evaluate_florence.read_scans(tmp_path, [], radius=95.0 / 25.4)
+    np.testing.assert_allclose(scans["inches"].vertices, head[0] / 25.4, atol=0.01)
+    assert "m" not in scans  # with this radius its rendering is blank
+
+
 def test_vrml_polygons_become_triangles_and_colours_bgr(tmp_path):
     points = np.random.default_rng(0).uniform(size=(120, 3))
     write_vrml(tmp_path / "a.wrl", points, np.zeros((0, 3), int), colours=np.tile([0.9, 0.5, 0.1], (120, 1)))
@@ -79,6 +145,8 @@ def test_broken_meshes_and_folders_without_a_mesh_are_errors(tmp_path, head):
     with pytest.raises(SkipFace):
         mesh_scans.read_scan(tmp_path / "c.obj")
     (tmp_path / "empty").mkdir()
+    meshes, problems = mesh_scans.list_scans(tmp_path)
+    assert list(meshes) == ["b", "c"] and problems[0].startswith("empty: left out: no mesh")
     with pytest.raises(SourceError, match="no mesh"):
         mesh_scans.list_scans(tmp_path / "empty")
 
