@@ -16,6 +16,7 @@ from scripts import evaluation_cli as cli
 from twodal_jax.evaluation import metrics, nme_evaluation
 from twodal_jax.evaluation.predictions import crop_alpha, Predictions
 from twodal_jax.geometry import projection
+from twodal_jax.geometry.morphable_model import MorphableModel, same_mesh
 from twodal_jax.rendering import drawing, overlay
 from twodal_jax.reporting import benchmark_output, paper_figures, published_results
 
@@ -37,20 +38,47 @@ def parse(arguments):
     return parser.parse_args(arguments)
 
 
-def check_model(truth, model) -> None:
-    """Raises UsageError if the morphable model does not rebuild the true landmarks."""
+def misfit(truth, model) -> str:
+    """The reason why the meshes of a morphable model have no ground truth here; "" if they have.
+
+    A morphable model other than the set's does not rebuild the true landmarks from the true coefficients.
+    """
     known = np.flatnonzero(np.isfinite(truth.alpha).all(axis=1))[:100]
     if not len(known):
-        return
+        return ""
     rebuilt = nme_evaluation.landmarks_image(model, truth.alpha[known], truth.roi_box[known])
     true = truth.landmarks68[known]
     error = np.nanmedian(metrics.nme(np.asarray(rebuilt)[..., :2], true[..., :2], true))
-    if error > WRONG_MODEL_NME:
-        raise cli.UsageError(
-            f"--morphable_model does not fit this data set: its landmarks for the parameters of the .mat files have"
-            f" an error of {error:.1f} % (at most {WRONG_MODEL_NME:.0f} expected). AFLW2000-3D needs the 40 + 10 model"
-            " of BFM that comes with 3DDFA."
-        )
+    if error <= WRONG_MODEL_NME:
+        return ""
+    return (
+        f"the morphable model does not fit this data set: its landmarks for the parameters of the .mat files have an"
+        f" error of {error:.1f} % (at most {WRONG_MODEL_NME:.0f} expected). AFLW2000-3D needs the 40 + 10 model of BFM"
+        " that comes with 3DDFA (--morphable_model)."
+    )
+
+
+def comparable(
+    predictions: Predictions, own: MorphableModel | None, why: str, problems: list[str]
+) -> Predictions | None:
+    """The part of predictions that needs no common mesh: the 68 landmarks; None if there is none.
+
+    Args:
+      predictions: of one method, whose meshes have no ground truth.
+      own: the morphable model of a checkpoint's alpha; None for a file of predictions.
+      why: the reason, for `problems`.
+      problems: receives what is left out.
+    """
+    if own is not None:
+        predictions = nme_evaluation.with_landmarks_only(predictions, own)
+    elif predictions.landmarks68 is None:
+        problems.append(f"{predictions.label}: not measured: {why}")
+        return None
+    problems.append(
+        f"{predictions.label}: only the 68 landmarks are measured, in 2D and 3D. All vertices and the reconstruction"
+        f" are left out: {why}"
+    )
+    return Predictions(predictions.label, predictions.keys, landmarks68=predictions.landmarks68)
 
 
 def predict(label, trained, options, truth, shown, problems) -> Predictions:
@@ -106,18 +134,29 @@ def draw(predictions, truth, model, errors, options) -> None:
 
 def evaluate(arguments) -> None:
     options = parse(arguments)
-    trained, given = cli.load_checkpoints(options), cli.load_predictions(options)
+    trained, given = cli.load_checkpoints(options, any_model=True), cli.load_predictions(options)
     cli.check_labels(options, [*trained, *given])
-    model = cli.load_model(options, trained)
+    model = cli.load_model(options, trained, any_model=True)
     with cli.progress("ground truth") as advance:
         truth, problems = aflw2000.read_ground_truth(
             options.data_dir, split=options.split, progress=lambda done, total: advance(1)
         )
-    check_model(truth, model)
+    wrong = misfit(truth, model)
+    if wrong and not trained and all(predictions.landmarks68 is None for predictions in given.values()):
+        raise cli.UsageError(wrong[0].upper() + wrong[1:])
     shown: dict[str, str] = {}
-    methods = {label: predict(label, found, options, truth, shown, problems) for label, found in trained.items()}
+    methods = {
+        label: predict(label, found, options, truth, shown, problems) for label, found in trained.items()
+    } | given
+    for label in [label for label in methods if wrong or label in trained]:
+        own = trained[label].model if label in trained else None
+        if wrong or not same_mesh(own, model):
+            why = wrong or "its morphable model is not the one that the ground truth is rebuilt by."
+            methods[label] = comparable(methods[label], own, why, problems)
     errors = {}
-    for label, predictions in (methods | given).items():
+    for label, predictions in methods.items():
+        if predictions is None:
+            continue
         with cli.progress(f"{label}: measuring", len(truth)) as advance:
             errors[label] = nme_evaluation.measure(
                 predictions, truth, model, with_icp=not options.no_icp, progress=advance, problems=problems

@@ -13,11 +13,11 @@ import rich.progress
 
 from scripts.option_types import at_least_one
 from twodal_jax.checkpointing.manager import CheckpointError
-from twodal_jax.checkpointing.trained_model import BEST, LATEST, load, TrainedModel
+from twodal_jax.checkpointing.trained_model import BEST, LATEST, load, OtherModelError, TrainedModel
 from twodal_jax.evaluation import held_out
 from twodal_jax.evaluation.predictions import Predictions, PredictionsError, read_predictions
 from twodal_jax.face_models.load import AssetError, load_morphable_model
-from twodal_jax.geometry.morphable_model import MorphableModel
+from twodal_jax.geometry.morphable_model import MorphableModel, same_mesh
 from twodal_jax.reporting import benchmark_output
 from twodal_jax.runtime import xla_flags
 
@@ -82,23 +82,43 @@ def file_name(label: str) -> str:
     return re.sub(r"[^\w.-]+", "_", label)
 
 
-def load_checkpoints(options: argparse.Namespace) -> dict[str, TrainedModel]:
-    """Loads {label: model} of all --checkpoint; the default label of a run is its folder's name."""
+def load_checkpoints(options: argparse.Namespace, *, any_model: bool = False) -> dict[str, TrainedModel]:
+    """Loads {label: model} of all --checkpoint; the default label of a run is its folder's name.
+
+    `any_model`: load a run with the morphable model of its own config where it was not trained with --morphable_model.
+    """
     trained = {}
     for argument in options.checkpoint:
         label, workdir = labelled(argument)
         which = BEST if options.best else LATEST
-        model = load(workdir, morphable_model=options.morphable_model, which=which)
+        try:
+            model = load(workdir, morphable_model=options.morphable_model, which=which)
+        except OtherModelError:
+            if not any_model:
+                raise
+            model = load(workdir, which=which)
         trained[label or workdir.absolute().name] = model
     return trained
 
 
-def load_model(options: argparse.Namespace, trained: dict[str, TrainedModel]) -> MorphableModel:
-    """The morphable model of the evaluation: that of --morphable_model or of the first checkpoint."""
+def load_model(
+    options: argparse.Namespace, trained: dict[str, TrainedModel], *, any_model: bool = False
+) -> MorphableModel:
+    """The morphable model of the evaluation: that of --morphable_model or of the first checkpoint.
+
+    Raises UsageError if there is none or, unless `any_model`, if a checkpoint has another one.
+    """
     if options.morphable_model:
         return load_morphable_model(options.morphable_model)
     if trained:
-        return next(iter(trained.values())).model
+        first = next(iter(trained.values())).model
+        others = [label for label, other in trained.items() if not same_mesh(other.model, first)]
+        if others and not any_model:
+            raise UsageError(
+                f"{', '.join(others)}: trained with another morphable model than {next(iter(trained))}; evaluate them"
+                " separately."
+            )
+        return first
     raise UsageError("Give --morphable_model: prediction files do not name their morphable model.")
 
 

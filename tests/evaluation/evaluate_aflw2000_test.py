@@ -5,9 +5,10 @@ import json
 import os
 import pathlib
 
+import helpers_model
 import numpy as np
 import pytest
-from helpers_run import run_python
+from helpers_run import run_python, save_untrained_run, tiny_config
 
 from data_pipelines.sources.base import SourceError
 from data_pipelines.test_sets import aflw2000
@@ -16,6 +17,7 @@ from twodal_jax.evaluation import metrics, nme_evaluation
 from twodal_jax.evaluation.predictions import Predictions, read_predictions
 from twodal_jax.face_models.load import load_morphable_model, save_morphable_model
 from twodal_jax.geometry import projection
+from twodal_jax.geometry.morphable_model import same_mesh
 
 MODEL = tiny_model(num_vertices=300)
 COUNT = 5
@@ -207,6 +209,30 @@ def test_a_users_error_is_one_message(folder, truth, tmp_path, arguments, messag
     process = evaluate(folder, tmp_path / "out", *arguments)
     assert process.returncode == 1 and message in process.stderr
     assert "Traceback" not in process.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", [[], ["--morphable_model={right}"]])
+def test_a_checkpoint_of_another_morphable_model_is_measured_by_its_landmarks(folder, truth, tmp_path, given):
+    """A network with a zero last layer predicts the mean coefficients of its own model."""
+    other = helpers_model.tiny_model()
+    assert not same_mesh(other, MODEL)
+    save_morphable_model(tmp_path / "other.npz", other.replace(has_whitening=False))
+    config = tiny_config(morphable_model=str(tmp_path / "other.npz"))
+    (tmp_path / "run").mkdir()
+    save_untrained_run(tmp_path / "run", other, config)
+    np.savez(tmp_path / "marks.npz", name=np.array(truth.keys), landmarks68=np.swapaxes(truth.landmarks68, 1, 2))
+    arguments = [argument.format(right=folder.parent / "model.npz") for argument in given]
+    methods = f"--checkpoint={tmp_path / 'run'}", f"--predictions=marks:{tmp_path / 'marks.npz'}"
+    process = evaluate(folder, tmp_path / "out", *methods, *arguments, "--overlays=0")
+    assert process.returncode == 0, process.stderr[-2000:]
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    row = found["methods"]["run"]
+    assert set(row) == {"nme_2d_68", "nme_3d_68"} and row["nme_2d_68"]["count"] == COUNT
+    alpha = np.tile(np.asarray(other.alpha_mean), (COUNT, 1)).astype(np.float32)
+    points = np.asarray(nme_evaluation.landmarks_image(other, alpha, truth.roi_box))
+    expected = metrics.nme(points[..., :2], truth.landmarks68[..., :2], truth.landmarks68)
+    assert row["nme_2d_68"]["mean_of_images"] == pytest.approx(np.mean(expected), rel=1e-3)
+    assert any("run: only the 68 landmarks are measured" in problem for problem in found["problems"])
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,10 @@ class TrainedModel:
         return dataclasses.replace(self, spec=spec, regressor=NetState(variables["params"], {}, ()))
 
 
+class OtherModelError(CheckpointError):
+    """The morphable model given is not that of the training."""
+
+
 def whitening_of(model: MorphableModel) -> dict[str, list[float]]:
     """{"alpha_mean", "alpha_std"} for config.json, because a model's whitening may be measured on the training data."""
     return {name: np.asarray(getattr(model, name)).tolist() for name in WHITENING}
@@ -102,7 +106,7 @@ def load(
 
     def check(_step: int, description: dict[str, Any]) -> None:
         if description.get("morphable_model_digest") != digest(model):
-            raise CheckpointError(
+            raise OtherModelError(
                 f"{workdir}: was trained with another morphable model than {where}; give the one it was trained with by"
                 " --morphable_model."
             )

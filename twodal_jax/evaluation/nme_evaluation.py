@@ -88,6 +88,14 @@ def dense_errors(predicted: jax.Array, true: jax.Array, box_landmarks: jax.Array
     return jnp.stack([error_2d, metrics.nme(predicted, true, box_landmarks)])
 
 
+def with_landmarks_only(predictions: Predictions, model: MorphableModel) -> Predictions:
+    """Predictions of alpha with roi_box as their 68 landmarks, by the morphable model that alpha belongs to."""
+    points = np.zeros((0, 68, 3), np.float32)
+    if len(predictions.alpha):
+        points = np.asarray(landmarks_image(model, predictions.alpha, predictions.roi_box))
+    return Predictions(predictions.label, predictions.keys, landmarks68=points)
+
+
 def measures_of(predictions: Predictions, truth: GroundTruth, model: MorphableModel, *, icp: bool) -> list[str]:
     """Names of the measures that the predictions allow, in the order of `TITLES`."""
     has_mesh = predictions.alpha is not None or predictions.vertices is not None

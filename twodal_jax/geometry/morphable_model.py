@@ -176,6 +176,11 @@ def landmarks_model(model: MorphableModel, alpha: jax.Array) -> jax.Array:
     return _linear_shape(model.landmark_mean, model.landmark_basis, alpha)
 
 
+def same_mesh(a: MorphableModel, b: MorphableModel) -> bool:
+    """Whether the vertices of two models correspond, and equal coefficients give equal shapes."""
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("mean", "basis", "landmark_indices"))
+
+
 def digest(model: MorphableModel) -> str:
     """SHA-256 of all arrays that the network's output depends on: shape, landmarks, whitening."""
     arrays = (model.mean, model.basis, model.landmark_indices, model.alpha_mean, model.alpha_std)
