@@ -12,6 +12,7 @@ import numpy as np
 
 from data_pipelines.sources.base import SourceError
 from twodal_jax.io import npy
+from twodal_jax.io.images import IMAGE_SUFFIXES
 from twodal_jax.io.text import csv_lines
 from twodal_jax.io.untrusted import BrokenFileError
 
@@ -22,7 +23,7 @@ _CSV_FORM = "file, x0, y0, ..., x67, y67"
 def stem(name: str) -> str:
     """Key that faces are matched by: the name without its last suffix, with forward slashes."""
     path = pathlib.PurePosixPath(name.strip().replace("\\", "/"))
-    known = path.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".mat")
+    known = path.suffix.lower() in (*IMAGE_SUFFIXES, ".mat")
     return str(path.with_suffix("")) if known else str(path)
 
 

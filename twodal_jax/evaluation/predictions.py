@@ -22,12 +22,13 @@ import numpy as np
 
 from twodal_jax.geometry import coefficients, projection
 from twodal_jax.io import npy
+from twodal_jax.io.images import IMAGE_SUFFIXES
 from twodal_jax.io.untrusted import BrokenFileError, memory_budget
 
 KINDS = ("alpha", "alpha_whitened", "landmarks68", "vertices")
 ORIGIN = "pixel_origin"
 _SMALL = ("name", "alpha", "alpha_whitened", "roi_box", "landmarks68", ORIGIN)
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".mat")
+_SUFFIXES = (*IMAGE_SUFFIXES, ".mat")
 
 
 class PredictionsError(ValueError):
