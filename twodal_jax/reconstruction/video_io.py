@@ -307,5 +307,7 @@ def _reason(errors: IO[bytes]) -> str:
     """The most informative line of ffmpeg's error messages."""
     errors.seek(0)
     lines = [line.strip() for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
+    if any("matches no streams" in line or "option 'map'" in line for line in lines):
+        return "it has no moving picture"
     informative = [line for line in lines if re.search(r"(?i)error|invalid|not found|no space|no such|denied", line)]
     return re.sub(r"^\[[^]]*\]\s*", "", (informative or lines or ["no frames"])[0])
