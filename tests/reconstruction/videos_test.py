@@ -171,6 +171,17 @@ def test_coefficients_of_all_frames_are_written_when_the_overlay_fails(clip, tmp
     assert len(places(tmp_path / "out")) == FRAMES
 
 
+def test_the_frames_before_a_broken_tail_are_used_and_the_damage_reported(tmp_path):
+    with VideoWriter(tmp_path / "clip.mp4", (WIDTH, HEIGHT), 10.0) as writer:
+        for seed in range(30):
+            writer.write(np.random.default_rng(seed).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8))
+    data = (tmp_path / "clip.mp4").read_bytes()  # its table of contents comes first
+    (tmp_path / "clip.mp4").write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(VideoError, match="clip.mp4: ends early .*frames could be used"):
+        run(Video(tmp_path / "clip.mp4", "clip"), tmp_path / "out")
+    assert 10 < len(places(tmp_path / "out")) < 25
+
+
 def test_a_file_that_is_not_a_video_is_named(tmp_path):
     (tmp_path / "clip.mp4").write_text("no video")
     with pytest.raises(VideoError, match=r"clip\.mp4"):

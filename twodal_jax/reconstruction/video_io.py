@@ -21,6 +21,7 @@ import numpy as np
 
 _FALLBACK_RATE = 25.0
 _TICK = 1e-5  # seconds; the unit of times that are written
+_DAMAGE = re.compile(rb"\[in#0[^\]]*\] \[error\] (.*)")  # of the reader of the file, not of a decoder
 _FRAME_TIME = re.compile(rb"showinfo.* pts_time:\s*(\S+)")
 # Audio codecs that MP4 can hold; others are re-encoded.
 _MP4_SOUND = ("aac", "mp3", "ac3")
@@ -42,6 +43,7 @@ class VideoReader:
       sound: the audio codec, "" without sound.
       start: the time of the first frame in the file, in seconds after the start of its sound and picture.
       time: of the last frame, in seconds after the first.
+      damage: after the last frame, why the file ends early; "" where it does not.
 
     Raises:
       VideoError: the file is missing or not a video.
@@ -57,10 +59,11 @@ class VideoReader:
         # of pictures that move: a song's cover is none.
         arguments = "-map 0:V:0 -vf showinfo=checksum=0 -fps_mode passthrough -f image2pipe -c:v ppm -pix_fmt rgb24 -"
         self._process, self._errors = _start(
-            ["-v", "info", "-nostats", "-hide_banner", *_input(self.path), *arguments.split()], stdout=subprocess.PIPE
+            ["-v", "level+info", "-nostats", "-hide_banner", *_input(self.path), *arguments.split()],
+            stdout=subprocess.PIPE,
         )
         self._seconds, self._unread, self._offset = [], b"", 0
-        self._count, self.start, self.time = 0, 0.0, 0.0
+        self._count, self.start, self.time, self.damage = 0, 0.0, 0.0, ""
         self._first = self._next_frame()
         if self._first is None:
             self._process.wait()
@@ -83,6 +86,8 @@ class VideoReader:
         while frame is not None:
             yield frame
             frame = self._next_frame()
+        self._process.wait()
+        self._read_messages()
 
     def _next_frame(self) -> np.ndarray | None:
         """BGR uint8 [H, W, 3]; None at the end."""
@@ -99,11 +104,7 @@ class VideoReader:
 
     def _advance_time(self) -> None:
         """Sets the time of the next frame; one without a time follows the previous one at the mean rate."""
-        while block := os.pread(self._errors.fileno(), 1 << 16, self._offset):
-            self._offset += len(block)
-            lines = (self._unread + block).split(b"\n")
-            self._unread = lines.pop()
-            self._seconds += [float(found[1]) for line in lines if (found := _FRAME_TIME.search(line))]
+        self._read_messages()
         known = self._count < len(self._seconds) and np.isfinite(self._seconds[self._count])
         if self._count == 0:
             self.start = self._seconds[0] if known else 0.0
@@ -111,6 +112,23 @@ class VideoReader:
             follows = self.time + 1 / self.frame_rate
             self.time = max(self._seconds[self._count] - self.start, self.time + _TICK) if known else follows
         self._count += 1
+
+    def _read_messages(self) -> None:
+        """Reads ffmpeg's new messages: the times of further frames, and damage of the file."""
+        while block := os.pread(self._errors.fileno(), 1 << 16, self._offset):
+            self._offset += len(block)
+            lines = (self._unread + block).split(b"\n")
+            self._unread = lines.pop()
+            self._seconds += [_seconds(found[1]) for line in lines if (found := _FRAME_TIME.search(line))]
+            damage = next((found[1] for line in lines if (found := _DAMAGE.search(line))), b"")
+            self.damage = self.damage or damage.decode(errors="replace")
+
+
+def _seconds(text: bytes) -> float:
+    try:
+        return float(text)
+    except ValueError:  # NOPTS
+        return float("nan")
 
 
 def _input(path: pathlib.Path) -> list[str]:
@@ -310,4 +328,4 @@ def _reason(errors: IO[bytes]) -> str:
     if any("matches no streams" in line or "option 'map'" in line for line in lines):
         return "it has no moving picture"
     informative = [line for line in lines if re.search(r"(?i)error|invalid|not found|no space|no such|denied", line)]
-    return re.sub(r"^\[[^]]*\]\s*", "", (informative or lines or ["no frames"])[0])
+    return re.sub(r"^(\[[^]]*\]\s*)+", "", (informative or lines or ["no frames"])[0])

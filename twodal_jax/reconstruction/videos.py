@@ -65,8 +65,8 @@ def reconstruct_video(
       The number of frames read, and the number of frames with a face.
 
     Raises:
-      VideoError: the video cannot be read, or the overlay not written, or only without its sound; the other files are
-        written. OSError: alpha.npz was not written.
+      VideoError: the video cannot be read; or it ends early, or the overlay was not written or only without its sound,
+        and the other files are written. OSError: alpha.npz was not written.
     """
     folder = output_dir / source.name
     with open_frames(source) as frames:
@@ -121,6 +121,8 @@ def reconstruct_video(
             )
     if failed:
         raise failed[0]
+    if isinstance(frames, VideoReader) and frames.damage:
+        raise VideoError(f"{source.path}: ends early ({frames.damage}); {len(times)} frames could be used")
     return len(times), with_face
 
 
