@@ -191,7 +191,7 @@ def test_a_pillow_image_gives_the_face_of_its_file(model, picture, tmp_path):
     np.testing.assert_array_equal(by_image.alpha, by_name.alpha)
 
 
-def test_files_are_readdef test_files_are_read_and_missing_ones_named(model, picture, tmp_path):
+def test_files_are_read_and_missing_ones_named(model, picture, tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), picture)
     (by_name,) = model.reconstruct(tmp_path / "a.png", [FaceBox(BOX)])
     (by_array,) = model.reconstruct(picture, [FaceBox(BOX)])
