@@ -49,7 +49,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="centerface: faces of any pose, size and roll; face-alignment: an extra package that also gives landmarks;"
         " whole: the image is a tight crop of one face",
     )
-    add("--passes", type=at_least_one, default=3, help="forward passes for each face (default 3)")
+    add("--passes", type=at_least_one, default=2, help="forward passes for each face (default 2)")
     add("--min_confidence", type=float, default=0.4, help="faces below it are skipped (default 0.4)")
     add("--morphable_model", help="path of the checkpoint's morphable model, if it was moved")
     add("--best", action="store_true", help="the run's best checkpoint, not its last")

@@ -31,7 +31,7 @@ from twodal_jax.reconstruction.crop_window import CropWindow
 
 # Programs are compiled for these numbers of faces only; a batch is padded to the next one.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-PASSES = 3
+PASSES = 2
 
 Picture = np.ndarray | PIL.Image.Image | os.PathLike | str
 
