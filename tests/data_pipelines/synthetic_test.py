@@ -1,9 +1,10 @@
 """Synthetic faces: exact ground truth, reproducible bytes, and a third-party detector that detects them."""
 
-import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import skimage.data
+import skimage.feature
 
 from data_pipelines.sources import synthetic
 from data_pipelines.storage import prepared_dataset
@@ -131,26 +132,16 @@ def is_on_the_face(boxes, points):
     )
 
 
-@pytest.mark.parametrize(
-    "margin, size, scale_factor, smallest, largest",
-    [(20, 320, 1.05, 80, 320), (0, 120, 1.2, 60, 123)],
-    ids=["crop and margin, doubled", "crop, as in scikit-image's example"],
-)
-def test_scikit_images_cascade_detects_80_of_100_faces(margin, size, scale_factor, smallest, largest):
+def test_scikit_images_cascade_detects_90_per_cent_of_the_faces():
     """LBP frontal-face cascade, |yaw| <= 15 degrees, no occluders, any expression, any light."""
-    skimage_data = pytest.importorskip("skimage.data")
-    feature = pytest.importorskip("skimage.feature")
-    cascade = feature.Cascade(skimage_data.lbp_frontal_face_cascade_filename())
-    detected = 0
-    for i in range(100):
+    cascade = skimage.feature.Cascade(skimage.data.lbp_frontal_face_cascade_filename())
+    count, margin, detected = 200, 20, 0
+    for i in range(count):
         face = synthetic.render_face(np.random.default_rng([9, i]), max_yaw=15, margin=margin, occluders=False)
-        image = cv2.resize(face.image, (size, size), interpolation=cv2.INTER_CUBIC)
+        image = np.ascontiguousarray(face.image[..., ::-1])
         boxes = cascade.detect_multi_scale(
-            img=np.ascontiguousarray(image[..., ::-1]),
-            scale_factor=scale_factor,
-            step_ratio=1,
-            min_size=(smallest, smallest),
-            max_size=(largest, largest),
+            img=image, scale_factor=1.1, step_ratio=1, min_size=(50, 50), max_size=image.shape[:2]
         )
-        detected += is_on_the_face(boxes, size / (120 + 2 * margin) * (face.landmarks68[:, :2] + margin))
-    assert detected >= 80
+        detected += is_on_the_face(boxes, face.landmarks68[:, :2] + margin)
+    print("DETECTED", detected)
+    assert detected >= 0.9 * count
