@@ -143,5 +143,4 @@ def test_scikit_images_cascade_detects_90_per_cent_of_the_faces():
             img=image, scale_factor=1.1, step_ratio=1, min_size=(50, 50), max_size=image.shape[:2]
         )
         detected += is_on_the_face(boxes, face.landmarks68[:, :2] + margin)
-    print("DETECTED", detected)
     assert detected >= 0.9 * count
