@@ -7,6 +7,7 @@ from twodal_jax import __version__
 
 COMMANDS = {
     "reconstruct": ("scripts.reconstruct", "faces of photos, films and cameras in 3D"),
+    "app": ("scripts.app", "a page on this machine that does the same"),
     "train": ("twodal_jax.main", "train a network from a config"),
     "prepare-data": ("scripts.prepare_data", "prepare a data set for training"),
     "show-batch": ("scripts.show_batch", "draw what training sees"),
