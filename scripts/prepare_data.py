@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--detect",
         choices=DETECTORS,
-        help="mat, umdfaces: detect 68 landmarks during preparation (pip install -r requirements-landmarks.txt)",
+        help="mat, umdfaces: detect 68 landmarks during preparation (extra [landmarks])",
     )
     parser.add_argument(
         "--ready_crops",

@@ -33,7 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default="photos",
         help="photos (the default) or free, the networks of the package; a weights file; or the --workdir of a run",
     )
-    add("--output_dir", required=True, type=pathlib.Path, help="made if missing")
+    add("--output_dir", default="out", type=pathlib.Path, help="made if missing (default out)")
     add(
         "--outputs",
         default="",

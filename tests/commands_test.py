@@ -24,6 +24,7 @@ from helpers_run import ROOT
 from ml_collections import config_flags
 
 from configs import paper
+from twodal_jax import cli, main
 from twodal_jax.distributed import cluster
 from twodal_jax.training import builder
 
@@ -65,7 +66,12 @@ COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands_
 
 
 def own_command(command):
-    """(module, arguments) of `python -m MODULE ...` in a command, also after a launcher; None where there is none."""
+    """(module, arguments) of `python -m MODULE ...` in a command, also after a launcher, or of `twodal NAME ...`;
+    None where there is none.
+    """
+    if command.startswith("twodal "):
+        name, *arguments = shlex.split(command)[1:]
+        return cli.COMMANDS[name][0], arguments
     found = re.search(r"python -m ([\w.]+)(.*)", command.replace("'", "") if command.startswith("gcloud") else command)
     return found and (found[1], shlex.split(found[2]))
 
@@ -103,11 +109,10 @@ def check_argparse(module, arguments, monkeypatch):
 
 def check_training(arguments):
     """Builds the config with all overrides: each field must exist and accept its value."""
-    importlib.import_module("twodal_jax.main")
     names = {flag.name for flag in flags.FLAGS.get_flags_for_module("twodal_jax.main")}
     assert names == {"config", "workdir"}
     values = flags.FlagValues()
-    argv = ["main", *arguments]
+    argv = ["main", *map(main.with_config_path, arguments)]
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     assert values(argv) == ["main"] and values.workdir
@@ -155,9 +160,11 @@ def check_make(arguments):
 
 
 def check_pip(arguments):
-    """A requirements file exists; a pinned package has the version of requirements.txt."""
+    """A requirements file exists; a pinned package has the version of requirements.txt; extras are the package's."""
     if arguments[0] == "-r":
         assert (ROOT / arguments[1]).is_file()
+    elif arguments[0].startswith("."):
+        assert arguments[0] == "." or arguments[0][2:-1] in cli.EXTRAS.values()
     else:
         pin = re.sub(r"\[\w+\]", "", arguments[0])
         assert re.search(rf"^{re.escape(pin)}\s", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M)

@@ -33,6 +33,7 @@ LAYERS = (
     "data_pipelines.test_sets",
     "data_pipelines.training_data",
     "twodal_jax.main",
+    "twodal_jax.cli",
 )
 # The modules of training, which only `data_pipelines.training_data` may import in data_pipelines.
 TRAINING = {"twodal_jax.training.state", "twodal_jax.training.step", "twodal_jax.train"}

@@ -167,7 +167,7 @@ def test_the_installed_commands_work_in_an_empty_folder_with_the_core_requiremen
         assert {"viewer.html", "face_0.glb", "landmarks.csv"} <= {path.name for path in (here / "out" / name).iterdir()}
     for command, extra in (
         (("train", "--config=demo", "--workdir=run"), "train"),
-        (("prepare-data", "synthetic_annotated", "--output=faces", "--limit=2"), "data"),
+        (("prepare-data", "tfds_300w_lp", "--input=.", "--output=faces", "--morphable_model=builtin"), "data"),
         (("reconstruct", "png.png", "--output_dir=out", "--detector=face-alignment"), "landmarks"),
         (("app",), "app"),
     ):

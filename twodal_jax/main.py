@@ -103,11 +103,12 @@ def with_config_path(argument: str) -> str:
     """`--config=demo` or `--config=configs/demo.py:plain` with the installed file where no such file is here."""
     flag, _, value = argument.partition("=")
     path, colon, variant = value.partition(":")
-    if flag not in ("--config", "-config") or not path or pathlib.Path(path).is_file():
+    name = re.fullmatch(r"(?:configs/)?(\w+?)(?:\.py)?", path)
+    if flag not in ("--config", "-config") or not name or pathlib.Path(path).is_file():
         return argument
     package = importlib.util.find_spec("configs")
     folders = [pathlib.Path(folder) for folder in package.submodule_search_locations] if package else []
-    found = [file for folder in folders if (file := folder / f"{pathlib.Path(path).stem}.py").is_file()]
+    found = [file for folder in folders if (file := folder / f"{name[1]}.py").is_file()]
     return f"{flag}={found[0]}{colon}{variant}" if found else argument
 
 

@@ -96,7 +96,7 @@ def _import_beam() -> Any:
         import apache_beam.options.pipeline_options
     except ImportError as error:
         raise ImportError(
-            f"preparing with several processes needs Apache Beam: pip install apache-beam, or give"
+            f'preparing with several processes needs Apache Beam: pip install "twodal_jax[data]", or give'
             f" --workers=1 ({error})"
         ) from None
     finally:

@@ -112,9 +112,7 @@ def _open_builder(data_dir: os.PathLike | str):
     try:
         import tensorflow_datasets as tfds
     except ImportError:
-        raise SourceError(
-            "tensorflow_datasets is not installed: pip install tensorflow-datasets tensorflow-cpu"
-        ) from None
+        raise SourceError('tensorflow_datasets is not installed: pip install "twodal_jax[data]"') from None
     try:
         builder = tfds.builder(BUILDER, data_dir=os.fspath(data_dir))
         prepared = bool(builder.info.splits)

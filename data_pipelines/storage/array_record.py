@@ -30,8 +30,8 @@ def tensorflow_on_cpu() -> Any:
         import tensorflow as tf
     except ImportError:
         raise ImportError(
-            "format array_record needs TensorFlow: pip install tensorflow-cpu array-record, or"
-            " prepare the data with --format=arrays, which needs NumPy alone"
+            'format array_record needs TensorFlow: pip install "twodal_jax[data]", or prepare the data with'
+            " --format=arrays, which needs NumPy alone"
         ) from None
     # RuntimeError: the caller has started TensorFlow already, with its own devices.
     with contextlib.suppress(RuntimeError):
@@ -65,7 +65,7 @@ def shard_writer(path: os.PathLike | str) -> Iterator[Callable[[bytes], Any]]:
         from array_record.python import array_record_module
     except ImportError:
         raise ImportError(
-            "format array_record needs ArrayRecord: pip install array-record, or prepare the data with"
+            'format array_record needs ArrayRecord: pip install "twodal_jax[data]", or prepare the data with'
             " --format=arrays, which needs NumPy alone"
         ) from None
     writer = array_record_module.ArrayRecordWriter(os.fspath(path), WRITER_OPTIONS)

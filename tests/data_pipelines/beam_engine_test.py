@@ -146,7 +146,7 @@ def test_an_error_of_a_worker_ends_the_run_with_its_message(faces, tmp_path):
 
 def test_without_beam_one_worker_prepares_and_two_name_the_package(faces, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    with pytest.raises(ImportError, match="pip install apache-beam, or give --workers=1"):
+    with pytest.raises(ImportError, match=r'pip install "twodal_jax\[data\]", or give --workers=1'):
         prepare.prepare(umdfaces(faces[0]), tmp_path / "out", shards=2, engine=BeamEngine(workers=2))
     prepare.prepare(umdfaces(faces[0]), tmp_path / "out", shards=2, engine=BeamEngine(workers=1))
     assert prepared_dataset.open_prepared(tmp_path / "out").count == COUNT - len(BROKEN)

@@ -83,7 +83,7 @@ def test_faces_are_detected_during_preparation(folder, tmp_path, monkeypatch, ca
     assert f"none of 5 faces could be used: {NO_DETECTION} (5)" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "face_alignment", None)
     assert run_prepare_data("umdfaces", folder, tmp_path / "out", "--detect=face-alignment") == 1
-    assert "pip install -r requirements-landmarks.txt" in capsys.readouterr().err
+    assert 'pip install "twodal_jax[landmarks]"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

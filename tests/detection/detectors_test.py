@@ -137,5 +137,5 @@ def test_face_alignment_gives_trainings_boxes_and_the_heatmaps_landmarks(frontal
 
 def test_a_missing_face_alignment_package_is_reported_with_its_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "face_alignment", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install -r requirements-landmarks.txt"):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "twodal_jax\[landmarks\]"'):
         detectors.FaceAlignmentDetector()

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import time
 import urllib.error
 import urllib.request
 
@@ -71,7 +72,9 @@ def test_the_page_shows_the_face_and_reaches_no_other_machine(files, tmp_path):
         assert {request for request in browser.requests if not request.startswith((address, "blob:"))} == set()
 
 
-def wait_for(browser, expression):
+def wait_for(browser, expression, seconds=300):
     """Waits until a JavaScript expression is true."""
-    found = "(resolve => { const look = () => %s ? resolve(true) : setTimeout(look, 100); look(); })" % expression
-    browser.run(f"new Promise({found})")
+    deadline = time.monotonic() + seconds
+    while not browser.run(f"Boolean({expression})"):
+        assert time.monotonic() < deadline, expression
+        time.sleep(0.1)

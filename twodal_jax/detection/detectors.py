@@ -40,8 +40,7 @@ class FaceAlignmentDetector:
             import face_alignment
         except ImportError as error:
             raise ModuleNotFoundError(
-                "The detector face-alignment needs an optional package:"
-                f" pip install -r requirements-landmarks.txt ({error})"
+                f'The detector face-alignment needs an extra: pip install "twodal_jax[landmarks]" ({error})'
             ) from None
         self.min_score = min_score
         self._network = face_alignment.FaceAlignment(

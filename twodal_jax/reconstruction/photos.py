@@ -164,4 +164,4 @@ def _write(photo: Photo, image: np.ndarray, faces: list[Face], surface: Surface,
 def _reason_for_none(boxes: Sequence[FaceBox], min_confidence: float) -> str:
     if boxes:
         return f"{len(boxes)} possible face(s), none with a confidence of {min_confidence:g} (--min_confidence)"
-    return "no face found; give --boxes or --landmarks, or try --detector=any_way_up or face-alignment"
+    return "no face found; give --boxes or --landmarks, or try --detector=face-alignment"
