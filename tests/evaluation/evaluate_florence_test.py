@@ -203,10 +203,10 @@ def test_vertices_off_the_surface_have_that_distance_as_error(head, target, mode
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_fitted_model_gives_the_interocular_distance_within_3_per_cent(model, seed):
-    """For heads of random shape and expression, slightly turned, seen from the front, with noise, shuffled."""
+    """For neutral heads of random shape, slightly turned, seen from the front, with noise and shuffled points."""
     rng = np.random.default_rng(seed)
-    alpha = rng.normal(size=50) * np.asarray(model.alpha_std)[12:] + np.asarray(model.alpha_mean)[12:]
-    points = np.asarray(model.mean, np.float64).T + np.einsum("k,kcn->nc", alpha, np.asarray(model.basis))
+    points = np.asarray(model.mean, np.float64).T
+    points = points + np.einsum("k,kcn->nc", rng.normal(size=40), np.asarray(model.basis)[:40])
     mean = np.asarray(model.mean).T[np.asarray(model.landmark_indices)[[36, 45]]]
     points *= 90.0 / np.linalg.norm(mean[0] - mean[1])
     eyes = points[np.asarray(model.landmark_indices)[[36, 45]]]
