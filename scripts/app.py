@@ -85,7 +85,13 @@ def make_server(model, surface, folder: pathlib.Path):
     server.mount("/written", StaticFiles(directory=folder))
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # Gradio's own come from Google
     return gr.mount_gradio_app(
-        server, page, "/", allowed_paths=[str(folder)], theme=gr.themes.Default(**fonts), footer_links=[], ssr_mode=False
+        server,
+        page,
+        "/",
+        allowed_paths=[str(folder)],
+        theme=gr.themes.Default(**fonts),
+        footer_links=[],
+        ssr_mode=False,
     )
 
 

@@ -157,9 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         " beside annotations.npz)",
     )
     parser.add_argument(
-        "--detect",
-        choices=DETECTORS,
-        help="mat, umdfaces: detect 68 landmarks during preparation (extra [landmarks])",
+        "--detect", choices=DETECTORS, help="mat, umdfaces: detect 68 landmarks during preparation (extra [landmarks])"
     )
     parser.add_argument(
         "--ready_crops",
