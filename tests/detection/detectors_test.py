@@ -90,6 +90,14 @@ def test_faces_of_a_large_picture_are_detected_in_a_reduced_copy(frontal):
     assert_detected(found, [truth * 4 + [1.5, 1.5, 0]], [0])
 
 
+def test_tiny_faces_of_a_large_picture_are_detected_once_also_where_tiles_meet(frontal):
+    picture = plain(1500, 3000)
+    places = [(200, 300), (1200, 600), (900, 1200), (2970, 1470)]  # the second and third on borders of tiles
+    expected = [paste(picture, face, place, 0.35, 0) for face, place in zip(frontal, places)]
+    assert max(side for *_, side in expected) * 960 / 3000 < 20  # pixels of the first copy
+    assert_detected(centerface.CenterFaceDetector().detect(picture), expected, [0] * 4)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (24, 24), (3, 2000), (400, 300)])
 def test_uniform_pictures_have_no_detections(shape):
     for value in (0, 255, 128):
