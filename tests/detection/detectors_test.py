@@ -1,5 +1,6 @@
 """Detectors: each face is detected once, at any size, roll and brightness."""
 
+import os
 import sys
 
 import cv2
@@ -122,6 +123,16 @@ def test_the_astronauts_face_is_detected():
     for x, y in ((205, 104), (246, 104), (225, 147)):
         assert (face.roi_box[:2] < [x, y]).all() and ([x, y] < face.roi_box[2:]).all()
     assert 90 < face.roi_box[2] - face.roi_box[0] < 150 and abs(face.roll_degrees) < 16
+
+
+@pytest.mark.skipif("TWODAL_DATA_DIR" not in os.environ, reason="TWODAL_DATA_DIR is not set")
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_both_faces_of_a_photo_are_detected_with_their_roll_however_the_photo_is_turned(quarters):
+    image = cv2.imread(os.path.join(os.environ["TWODAL_DATA_DIR"], "photos", "two_faces.jpg"))
+    found = centerface.CenterFaceDetector().detect(np.ascontiguousarray(np.rot90(image, quarters)))
+    assert len(found) == 2
+    for face in found:
+        assert abs((face.roll_degrees + 90 * quarters + 180) % 360 - 180) < 30
 
 
 @pytest.mark.filterwarnings("error")

@@ -30,6 +30,7 @@ _MIN_SIDE = 256  # of the searched copy; smaller pictures are enlarged
 _SAME_FACE = 0.5  # share of the smaller box that two detections of one face have in common
 # A face with a larger roll is searched again in the picture turned by a right angle: there its landmarks are better.
 _MAX_UPRIGHT_ROLL = 50.0
+_CHECKED_SIDE = 160  # pixels of the crop, twice the face, in which a face is checked for being upside down
 # Share of the brightness range below which a picture without a face is searched again with its contrast stretched.
 _LOW_CONTRAST = 0.75
 # A large picture is searched again in tiles of a copy larger by this factor, unless the first copy shows a crop box of
@@ -89,7 +90,8 @@ class CenterFaceDetector:
         """Upright faces, or else the faces of the quarter turn that shows the most certain upright ones."""
         hits = self._hits(image)
         rolls = roll_of(hits.landmarks)
-        if not self.any_roll or (np.abs(rolls) < _MAX_UPRIGHT_ROLL).any():
+        upright = np.flatnonzero(np.abs(rolls) < _MAX_UPRIGHT_ROLL)
+        if not self.any_roll or (len(upright) and not self._is_upside_down(image, hits, upright[0])):
             return _face_boxes(hits, rolls)
         best, best_score = _face_boxes(hits, rolls), 0.0
         for quarters in (1, 2, 3):
@@ -101,12 +103,22 @@ class CenterFaceDetector:
                 best, best_score = _face_boxes(kept, roll_of(kept.landmarks)), score
         return best
 
-    def _hits(self, image: np.ndarray) -> Hits:
+    def _is_upside_down(self, image: np.ndarray, hits: Hits, k: int) -> bool:
+        """Whether upright detection k is more certain upside down: eyes that are a mouth may pass for a face."""
+        low, high = hits.boxes[k].reshape(2, 2)
+        centre, scale = (low + high) / 2, _CHECKED_SIDE / 2 / np.sqrt(np.prod(high - low))
+        matrix = cv2.getRotationMatrix2D(centre.tolist(), 180.0, float(scale))
+        matrix[:, 2] += _CHECKED_SIDE / 2 - centre
+        turned = self._hits(cv2.warpAffine(image, matrix, (_CHECKED_SIDE, _CHECKED_SIDE)), min_side=_CHECKED_SIDE)
+        is_upright = np.abs(roll_of(turned.landmarks)) < _MAX_UPRIGHT_ROLL
+        return bool((turned.scores[is_upright] > hits.scores[k]).any())
+
+    def _hits(self, image: np.ndarray, min_side: int = _MIN_SIDE) -> Hits:
         """Detections in a picture as it is, in its own pixels."""
         if self._network is None:
             # OpenCV 5's classic engine gives other scores once the size of its input changes.
             self._network = cv2.dnn.readNetFromONNX(str(FILE))
-        scale = max(1.0, min(_MIN_SIDE / max(image.shape[:2]), 4.0))
+        scale = max(1.0, min(min_side / max(image.shape[:2]), 4.0))
         size = [max(round(side * scale / _MULTIPLE), 1) * _MULTIPLE for side in image.shape[1::-1]]
         self._network.setInput(cv2.dnn.blobFromImage(cv2.resize(image, size), swapRB=True))
         hits = decode(*self._network.forward(_OUTPUTS), self.min_score)
