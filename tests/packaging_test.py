@@ -143,35 +143,27 @@ def test_the_wheel_has_every_file_of_the_packages(installed):
 def test_the_installed_commands_work_in_an_empty_folder_with_the_core_requirements(installed, tmp_path):
     import pillow_heif
     from helpers_pictures import group_photo
-    from helpers_run import save_untrained_run, tiny_config
     from PIL import Image
 
-    from twodal_jax.checkpointing import trained_model
-
-    run, here = tmp_path / "run", tmp_path / "here"
-    here.mkdir()
-    changes = {"morphable_model": "builtin", "regressor.name": "resnet18", "regressor.zero_head": False}
-    save_untrained_run(run, trained_model.load_morphable_model("builtin"), tiny_config(**changes))
-    weights = run / "tiny.safetensors"
-    weights.write_bytes(trained_model.to_weights(trained_model.load(run)))
     picture = Image.fromarray(group_photo(0, [200])[0][..., ::-1])
-    picture.save(here / "png.png")
-    pillow_heif.from_pillow(picture).save(here / "phone.heic")
+    picture.save(tmp_path / "png.png")
+    pillow_heif.from_pillow(picture).save(tmp_path / "phone.heic")
 
-    assert "reconstruct" in twodal(installed[1], here, "--help").stdout
-    assert twodal(installed[1], here, "--version").stdout == f"twodal_jax {PROJECT['version']}\n"
-    command = ("reconstruct", "png.png", "phone.heic", "--output_dir=out", "--outputs=all", "--min_confidence=0")
-    process = twodal(installed[1], here, *command, f"--checkpoint={weights}")
+    assert "reconstruct" in twodal(installed[1], tmp_path, "--help").stdout
+    assert twodal(installed[1], tmp_path, "--version").stdout == f"twodal_jax {PROJECT['version']}\n"
+    process = twodal(installed[1], tmp_path, "reconstruct", "png.png", "phone.heic", "--outputs=all")
     assert process.returncode == 0 and "2 face(s) in 2 photo(s)" in process.stderr, process.stderr
     for name in ("png", "phone"):
-        assert {"viewer.html", "face_0.glb", "landmarks.csv"} <= {path.name for path in (here / "out" / name).iterdir()}
+        assert {"viewer.html", "face_0.glb", "landmarks.csv"} <= {
+            path.name for path in (tmp_path / "out" / name).iterdir()
+        }
     for command, extra in (
         (("train", "--config=demo", "--workdir=run"), "train"),
         (("prepare-data", "tfds_300w_lp", "--input=.", "--output=faces", "--morphable_model=builtin"), "data"),
         (("reconstruct", "png.png", "--output_dir=out", "--detector=face-alignment"), "landmarks"),
         (("app",), "app"),
     ):
-        process = twodal(installed[1], here, *command)
+        process = twodal(installed[1], tmp_path, *command)
         lines = process.stderr.strip().splitlines()
         assert process.returncode == 1 and f'pip install "twodal_jax[{extra}]"' in lines[-1], process.stderr
         assert "Traceback" not in process.stderr

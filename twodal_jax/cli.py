@@ -49,7 +49,7 @@ def main() -> None:
 
 # Imported package -> extra of pyproject.toml that brings it.
 EXTRAS = {
-    **dict.fromkeys(("matplotlib", "jinja2", "tensorboardX"), "train"),
+    **dict.fromkeys(("matplotlib", "jinja2", "markupsafe", "tensorboardX"), "train"),
     **dict.fromkeys(("tensorflow", "tensorflow_datasets", "array_record", "apache_beam"), "data"),
     "face_alignment": "landmarks",
     "gradio": "app",
