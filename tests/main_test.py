@@ -57,8 +57,13 @@ def test_the_plain_variant_does_not_need_wild_faces(refused):
         (["--config=configs/demo.py", "--config.stage1.steps=abc"], "--config.stage1.steps=abc: invalid literal"),
         (["--config=configs/demo.py", "--config.seed=2", "--config.self_critic=maybe"], "--config.self_critic=maybe"),
         (["--config=configs/demo.py", "--config.seed=2", "--nosuch=3"], "nosuch"),
-        (["--config=configs/demoo.py"], "--config=configs/demoo.py: no such file; there are configs/aflw.py"),
-        (["--config=demo", "--config.seed=2"], "--config=demo: no such file; there are configs/aflw.py"),
+        (
+            ["--config=configs/demoo.py"],
+            "--config=configs/demoo.py: no such file; there are aflw, builtin, demo, paper",
+        ),
+        (["--config=demo", "--config.sed=3"], 'Did you mean "seed"'),
+        (["--config", "aflw:plain", "--config.sed=3"], 'Did you mean "seed"'),
+        (["--config=elsewhere/demo.py", "--config.seed=2"], "--config=elsewhere/demo.py: no such file; there are aflw"),
     ],
 )
 def test_a_mistyped_field_value_flag_or_file_is_named_in_one_message(refused, flags, message):

@@ -26,6 +26,8 @@ CORE = list(map(Requirement, PROJECT["dependencies"]))
 EXTRAS = {name: list(map(Requirement, texts)) for name, texts in PROJECT["optional-dependencies"].items()}
 # Only for building the viewer's program, which the wheel has.
 NOT_IN_WHEEL = {f"twodal_jax/viewer/{name}" for name in ("build.sh", "package.json", "package-lock.json")}
+# Packages that always come with another one.
+PART_OF = {"markupsafe": ["jinja2"], "fastapi": ["gradio"], "starlette": ["gradio"], "uvicorn": ["gradio"]}
 # Packages of requirements-onnx.txt, which do not go together with the core's.
 ONNX = {"jax2onnx", "onnx", "onnxruntime"}
 
@@ -73,7 +75,7 @@ def imported_packages():
 
 
 def test_every_imported_package_is_a_requirement_and_messages_name_its_extra():
-    distributions = importlib.metadata.packages_distributions() | {"markupsafe": ["jinja2"]}  # a part of Jinja
+    distributions = importlib.metadata.packages_distributions() | PART_OF
     for module, path in imported_packages().items():
         owners = {canonicalize_name(name) for name in distributions.get(module, [module])}
         extras = {extra for extra, requirements in EXTRAS.items() if owners & names(requirements)}

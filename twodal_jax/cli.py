@@ -52,7 +52,7 @@ EXTRAS = {
     **dict.fromkeys(("matplotlib", "jinja2", "markupsafe", "tensorboardX"), "train"),
     **dict.fromkeys(("tensorflow", "tensorflow_datasets", "array_record", "apache_beam"), "data"),
     "face_alignment": "landmarks",
-    "gradio": "app",
+    **dict.fromkeys(("gradio", "fastapi", "starlette", "uvicorn"), "app"),
 }
 
 

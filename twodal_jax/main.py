@@ -115,7 +115,9 @@ def with_config_path(argument: str) -> str:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags as absl does; a wrong flag, field, value or config file ends in one message."""
     try:
-        rest = flags.FLAGS([with_config_path(argument) for argument in argv])
+        words = iter(argv)
+        argv = [f"{word}={next(words, '')}" if word in ("--config", "-config") else word for word in words]
+        rest = flags.FLAGS([with_config_path(word) for word in argv])
         _CONFIG.value.to_dict()  # raises the errors of reading the file
         return rest
     except flags.Error as error:
@@ -127,7 +129,7 @@ def parse_flags(argv: list[str]) -> list[str]:
             raise
         folder = pathlib.Path(with_config_path("--config=paper").partition("=")[2]).parent
         files = sorted(folder.glob("*.py"))
-        known = ", ".join(str(path) for path in files if "def get_config" in path.read_text(encoding="utf-8"))
+        known = ", ".join(path.stem for path in files if "def get_config" in path.read_text(encoding="utf-8"))
         fail(f"--config={name}: no such file" + (f"; there are {known}" if known else f" ({error})"))
     except (AttributeError, KeyError) as error:
         while error.args and isinstance(error.args[0], Exception):
