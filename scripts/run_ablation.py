@@ -26,6 +26,7 @@ from scripts.ablation_table import Finished
 from scripts.option_types import at_least_one, comma_list
 from twodal_jax.evaluation.held_out import DETECTED, EMPTY
 from twodal_jax.io.text import write_json, write_text
+from twodal_jax.main import with_config_path
 from twodal_jax.training import metric_logger
 
 ROWS = "base,base+reproj,ss,sc,ss+sc,no-2d-con,no-3d-con,no-cyc,no-sc,3ddfa,defa"
@@ -127,6 +128,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options.extra = own[end + 1 :]
     if canonical(options.reference) not in VARIANTS:
         parser.error(f"--reference: expected one of {known}, got {options.reference!r}")
+    options.config = with_config_path(f"--config={options.config}").partition("=")[2]
     if not pathlib.Path(options.config).is_file():
         parser.error(f"--config: no such file: {options.config}")
     return options
