@@ -79,7 +79,7 @@ class ProfiledFaces:
             raise SourceError(f"margin: at most {source.margin}, the margin of {source.description}; got {margin}")
         if not model.num_vertices:
             raise SourceError("the morphable model has no mesh, which profiling needs")
-        self.source, self.model, self.margin = source, model, margin
+        self.source, self.model, self.margin, self.notes = source, model, margin, source.notes
         self.steps = tuple(steps) if steps else None
         self.copies = len(self.steps) if self.steps else copies
         self.pitch, self.seed = pitch, seed
@@ -224,6 +224,8 @@ class ProfiledFaces:
 
 class PreparedFaces:
     """A prepared annotated set as a source (`sources.base.FaceSource`); for `ProfiledFaces`."""
+
+    notes = ()
 
     def __init__(self, folder: os.PathLike | str):
         self._set = open_prepared(folder, kind="annotated")
