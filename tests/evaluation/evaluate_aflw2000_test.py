@@ -217,7 +217,7 @@ def test_a_checkpoint_of_another_morphable_model_is_measured_by_its_landmarks(fo
     other = helpers_model.tiny_model()
     assert not same_mesh(other, MODEL)
     save_morphable_model(tmp_path / "other.npz", other.replace(has_whitening=False))
-    config = tiny_config(morphable_model=str(tmp_path / "other.npz"))
+    config = tiny_config(**{"morphable_model": str(tmp_path / "other.npz"), "regressor.name": "resnet18"})
     (tmp_path / "run").mkdir()
     save_untrained_run(tmp_path / "run", other, config)
     np.savez(tmp_path / "marks.npz", name=np.array(truth.keys), landmarks68=np.swapaxes(truth.landmarks68, 1, 2))

@@ -5,18 +5,20 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from twodal_jax.evaluation import icp
-from twodal_jax.face_models.load import load_morphable_model
+from twodal_jax.face_models import cc0_head
 from twodal_jax.rendering import shading
 
 
 @pytest.fixture(scope="module")
 def face():
-    """(points [N, 3] about 100 wide, unit normals [N, 3]) of the built-in face."""
-    model = load_morphable_model("builtin")
+    """(points [N, 3] about 100 wide, unit normals [N, 3]) of the built-in face without its inside."""
+    head = cc0_head.load()
+    model, inside = head.model, ("mouth_inside", "teeth", "tongue", "sclera", "iris", "pupil")
     points = np.asarray(model.mean, np.float64).T
     points = (points - points.mean(axis=0)) * (100.0 / np.ptp(points[:, 0]))
     normals = shading.vertex_normals(points.astype(np.float32), np.asarray(model.triangles))
-    return points, np.asarray(normals, np.float64)
+    skin = sum(head.masks[name] for name in inside) < 0.5
+    return points[skin], np.asarray(normals, np.float64)[skin]
 
 
 def random_motion(degrees, seed):

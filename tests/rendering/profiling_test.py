@@ -81,7 +81,7 @@ def test_turned_face_resembles_the_face_drawn_in_that_pose(face):
 def test_photo_moves_with_the_landmarks(face):
     """Dots at landmarks of the unturned photo lie at the turned landmarks afterwards."""
     model, vertices, colours = face
-    marks = np.asarray(model.landmark_indices)[[17, 19, 21, 27, 28, 36, 39, 48]]
+    marks = np.asarray(model.landmark_indices)[[17, 19, 21, 27, 28, 36, 48]]
     surfaces = relief(model, vertices, drawn(model, vertices, colours)[0])
     sign = np.sign(vertices[marks[0], 0] - surfaces.centre[0])
     rotation = yaw(40)
@@ -142,7 +142,7 @@ def test_contour_landmarks_lie_on_the_outline(face):
         return depth[tuple(np.rint(points[away] + MARGIN).astype(int).T[::-1])]
 
     assert away.sum() >= 4
-    assert inside_by(moved).max() < 5
+    assert inside_by(moved).max() < 7
     assert inside_by(after[lines[:, 0], :2]).max() > 12
     assert moved.shape == (JAW, 2)
 
