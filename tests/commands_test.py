@@ -24,6 +24,7 @@ from helpers_run import ROOT
 from ml_collections import config_flags
 
 from configs import paper
+from data_pipelines.sources.joined import split_folders
 from twodal_jax import cli, main
 from twodal_jax.distributed import cluster
 from twodal_jax.training import builder
@@ -293,14 +294,15 @@ def copy_few_images(source, folder, table):
 def use_few_faces(config, folder):
     """Replaces the data of a config by a few faces: of the data it makes its sets from, else of the built-in model."""
     for number, spec in enumerate(config.data.values()):
-        if spec.make and not os.path.exists(spec.input):
+        sources = [pathlib.Path(part) for part in split_folders(spec.input)]
+        if spec.make and not all(source.exists() for source in sources):
             pytest.skip(f"{spec.input} does not exist; set TWODAL_DATA_DIR")
         if spec.make:
-            source = pathlib.Path(spec.input)
             table = "annotations.npz" if spec.source == "mat" else "landmarks21.csv"
-            if not (folder / source.name).is_dir():
-                copy_few_images(source, folder / source.name, table)
-            spec.input = str(folder / source.name)
+            for source in sources:
+                if not (folder / source.name).is_dir():
+                    copy_few_images(source, folder / source.name, table)
+            spec.input = ",".join(str(folder / source.name) for source in sources)
         else:
             config.morphable_model = "builtin"
             spec.update(paper.data_set("", source="synthetic", count=4, seed=number))

@@ -33,6 +33,7 @@ class JoinedFaces:
                     f" {sources[0].description}: {self.kind} with {self.margin}; prepare them apart"
                 )
         self.description = " + ".join(source.description for source in sources)
+        self.notes = [f"{source.description}: {note}" for source in sources for note in source.notes]
         self._ends = np.cumsum([len(source) for source in sources])
 
     def __len__(self) -> int:

@@ -286,5 +286,9 @@ def test_folders_between_commas_are_one_set_in_their_order(tmp_path):
     assert len(source) == 5 and [face["name"] for face in source.faces(0, 99)] == names
     assert [face["name"] for face in source.faces(1, 3)] == names[1:3]
     assert source.fingerprint() != open_source("wild_csv", tmp_path / "one").fingerprint()
+    assert source.notes == []
+    (tmp_path / "two" / "._l.csv").write_bytes(b"x")
+    (note,) = open_source("wild_csv", f"{tmp_path / 'one'},{tmp_path / 'two'}").notes
+    assert note.startswith("wild_csv:two/l.csv: ignored 1 file(s)")
     with pytest.raises(SourceError, match="three: no such folder"):
         open_source("wild_csv", f"{tmp_path / 'one'},{tmp_path / 'three'}")
