@@ -118,8 +118,7 @@ def load(
 
 def to_weights(trained: TrainedModel) -> bytes:
     """The content of a weights file (`checkpointing.weights`)."""
-    config = ml_collections.ConfigDict(trained.config.to_dict())
-    return weights.pack(config, whitening_of(trained.model), trained.regressor.variables, trained.step)
+    return weights.pack(trained.config, whitening_of(trained.model), trained.regressor.variables, trained.step)
 
 
 def _load_weights(path: pathlib.Path, morphable_model: os.PathLike | str | None) -> TrainedModel:

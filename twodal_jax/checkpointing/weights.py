@@ -94,8 +94,7 @@ def variables_for(regressor, arrays: dict[str, np.ndarray], path: pathlib.Path) 
     if expected != found:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise CheckpointError(f"{path}: {len(wrong)} arrays do not fit its config, such as {wrong[0]}.")
-    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
-    return jax.tree_util.tree_unflatten(tree, [arrays[_name(keys)] for keys, _ in leaves])
+    return jax.tree_util.tree_map_with_path(lambda keys, _: arrays[_name(keys)], shapes)
 
 
 def _half(array: Any) -> np.ndarray:
