@@ -29,14 +29,13 @@ class Surface:
     @functools.cached_property
     def uv_map(self):
         """`rendering.uv.UvMap`: the mesh with copies of the vertices at the texture's seams."""
-        from twodal_jax.face_models import cc0_head
         from twodal_jax.rendering import uv
 
-        if self._uv is None and (head := cc0_head.head_of(self.triangles)):
-            return uv.of_corners(head.uv, self.triangles)
-        return uv.split_seam(
-            uv.cylinder_uv(self.mean, self.triangles) if self._uv is None else self._uv, self.triangles
-        )
+        if self._uv is not None:
+            return uv.split_seam(self._uv, self.triangles)
+        if self._head is not None:
+            return uv.of_corners(self._head.uv, self.triangles)
+        return uv.split_seam(uv.cylinder_uv(self.mean, self.triangles), self.triangles)
 
     @functools.cached_property
     def _head(self):
