@@ -7,6 +7,7 @@ are in its model frame (metres). Amounts and frequencies are choices of ours.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from twodal_jax.face_models import cc0_head
 from twodal_jax.face_models.cc0_head import Cc0Head
 from twodal_jax.rendering import shading
+from twodal_jax.rendering.shading import smooth_step
 
 # Skin is the dermis seen through melanin and blood, whose absorption in red, green and blue is relative to melanin's
 # in red and to haemoglobin's in green.
@@ -35,7 +37,7 @@ _IRISES = np.array(  # dark brown, brown, hazel, green, blue, grey
     ]
 )
 _OCCLUSION_DIRECTIONS = 48
-# Upper border of a full beard: degrees from the middle of the face around the vertical axis, metres above the pupils.
+# Upper border of a full beard, and the hairline; see `height_above_line`.
 _BEARD_TOP = (
     (0, -0.049),
     (14, -0.053),
@@ -47,7 +49,7 @@ _BEARD_TOP = (
     (80, 0.0),
 )
 
-HAIRLINE = (  # of `height_above_hairline`
+HAIRLINE = (
     *((0, 0.064), (25, 0.064), (40, 0.058), (52, 0.040), (62, 0.022), (72, 0.012), (84, -0.002), (95, -0.010)),
     *((110, -0.030), (130, -0.052), (155, -0.062), (180, -0.064)),
 )
@@ -171,11 +173,6 @@ class _Places(NamedTuple):
     waves: np.ndarray
 
 
-def _step(value: np.ndarray, start: float, end: float) -> np.ndarray:
-    t = np.clip((value - start) / (end - start), 0, 1)
-    return t * t * (3 - 2 * t)
-
-
 def _distance(points: np.ndarray, line: np.ndarray) -> np.ndarray:
     """Distance [N] of points [N, 3] from an open polyline [K, 3]."""
     nearest = np.full(len(points), np.inf)
@@ -207,8 +204,11 @@ def _ambient_occlusion(mean: np.ndarray, triangles: np.ndarray, normals: np.ndar
     return (seen / np.maximum(total, 1e-6)).astype(np.float32)
 
 
-def height_above_hairline(mean: np.ndarray, line) -> np.ndarray:
-    """Metres [N] above a hairline of (degrees from the middle of the face, height above the pupils) points."""
+def height_above_line(mean: np.ndarray, line: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Height [N] of points [N, 3] above a line around the head, metres.
+
+    line: (degrees from the middle of the face around the vertical axis, metres above the pupils), such as HAIRLINE.
+    """
     degrees = np.degrees(np.arctan2(np.abs(mean[:, 0]), mean[:, 2]))
     return mean[:, 1] - np.interp(degrees, *zip(*line))
 
@@ -227,20 +227,23 @@ def _find_places(head: Cc0Head) -> _Places:
     fold = np.concatenate([fold, [mouth_corner + [0.013, -0.006, -0.004]]])
     bag = at[[42, 47, 46, 45]] + [[-0.001, -0.008, 0], [0, -0.010, 0], [0.001, -0.0095, 0], [0.002, -0.006, 0]]
     crow = np.stack([at[45] + [0.005, 0.001, -0.004], at[45] + [0.014, 0.006, -0.012]])
-    lines = [0.9 * _step(_both_sides(mean, fold), 0.005, 0.0), 0.5 * _step(_both_sides(mean, bag), 0.003, 0.0)]
-    lines += [0.5 * _step(_both_sides(mean, crow), 0.003, 0.0)]
+    lines = [
+        0.9 * smooth_step(_both_sides(mean, fold), 0.005, 0.0),
+        0.5 * smooth_step(_both_sides(mean, bag), 0.003, 0.0),
+    ]
+    lines += [0.5 * smooth_step(_both_sides(mean, crow), 0.003, 0.0)]
     for height in (0.045, 0.056, 0.067):
-        wrinkle = _step(np.abs(mean[:, 1] - height - 0.004 * np.cos(mean[:, 0] * 90)), 0.0025, 0.0)
-        lines.append(0.5 * wrinkle * _step(np.abs(mean[:, 0]), 0.045, 0.03) * (mean[:, 2] > 0.05))
-    degrees = np.degrees(np.arctan2(np.abs(mean[:, 0]), mean[:, 2]))
-    top = np.interp(degrees, *zip(*_BEARD_TOP))
+        wrinkle = smooth_step(np.abs(mean[:, 1] - height - 0.004 * np.cos(mean[:, 0] * 90)), 0.0025, 0.0)
+        lines.append(0.5 * wrinkle * smooth_step(np.abs(mean[:, 0]), 0.045, 0.03) * (mean[:, 2] > 0.05))
     below_chin = at[8, 1] - 0.012
     lips = np.clip(masks["lips"], 0, 1)
-    beard = _step(mean[:, 1] - top, 0.004, -0.004) * _step(mean[:, 1], below_chin - 0.02, below_chin)
-    beard = beard * skin * (1 - lips) * _step(mean[:, 2], -0.01, 0.01) * (1 - np.clip(2 * masks["ears"], 0, 1))
+    beard = smooth_step(height_above_line(mean, _BEARD_TOP), 0.004, -0.004) * smooth_step(
+        mean[:, 1], below_chin - 0.02, below_chin
+    )
+    beard = beard * skin * (1 - lips) * smooth_step(mean[:, 2], -0.01, 0.01) * (1 - np.clip(2 * masks["ears"], 0, 1))
     cheek = np.array([0.040, -0.043, 0.088])
     across, up, _ = mean.T
-    moustache = _step(np.abs(across), mouth_corner[0] + 0.008, mouth_corner[0]) * _step(
+    moustache = smooth_step(np.abs(across), mouth_corner[0] + 0.008, mouth_corner[0]) * smooth_step(
         up, at[33, 1] + 0.001, at[33, 1] - 0.002
     )
     moustache = moustache * (up > at[62, 1] - 0.004) * (mean[:, 2] > 0.08) * skin * (1 - lips)
@@ -252,23 +255,24 @@ def _find_places(head: Cc0Head) -> _Places:
     waves = np.sin(phase + rng.uniform(0, 2 * np.pi, 24)) * np.sqrt(2 / 24)
     places = _Places(
         occlusion=_ambient_occlusion(mean, head.model.triangles, normals),
-        lashes=_step(upper, 0.0032, 0.0012) * skin,
-        lower_lashes=_step(lower, 0.0020, 0.0005) * skin,
-        eye_socket=_step(around_eye, 0.030, 0.012) * skin,
-        under_eye=_step(_both_sides(mean, bag), 0.009, 0.001) * skin,
+        lashes=smooth_step(upper, 0.0032, 0.0012) * skin,
+        lower_lashes=smooth_step(lower, 0.0020, 0.0005) * skin,
+        eye_socket=smooth_step(around_eye, 0.030, 0.012) * skin,
+        under_eye=smooth_step(_both_sides(mean, bag), 0.009, 0.001) * skin,
         folds=np.clip(sum(lines), 0, 1) * skin,
-        cheeks=_step(np.linalg.norm(np.abs(mean) * [1, 0, 0] + mean * [0, 1, 1] - cheek, axis=1), 0.032, 0.004) * skin,
-        nose=_step(np.linalg.norm(mean - at[30], axis=1), 0.026, 0.006) * skin,
-        nostrils=_step(_both_sides(mean, nostril), 0.005, 0.002) * skin,
+        cheeks=smooth_step(np.linalg.norm(np.abs(mean) * [1, 0, 0] + mean * [0, 1, 1] - cheek, axis=1), 0.032, 0.004)
+        * skin,
+        nose=smooth_step(np.linalg.norm(mean - at[30], axis=1), 0.026, 0.006) * skin,
+        nostrils=smooth_step(_both_sides(mean, nostril), 0.005, 0.002) * skin,
         beard=beard,
         moustache=moustache,
-        lip_line=_step(_both_sides(mean, at[[60, 61, 62]]), 0.0025, 0.0005),
-        lower_face=_step(mean[:, 1], at[29, 1] + 0.002, at[29, 1] - 0.002)
-        * _step(mean[:, 2], 0.022, 0.030)
-        * _step(mean[:, 1], at[8, 1] - 0.02, at[8, 1] - 0.012)
+        lip_line=smooth_step(_both_sides(mean, at[[60, 61, 62]]), 0.0025, 0.0005),
+        lower_face=smooth_step(mean[:, 1], at[29, 1] + 0.002, at[29, 1] - 0.002)
+        * smooth_step(mean[:, 2], 0.022, 0.030)
+        * smooth_step(mean[:, 1], at[8, 1] - 0.02, at[8, 1] - 0.012)
         * (1 - np.clip(2 * masks["ears"], 0, 1)),
         iris_rim=np.clip(4 * masks["iris"] * masks["sclera"], 0, 1),
-        above_hairline=height_above_hairline(mean, HAIRLINE),
+        above_hairline=height_above_line(mean, HAIRLINE),
         normals=normals,
         waves=waves,
     )
@@ -307,14 +311,14 @@ def hair_weight(head: Cc0Head, look: Look) -> np.ndarray:
     skin = 1 - np.clip(2 * head.masks["ears"], 0, 1)
     if look.headwear == "cap":
         tilted = head.model.mean[1] - 0.052 - 0.12 * (head.model.mean[2] - 0.09)
-        return (_step(tilted, -0.001, 0.001) * (head.model.mean[1] > 0.02)).astype(np.float32)
+        return (smooth_step(tilted, -0.001, 0.001) * (head.model.mean[1] > 0.02)).astype(np.float32)
     if look.headwear == "scarf":
         degrees = np.degrees(np.arctan2(np.abs(head.model.mean[0]), head.model.mean[2]))
         x, y, _ = head.model.mean
         outside = np.hypot(x / 0.064, (y + 0.025) / 0.083)
-        return (np.maximum(_step(outside, 0.97, 1.03), _step(degrees, 60, 66))).astype(np.float32)
+        return (np.maximum(smooth_step(outside, 0.97, 1.03), smooth_step(degrees, 60, 66))).astype(np.float32)
     ragged = 0.003 * _pattern(head, look.seed + 1)
-    return _step(places.above_hairline - look.hairline + ragged, -0.004, 0.004) * skin.astype(np.float32)
+    return smooth_step(places.above_hairline - look.hairline + ragged, -0.004, 0.004) * skin.astype(np.float32)
 
 
 def hair_offset(head: Cc0Head, look: Look) -> np.ndarray:
@@ -326,7 +330,7 @@ def hair_offset(head: Cc0Head, look: Look) -> np.ndarray:
     if look.headwear:
         rise = weight * (0.010 + 0.5 * look.hair_volume)
     else:
-        inside = _step(places.above_hairline - look.hairline, -0.002, 0.03)
+        inside = smooth_step(places.above_hairline - look.hairline, -0.002, 0.03)
         bumps = 1 + 0.25 * _pattern(head, look.seed + 2)
         rise = weight * inside * bumps * look.hair_cover * look.hair_volume
     rise = rise + look.beard_length * places.beard * (look.beard > 0.45)
@@ -365,7 +369,7 @@ def vertex_colours(head: Cc0Head, look: Look) -> tuple[np.ndarray, np.ndarray]:
     _mix(colours, 0.9 * places.nostrils, look.skin * 0.04)
     _paint_eyes(colours, places, masks, look)
     hairy = look.hair * np.clip(1 + 0.35 * noise, 0.3, 1.8)[:, None]
-    brow = _step(masks["brows"] + 0.04 * noise, 0.45 - 0.4 * look.brow_width, 0.65 - 0.3 * look.brow_width)
+    brow = smooth_step(masks["brows"] + 0.04 * noise, 0.45 - 0.4 * look.brow_width, 0.65 - 0.3 * look.brow_width)
     _mix(colours, look.brow * brow, hairy * 0.7)
     fuzz = np.clip(1 + 0.3 * noise + 0.2 * pattern, 0.3, 1.4)
     _mix(colours, np.clip(look.beard * places.beard * fuzz, 0, 0.95), hairy)

@@ -115,7 +115,7 @@ def relief(
     inward = _inward(canvas, face, _UNSURE * size)
     unsure = np.flatnonzero(~shown | inward.any(axis=1))
     inside = np.ones(len(vertices), np.float32)
-    inside[unsure] = _smooth_step(_distance(canvas[unsure], canvas[border]) / (_BORDER * size))
+    inside[unsure] = shading.smooth_step(_distance(canvas[unsure], canvas[border]) / (_BORDER * size))
     inward *= inside[:, None]
     places = vertices[:, :2] + inward + (image_size - CROP_SIZE) / 2
     fill, drawn = _fill(image, canvas, places, shown, size)
@@ -247,11 +247,6 @@ def _filled(mask: np.ndarray) -> np.ndarray:
     return cv2.drawContours(np.zeros(mask.shape, np.uint8), lines, -1, 1, cv2.FILLED)
 
 
-def _smooth_step(x: np.ndarray) -> np.ndarray:
-    x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)
-
-
 def _grid_triangles(side: int) -> np.ndarray:
     """Triangles [2 (side - 1)^2, 3] of a grid of side^2 points, row by row."""
     index = np.arange(side * side).reshape(side, side)
@@ -291,9 +286,9 @@ def rotated(surfaces: Relief, rotation: np.ndarray) -> np.ndarray:
     turned = offset @ rotation.T + surfaces.centre
     # The nose moves to the side that turns away.
     away = rotation[:2, 2] / max(float(np.linalg.norm(rotation[:2, 2])), 1e-6)
-    aside = _smooth_step((offset[:, :2] @ away / surfaces.size + 0.3) / 0.6)
+    aside = shading.smooth_step((offset[:, :2] @ away / surfaces.size + 0.3) / 0.6)
     limit = _STILL + (_STILL_AWAY - _STILL) * aside
-    weight = 1 - _smooth_step((surfaces.distance - _RIGID) / (limit - _RIGID))[:, None]
+    weight = 1 - shading.smooth_step((surfaces.distance - _RIGID) / (limit - _RIGID))[:, None]
     return weight * turned + (1 - weight) * still
 
 
@@ -318,7 +313,7 @@ def turn(surfaces: Relief, rotation: np.ndarray, window: np.ndarray, margin: int
     count = side * _SUPERSAMPLING
     fragments = rasterizer.rasterize(fine, surfaces.triangles, count, count)
     angle = np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
-    strength = _smooth_step(angle / _DRAWN_OUT)
+    strength = shading.smooth_step(angle / _DRAWN_OUT)
     origins = surfaces.vertices[:, :2] + strength * surfaces.inward
     values = shading.interpolate(np.hstack([origins, strength * surfaces.fill]), surfaces.triangles, fragments)
     places, fill = values[..., :2], values[..., 2:]

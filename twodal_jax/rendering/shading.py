@@ -168,6 +168,12 @@ def shade(normals: np.ndarray, albedo: np.ndarray, light: Light, gloss=1.0, lit=
     return (shaded + light.specular * gloss * colour * highlight).astype(np.float32)
 
 
+def smooth_step(value: np.ndarray, start: float = 0.0, end: float = 1.0) -> np.ndarray:
+    """0 at `start` to 1 at `end` (which may be the smaller one), with flat ends."""
+    t = np.clip((value - start) / (end - start), 0.0, 1.0)
+    return t * t * (3.0 - 2.0 * t)
+
+
 def encode_srgb(linear: np.ndarray) -> np.ndarray:
     """Linear light, clipped to 0..1, to display values with sRGB's mean exponent of 2.2."""
     return np.clip(linear, 0, 1) ** np.float32(1 / 2.2)

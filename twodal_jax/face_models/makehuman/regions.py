@@ -7,24 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from twodal_jax.face_models.appearance import HAIRLINE, height_above_line
 from twodal_jax.face_models.makehuman import head as heads, source
+from twodal_jax.rendering.shading import smooth_step
 
 # Masks that MPFB paints in UV, by our names.
 PAINTED = {"lips": "lips", "eyelids": "eyelids", "ears": "ears", "face": "face", "mouth_inside": "inside-mouth"}
 _IRIS_DEGREES, _PUPIL_DEGREES, _RIM_DEGREES = 29.0, 11.0, 4.0
 _BROW_BELOW, _BROW_INNER, _BROW_OUTER = 0.002, 0.0050, 0.0028  # below the landmarks; half widths
-# Hairline: degrees from the middle of the face around the vertical axis, height above the pupils.
-_HAIRLINE = (
-    *((0, 0.064), (25, 0.064), (40, 0.058), (52, 0.040), (62, 0.022), (72, 0.012), (84, -0.002), (95, -0.010)),
-    *((110, -0.030), (130, -0.052), (155, -0.062), (180, -0.064)),
-)
 _HAIR_SOFTNESS = 0.006
-
-
-def smooth_step(value: np.ndarray, start: float, end: float) -> np.ndarray:
-    """0 at `start` to 1 at `end` (which may be the smaller one), with flat ends."""
-    t = np.clip((value - start) / (end - start), 0.0, 1.0)
-    return t * t * (3.0 - 2.0 * t)
 
 
 def corner_mean(values: np.ndarray, faces: np.ndarray, num_vertices: int) -> np.ndarray:
@@ -76,9 +67,8 @@ def brow_mask(mean: np.ndarray, brow: np.ndarray, skin: np.ndarray) -> np.ndarra
 
 def scalp_mask(mean: np.ndarray, skin: np.ndarray, ears: np.ndarray) -> np.ndarray:
     """The skin above a hairline that runs over the forehead, in front of the ears and around the nape."""
-    degrees = np.degrees(np.arctan2(np.abs(mean[:, 0]), mean[:, 2]))
-    line = np.interp(degrees, *zip(*_HAIRLINE))
-    return smooth_step(mean[:, 1] - line, -_HAIR_SOFTNESS, _HAIR_SOFTNESS) * skin * (1 - np.clip(2 * ears, 0, 1))
+    height = height_above_line(mean, HAIRLINE)
+    return smooth_step(height, -_HAIR_SOFTNESS, _HAIR_SOFTNESS) * skin * (1 - np.clip(2 * ears, 0, 1))
 
 
 def all_masks(
