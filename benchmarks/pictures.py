@@ -15,6 +15,7 @@ import numpy as np
 import twodal_jax
 from data_pipelines.sources import synthetic, synthetic_drawing
 from twodal_jax.face_models import cc0_head, sampling
+from twodal_jax.geometry import morphable_model
 from twodal_jax.reconstruction import outputs
 from twodal_jax.reconstruction.scene import Scene, Surface
 
@@ -26,13 +27,13 @@ def drawn_face(seed: int) -> np.ndarray:
     """A drawn person, uint8 [SIZE, SIZE, 3] BGR."""
     rng, head = np.random.default_rng([99, seed]), cc0_head.load()
     alpha = sampling.sample_alpha(rng, head, max_yaw=55.0)
-    shift = np.tensordot(alpha[12:], np.asarray(head.model.basis), axes=1)
+    vertices = np.asarray(morphable_model.vertices_model(head.model, alpha))
     scale = SIZE / (120 + 2 * MARGIN)
 
     def to_pixels(points: np.ndarray) -> np.ndarray:
         return (synthetic.project(points, alpha) + [MARGIN, MARGIN, 0]) * scale
 
-    return synthetic_drawing.draw(rng, head, (np.asarray(head.model.mean) + shift).T, to_pixels, SIZE, False)
+    return synthetic_drawing.draw(rng, head, vertices, to_pixels, SIZE, False)
 
 
 def main() -> None:
