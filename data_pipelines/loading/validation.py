@@ -36,7 +36,7 @@ def is_turned(name: str) -> bool:
 
 
 def rows(prepared: PreparedSet, faces: int) -> np.ndarray:
-    """Rows of the validation part, and of the turned copies of its faces, which nobody may train on either.
+    """Rows of the validation part, and of the turned copies of its faces, which no run trains on either.
 
     Photos are taken whole, in the order of the SHA-256 of their names, as long as their faces fit. The part therefore
     depends on the set alone, not on a run's seed.
