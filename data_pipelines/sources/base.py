@@ -7,10 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
-from data_pipelines.sources.safe_paths import is_of_mac
 from data_pipelines.storage.manifest import Face
 from twodal_jax.geometry import heatmap
 from twodal_jax.io.images import SkipFace
+from twodal_jax.io.untrusted import is_of_mac
 
 
 class SourceError(ValueError):
@@ -52,7 +52,7 @@ class FaceSource(Protocol):
 
 
 def without_mac_files(paths: Iterable[pathlib.Path], root: pathlib.Path) -> tuple[list[pathlib.Path], int]:
-    """The paths below `root` without those that macOS adds (`safe_paths.is_of_mac`), and the number of these."""
+    """The paths below `root` without those that macOS adds (`untrusted.is_of_mac`), and the number of these."""
     paths = list(paths)
     kept = [path for path in paths if not is_of_mac(path.relative_to(root).parts)]
     return kept, len(paths) - len(kept)

@@ -20,14 +20,14 @@ import numpy as np
 
 from data_pipelines.sources import alpha_from_mat, detected_faces, detections
 from data_pipelines.sources.base import ignored, read_or_skip, Skip, SkipFace, SourceError, to_18_landmarks
-from data_pipelines.sources.safe_paths import check_inside, is_of_mac
+from data_pipelines.sources.safe_paths import check_inside
 from data_pipelines.storage.manifest import Face
 from twodal_jax.geometry import projection
 from twodal_jax.geometry.morphable_model import MorphableModel
 from twodal_jax.io import mat as mat_file, npy
 from twodal_jax.io.images import crop_face, IMAGE_SUFFIXES, read_image
 from twodal_jax.io.text import escape_hidden
-from twodal_jax.io.untrusted import BrokenFileError
+from twodal_jax.io.untrusted import BrokenFileError, is_of_mac
 
 ANNOTATIONS, DETECTIONS = "annotations.npz", "fan_landmarks.csv"
 _NO_FACES = {"landmarks", "Code"}

@@ -9,18 +9,14 @@ import functools
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from twodal_jax.io.images import SkipFace
+from twodal_jax.io.untrusted import is_of_mac
 
 UNSAFE = "unsafe path"
 MAC_FILE = "file of macOS"
 Problem = tuple[str, str]  # reason and detail, as in SkipFace
-
-
-def is_of_mac(parts: Sequence[str]) -> bool:
-    """Whether macOS added a file to a copy or an archive: ._NAME, or anything in __MACOSX."""
-    return parts[-1].startswith("._") or "__MACOSX" in parts
 
 
 def joined(root: pathlib.Path, name: str) -> pathlib.Path:

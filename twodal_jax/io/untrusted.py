@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -83,3 +83,8 @@ def check_values(array: np.ndarray) -> np.ndarray:
         if codes.max() > _LAST_CHARACTER or surrogate.any():
             raise BrokenFileError("text with numbers that are not characters")
     return array
+
+
+def is_of_mac(parts: Sequence[str]) -> bool:
+    """Whether macOS added a file to a copy or an archive: ._NAME, or anything in __MACOSX."""
+    return parts[-1].startswith("._") or "__MACOSX" in parts

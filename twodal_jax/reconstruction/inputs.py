@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from twodal_jax.io.images import IMAGE_SUFFIXES, kind_of, open_regular, SkipFace
+from twodal_jax.io.untrusted import is_of_mac
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp", ".ogv", ".flv", ".gif"),
@@ -142,7 +143,7 @@ def _files(folder: pathlib.Path) -> tuple[list[pathlib.Path], int]:
     found, of_mac = [], 0
     for here, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        mac = [name for name in files if name.startswith("._") or "__MACOSX" in pathlib.Path(here).parts]
+        mac = [name for name in files if is_of_mac([*pathlib.Path(here).parts, name])]
         of_mac += len(mac)
         found += [pathlib.Path(here, name) for name in sorted(set(files) - set(mac)) if not name.startswith(".")]
     return found, of_mac
