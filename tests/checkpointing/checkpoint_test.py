@@ -4,6 +4,7 @@ import shutil
 
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from helpers_checkpoint import DESCRIPTION, state
 from helpers_model import assert_identical
@@ -90,14 +91,14 @@ def test_a_failed_background_save_is_raised_once_and_older_checkpoints_stay(open
 
 
 def test_a_checkpoint_that_orbax_did_not_finish_is_a_failed_save(open_checkpoints, monkeypatch):
-    class Unfinished(checkpoint_format.ocp.Checkpointer):
+    class Unfinished(ocp.Checkpointer):
         def save(self, directory, *arguments, **named):
             super().save(directory, *arguments, **named)
             (directory / checkpoint_format.LAST_FILE).unlink()
 
     checkpoints = open_checkpoints()
     checkpoints.save(state(), DESCRIPTION, wait=True)
-    monkeypatch.setattr(checkpoint_format.ocp, "Checkpointer", Unfinished)
+    monkeypatch.setattr(ocp, "Checkpointer", Unfinished)
     with pytest.raises(SaveError, match="did not finish state/"):
         checkpoints.save(state(step=4), DESCRIPTION, wait=True)
     assert_identical(checkpoints.restore(state(seed=1), DESCRIPTION), state())

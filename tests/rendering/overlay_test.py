@@ -7,6 +7,7 @@ from helpers_mesh import ball, in_picture
 from twodal_jax.face_models.load import load_morphable_model
 from twodal_jax.geometry.heatmap import MIRROR_68
 from twodal_jax.rendering import drawing, overlay, shading
+from twodal_jax.rendering.landmarks import draw_face_landmarks, visible_landmarks
 
 GREY = 90
 
@@ -46,7 +47,7 @@ def hidden_by_rays(vertices, triangles, indices, slack):
 def test_landmarks_behind_a_triangle_are_hidden(head, yaw):
     points, triangles, indices = head
     vertices = posed(points, yaw, pitch=7)
-    visible = overlay.visible_landmarks(vertices, triangles, indices, 280, 280)
+    visible = visible_landmarks(vertices, triangles, indices, 280, 280)
     expected = ~hidden_by_rays(vertices, triangles, indices, 0.02 * np.ptp(vertices, axis=0).max())
     assert (visible == expected).mean() > 0.98
     if yaw == 0:
@@ -56,7 +57,7 @@ def test_landmarks_behind_a_triangle_are_hidden(head, yaw):
 @pytest.mark.parametrize("yaw", [90, -90])
 def test_a_profile_has_one_visible_eye_and_cheek(head, yaw):
     points, triangles, indices = head
-    visible = overlay.visible_landmarks(posed(points, yaw), triangles, indices)
+    visible = visible_landmarks(posed(points, yaw), triangles, indices)
     left, right = [*range(36, 42), *range(17, 21), *range(1, 6)], [*range(42, 48), *range(23, 27), *range(11, 16)]
     near, far = (left, right) if yaw > 0 else (right, left)
     assert visible[near].mean() > 0.75 and not visible[far].any()
@@ -65,28 +66,28 @@ def test_a_profile_has_one_visible_eye_and_cheek(head, yaw):
 
 def test_the_mirrored_pose_has_the_mirrored_visible_landmarks(head):
     points, triangles, indices = head
-    one = overlay.visible_landmarks(posed(points, 55), triangles, indices)
-    other = overlay.visible_landmarks(posed(points, -55), triangles, indices)
+    one = visible_landmarks(posed(points, 55), triangles, indices)
+    other = visible_landmarks(posed(points, -55), triangles, indices)
     np.testing.assert_array_equal(one, other[MIRROR_68])
 
 
 @pytest.mark.parametrize("size", [20, 3000])
 def test_visibility_does_not_depend_on_the_size_of_the_face(head, size):
     points, triangles, indices = head
-    expected = overlay.visible_landmarks(posed(points, 70), triangles, indices)
-    found = overlay.visible_landmarks(posed(points, 70, size), triangles, indices)
+    expected = visible_landmarks(posed(points, 70), triangles, indices)
+    found = visible_landmarks(posed(points, 70, size), triangles, indices)
     assert (found == expected).mean() > 0.98
 
 
 def test_landmarks_outside_the_picture_are_hidden_only_if_its_size_is_given(head):
     points, triangles, indices = head
     vertices = posed(points, 0)
-    cut = overlay.visible_landmarks(vertices, triangles, indices, 280, 140)
+    cut = visible_landmarks(vertices, triangles, indices, 280, 140)
     assert not cut[vertices[indices, 0] >= 139.5].any() and cut[vertices[indices, 0] < 139].mean() > 0.9
-    assert overlay.visible_landmarks(vertices, triangles, indices).mean() > 0.9
+    assert visible_landmarks(vertices, triangles, indices).mean() > 0.9
     broken = vertices.copy()
     broken[indices[30]] = np.nan
-    assert not overlay.visible_landmarks(broken, triangles, indices)[30]
+    assert not visible_landmarks(broken, triangles, indices)[30]
 
 
 def test_drawing_a_face_changes_only_pixels_near_it(head):
@@ -133,7 +134,7 @@ def test_marks_grow_with_the_face_and_stay_visible(head):
     shares, counts = [], []
     for size in (20, 100, 250, 900):
         landmarks = posed(points, 0, size)[indices]
-        changed = (overlay.draw_face_landmarks(photo, landmarks) != GREY).any(axis=-1).sum()
+        changed = (draw_face_landmarks(photo, landmarks) != GREY).any(axis=-1).sum()
         counts.append(changed)
         shares.append(changed / np.prod(np.ptp(landmarks[:, :2], axis=0)))
     assert counts[0] > 50 and sorted(counts) == counts
@@ -152,7 +153,7 @@ def test_hidden_landmarks_are_rings_with_faint_lines():
     landmarks[:17] = np.stack([20 + 30 * np.arange(17), np.full(17, 40)], axis=1)
     photo = np.full((80, 540, 3), GREY, np.uint8)
     visible = np.arange(68) < 10
-    drawn = np.abs(overlay.draw_face_landmarks(photo, landmarks, visible).astype(int) - GREY).sum(axis=-1)
+    drawn = np.abs(draw_face_landmarks(photo, landmarks, visible).astype(int) - GREY).sum(axis=-1)
     centre, between = drawn[40, 20::30], drawn[40, 35::30]
     assert (centre[:10] > 250).all() and (centre[10:17] < 0.6 * centre[0]).all()
     assert (between[9:16] < 0.6 * between[0]).all() and (between[9:16] > 0).all()

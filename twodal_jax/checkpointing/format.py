@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 MANIFEST, STATE = "manifest.jsonl", "state"
 LAST_FILE = "manifest.ocdbt"  # in STATE: the file that Orbax and TensorStore write last
@@ -56,8 +55,13 @@ def _by_name(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _checkpointer() -> ocp.Checkpointer:
+# Orbax is imported on use: a network of the package is read without it, and starts half a second earlier.
+
+
+def _checkpointer():
     """Orbax for this process alone, without the other processes of a group."""
+    import orbax.checkpoint as ocp
+
     own = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
@@ -108,6 +112,8 @@ def write(folder: pathlib.Path, state: Any, description: Mapping[str, Any]) -> N
     Raises:
       OSError, or any class of Orbax and TensorStore: it could not be written.
     """
+    import orbax.checkpoint as ocp
+
     folder.mkdir()
     _silence_secondary_errors()
     with _path_for_orbax(folder) as path, _checkpointer() as checkpointer:
@@ -194,6 +200,8 @@ def read(folder: pathlib.Path, manifest: Mapping[str, Any], like: Any) -> Any:
     Raises:
       DamagedError: a file or array is missing or differs from what was written.
     """
+    import orbax.checkpoint as ocp
+
     check_files(folder, manifest)
     empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
     try:

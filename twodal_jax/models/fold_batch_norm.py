@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from twodal_jax.geometry.projection import CROP_SIZE
 from twodal_jax.models.cpu import channels_first
@@ -63,8 +64,10 @@ def _folded(params: Mapping[str, Any], stats: Mapping[str, Any], target_shapes: 
 def _fold_layer(
     kernel, norm: Mapping[str, Any], stats: Mapping[str, Any], target_shapes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    factor = norm["scale"] / jnp.sqrt(stats["var"] + BATCH_NORM_EPSILON)
-    kernel, bias = kernel * factor, norm["bias"] - stats["mean"] * factor
+    # In NumPy: JAX would compile a program for each shape.
+    scale, shift, mean, var = map(np.asarray, (norm["scale"], norm["bias"], stats["mean"], stats["var"]))
+    factor = scale / np.sqrt(var + np.float32(BATCH_NORM_EPSILON))
+    kernel, bias = np.asarray(kernel) * factor, shift - mean * factor
     for name, form in _FORMS.items():
         if name in target_shapes:
             return {name: form(kernel), "bias": bias}

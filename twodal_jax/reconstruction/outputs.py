@@ -30,11 +30,11 @@ def write_picture(path: pathlib.Path, picture: np.ndarray) -> None:
 
 
 def _landmarks(scene: Scene, folder: pathlib.Path) -> None:
-    from twodal_jax.rendering import overlay
+    from twodal_jax.rendering.landmarks import draw_face_landmarks
 
     canvas = scene.image
     for face, visible in zip(scene.faces, scene.landmarks_visible):
-        canvas = overlay.draw_face_landmarks(canvas, face.landmarks68, visible)
+        canvas = draw_face_landmarks(canvas, face.landmarks68, visible)
     write_picture(folder / "landmarks.jpg", canvas)
     tables.write_landmarks_csv(folder / "landmarks.csv", [(scene.name, scene.faces)])
 

@@ -145,7 +145,7 @@ class Scene:
     @functools.cached_property
     def landmarks_visible(self) -> list[np.ndarray]:
         """[68] booleans for each face: landmarks that its own surface does not hide."""
-        from twodal_jax.rendering.overlay import visible_landmarks
+        from twodal_jax.rendering.landmarks import visible_landmarks
 
         surface = self.surface
         return [visible_landmarks(face.vertices, surface.triangles, surface.landmark_indices) for face in self.faces]

@@ -1,14 +1,12 @@
-"""Overlays of a reconstruction on its photo: shaded mesh, vertices, visible and hidden landmarks."""
+"""Overlays of a reconstruction on its photo: shaded mesh, vertices, landmarks."""
 
 import numpy as np
-from numba import njit
 
 from twodal_jax.rendering import drawing, shading
+from twodal_jax.rendering.landmarks import draw_face_landmarks, visible_landmarks
 
 # Side of the tiles in which a large photo is drawn: the rasteriser needs 400 bytes per pixel.
 _TILE = 1024
-# Distance behind the surface at which a landmark still counts as visible, as a share of the face's size.
-_SLACK = 0.02
 CLAY_BGR = (0.80, 0.86, 0.92)
 # A light at the viewer's forehead illuminates faces of all poses equally.
 HEAD_LIGHT = shading.Light(direction=(0.0, 0.15, 1.0), colour=(0.72,) * 3, ambient=(0.24,) * 3, specular=0.06)
@@ -61,69 +59,6 @@ def _window(points: np.ndarray, height: int, width: int) -> tuple[int, int, int,
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
-@njit(cache=True, nogil=True)
-def _hide(vertices, triangles, indices, slack, visible):
-    for t in range(triangles.shape[0]):
-        i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-        x0, x1, x2 = vertices[i, 0], vertices[j, 0], vertices[k, 0]
-        y0, y1, y2 = vertices[i, 1], vertices[j, 1], vertices[k, 1]
-        left, right = min(x0, x1, x2), max(x0, x1, x2)
-        top, bottom = min(y0, y1, y2), max(y0, y1, y2)
-        for p in range(indices.shape[0]):
-            n = indices[p]
-            x, y = vertices[n, 0], vertices[n, 1]
-            if not (left <= x <= right and top <= y <= bottom) or n == i or n == j or n == k:
-                continue
-            ax, ay = np.float64(x1) - x0, np.float64(y1) - y0
-            bx, by = np.float64(x2) - x0, np.float64(y2) - y0
-            area = ax * by - ay * bx
-            if area == 0.0:
-                continue
-            w1 = ((x - x0) * by - (y - y0) * bx) / area
-            w2 = (ax * (y - y0) - ay * (x - x0)) / area
-            if w1 >= 0.0 and w2 >= 0.0 and w1 + w2 <= 1.0:
-                z0 = vertices[i, 2]
-                z = z0 + w1 * (vertices[j, 2] - z0) + w2 * (vertices[k, 2] - z0)
-                if z > vertices[n, 2] + slack:
-                    visible[p] = False
-
-
-def visible_landmarks(
-    vertices: np.ndarray,
-    triangles: np.ndarray,
-    landmark_indices: np.ndarray,
-    height: int | None = None,
-    width: int | None = None,
-) -> np.ndarray:
-    """Visibility of landmarks: not hidden by the face, and inside the picture if its size is given.
-
-    The line of sight of each landmark is tested against every triangle. Unlike a z-buffer this is independent of the
-    size of the face in pixels, and exact at the outline, where the landmarks of a profile are.
-
-    Args:
-      vertices: [N, 3], pixels, y down, larger z nearer.
-      triangles: [T, 3].
-      landmark_indices: [P], vertices of the landmarks.
-      height: of the picture, pixels, or None.
-      width: of the picture, pixels, or None.
-
-    Returns:
-      bool [P]; False for landmarks that are not finite.
-    """
-    vertices = np.ascontiguousarray(vertices, np.float32)
-    indices = np.ascontiguousarray(landmark_indices, np.int32)
-    points = vertices[indices]
-    visible = np.isfinite(points).all(axis=1)
-    if height is not None and width is not None:
-        limit = [width - 0.5, height - 0.5]
-        visible &= (points[:, :2] >= -0.5).all(axis=1) & (points[:, :2] < limit).all(axis=1)
-    finite = vertices[np.isfinite(vertices).all(axis=1)]
-    if visible.any():
-        slack = np.float32(_SLACK * np.ptp(finite, axis=0).max())
-        _hide(vertices, np.ascontiguousarray(triangles, np.int32), indices, slack, visible)
-    return visible
-
-
 def draw_face(
     photo, vertices, triangles, landmark_indices, *, mesh=True, landmarks=True, opacity=0.6, color=drawing.PREDICTED_BGR
 ) -> np.ndarray:
@@ -148,22 +83,6 @@ def draw_face(
     points = np.asarray(vertices)[np.asarray(landmark_indices)]
     visible = visible_landmarks(vertices, triangles, landmark_indices, *photo.shape[:2])
     return draw_face_landmarks(photo, points, visible, color)
-
-
-def draw_face_landmarks(photo, landmarks, visible=None, color=drawing.PREDICTED_BGR) -> np.ndarray:
-    """Draws the landmarks of a face in a photo, with marks whose size follows that of the face.
-
-    Args:
-      photo: BGR uint8 [H, W, 3].
-      landmarks: [68, >=2], pixels of the photo, y down.
-      visible: bool [68] or None (all); hidden ones are rings with faint lines.
-      color: BGR.
-
-    Returns:
-      A new picture.
-    """
-    unit = drawing.face_unit(landmarks)
-    return drawing.draw_landmarks(photo, landmarks, scale=1, visible=visible, color=color, unit=unit)
 
 
 def draw_dense(photo, vertices, visible, codes, spacing: float = 5.0) -> np.ndarray:
