@@ -116,9 +116,9 @@ def main() -> None:
         import gradio  # noqa: F401
     except ModuleNotFoundError as error:
         sys.exit(f'{error}. The page needs an extra: pip install "twodal_jax[app]"')
-    from scripts import evaluation_cli as cli
+    from scripts import terminal
 
-    cli.run(lambda: serve(options), interrupted=lambda: "Ended.")
+    terminal.run(lambda: serve(options), interrupted=lambda: "Ended.")
 
 
 if __name__ == "__main__":

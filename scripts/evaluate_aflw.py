@@ -9,10 +9,10 @@
 import sys
 
 from data_pipelines.test_sets import aflw_lfpa
-from scripts import evaluation_cli as cli, sparse_evaluation
+from scripts import sparse_evaluation, terminal
 
 if __name__ == "__main__":
-    cli.run(
+    terminal.run(
         lambda: sparse_evaluation.evaluate(
             sys.argv[1:],
             module="scripts.evaluate_aflw",

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from data_pipelines.test_sets import aflw2000
-from scripts import evaluation_cli as cli
+from scripts import evaluation_cli as cli, terminal
 from twodal_jax.evaluation import metrics, nme_evaluation
 from twodal_jax.evaluation.predictions import crop_alpha, Predictions
 from twodal_jax.geometry import projection
@@ -137,13 +137,13 @@ def evaluate(arguments) -> None:
     trained, given = cli.load_checkpoints(options, any_model=True), cli.load_predictions(options)
     cli.check_labels(options, [*trained, *given])
     model = cli.load_model(options, trained, any_model=True)
-    with cli.progress("ground truth") as advance:
+    with terminal.progress("ground truth") as advance:
         truth, problems = aflw2000.read_ground_truth(
             options.data_dir, split=options.split, progress=lambda done, total: advance(1)
         )
     wrong = misfit(truth, model)
     if wrong and not trained and all(predictions.landmarks68 is None for predictions in given.values()):
-        raise cli.UsageError(wrong[0].upper() + wrong[1:])
+        raise terminal.UsageError(wrong[0].upper() + wrong[1:])
     shown: dict[str, str] = {}
     methods = {
         label: predict(label, found, options, truth, shown, problems) for label, found in trained.items()
@@ -157,7 +157,7 @@ def evaluate(arguments) -> None:
     for label, predictions in methods.items():
         if predictions is None:
             continue
-        with cli.progress(f"{label}: measuring", len(truth)) as advance:
+        with terminal.progress(f"{label}: measuring", len(truth)) as advance:
             errors[label] = nme_evaluation.measure(
                 predictions, truth, model, with_icp=not options.no_icp, progress=advance, problems=problems
             )
@@ -178,4 +178,4 @@ def evaluate(arguments) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: evaluate(sys.argv[1:]))
+    terminal.run(lambda: evaluate(sys.argv[1:]))

@@ -23,7 +23,7 @@ from data_pipelines.sources import detections
 from data_pipelines.sources.base import SkipFace, SourceError, to_18_landmarks
 from data_pipelines.test_sets import mesh_scans
 from data_pipelines.test_sets.crops import CroppedFaces
-from scripts import evaluation_cli as cli
+from scripts import evaluation_cli as cli, terminal
 from twodal_jax.evaluation import icp, nme_evaluation, scan_eyes, scan_protocol
 from twodal_jax.evaluation.predictions import crop_alpha, listed, Predictions
 from twodal_jax.geometry import projection
@@ -185,7 +185,7 @@ def interocular_distances(targets, corners, model, radius: float, problems) -> d
     The distance is NaN, with a message in `problems`, where the model could not be fitted.
     """
     distances = {}
-    with cli.progress("eye corners", len(targets)) as advance:
+    with terminal.progress("eye corners", len(targets)) as advance:
         for subject, target in targets.items():
             distance, source = corners.get(subject, 0.0), MARKED
             if not 0 < distance < np.inf:
@@ -219,7 +219,7 @@ def meshes(predictions: Predictions, renderings, model, problems):
                     yield rendering_of[start + offset], vertices.T
         return
     if predictions.alpha is None:
-        raise cli.UsageError(f"{predictions.label}: Florence needs `vertices` or `alpha`.")
+        raise terminal.UsageError(f"{predictions.label}: Florence needs `vertices` or `alpha`.")
     for i in np.flatnonzero(rows >= 0):
         own = predictions.roi_box
         box = renderings[i].roi_box if own is None else own[rows[i]]
@@ -230,7 +230,7 @@ def meshes(predictions: Predictions, renderings, model, problems):
 def measure(predictions, renderings, targets, interocular, model, problems) -> np.ndarray:
     """Errors [n] in per cent; NaN where not measured."""
     errors = np.full(len(renderings), np.nan)
-    with cli.progress(f"{predictions.label}: ICP", len(renderings)) as advance:
+    with terminal.progress(f"{predictions.label}: ICP", len(renderings)) as advance:
         for i, vertices in meshes(predictions, renderings, model, problems):
             rendering = renderings[i]
             if np.isfinite(vertices).all():
@@ -262,15 +262,15 @@ def evaluate(arguments) -> None:
     folder = options.output_dir / "renders"
     folder.mkdir(parents=True, exist_ok=True)
     images = []
-    with cli.progress("rendering", len(renderings)) as advance:
+    with terminal.progress("rendering", len(renderings)) as advance:
         for rendering in renderings:
             images.append(render(rendering, scans[rendering.subject]))
             write_picture(folder / f"{rendering.key}.png", images[-1])
             advance(1)
     if options.render_only:
         for problem in problems:
-            cli.console.print(problem, markup=False, highlight=False, soft_wrap=True)
-        cli.console.print(f"{len(renderings)} renderings in {folder}")
+            terminal.console.print(problem, markup=False, highlight=False, soft_wrap=True)
+        terminal.console.print(f"{len(renderings)} renderings in {folder}")
         return
     targets = {}
     for subject, scan in scans.items():
@@ -307,4 +307,4 @@ def evaluate(arguments) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: evaluate(sys.argv[1:]))
+    terminal.run(lambda: evaluate(sys.argv[1:]))

@@ -1,31 +1,18 @@
-"""Shared parts of the evaluation commands: options, methods from files and checkpoints, progress, errors."""
+"""Shared parts of the evaluation commands: options, and methods from files and checkpoints."""
 
 import argparse
-import contextlib
 import pathlib
 import re
 import shlex
-import sys
-from collections.abc import Callable, Iterator
-
-import rich.console
-import rich.progress
 
 from scripts.option_types import at_least_one
-from twodal_jax.checkpointing.manager import CheckpointError
+from scripts.terminal import console, progress, UsageError
 from twodal_jax.checkpointing.trained_model import BEST, LATEST, load, OtherModelError, TrainedModel
 from twodal_jax.evaluation import held_out
-from twodal_jax.evaluation.predictions import Predictions, PredictionsError, read_predictions
-from twodal_jax.face_models.load import AssetError, load_morphable_model
+from twodal_jax.evaluation.predictions import Predictions, read_predictions
+from twodal_jax.face_models.load import load_morphable_model
 from twodal_jax.geometry.morphable_model import MorphableModel, same_mesh
 from twodal_jax.reporting import benchmark_output
-from twodal_jax.runtime import xla_flags
-
-console = rich.console.Console(stderr=True)
-
-
-class UsageError(ValueError):
-    """The options do not fit together; the message names what to give."""
 
 
 def make_parser(module: str, description: str) -> argparse.ArgumentParser:
@@ -179,51 +166,3 @@ def show_and_write(results: benchmark_output.Results, folder: pathlib.Path, modu
     benchmark_output.print_tables(results, console)
     benchmark_output.write(results, folder, command_line(module, arguments))
     console.print(f"Written to {folder}")
-
-
-@contextlib.contextmanager
-def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Shows a progress bar, or without a terminal a line every 10 %; yields `advance(count)`."""
-    columns = (
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeRemainingColumn(),
-    )
-    with rich.progress.Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(description, total=total)
-        printed = 0
-
-        def advance(count: int) -> None:
-            nonlocal printed
-            bar.advance(task, count)
-            done = int(bar.tasks[0].completed)
-            if total and not console.is_terminal and 10 * done // total > 10 * printed // total:
-                console.print(f"{description}: {done}/{total}", markup=False, highlight=False)
-                printed = done
-
-        yield advance
-
-
-def run(
-    main: Callable[[], None],
-    *user_errors: type[Exception],
-    interrupted: Callable[[], str] = lambda: "Interrupted. Files written before are complete.",
-) -> None:
-    """Runs a command. Errors that a user can fix, and `user_errors`, are one message and exit status 1.
-
-    After Ctrl-C the message is `interrupted()` and the exit status 130.
-    """
-    from data_pipelines.sources.base import SourceError
-
-    xla_flags.set_cpu_flags()
-    xla_flags.keep_compiled()
-    known = (UsageError, PredictionsError, CheckpointError, AssetError, SourceError, OSError, *user_errors)
-    try:
-        main()
-    except known as error:
-        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        console.print(interrupted(), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(130)

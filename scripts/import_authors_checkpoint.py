@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from configs import paper
-from scripts import evaluation_cli as cli
+from scripts import evaluation_cli as cli, terminal
 from twodal_jax.checkpointing import authors_checkpoint, trained_model
 from twodal_jax.checkpointing.authors_checkpoint import CheckpointFormatError
 from twodal_jax.checkpointing.manager import Checkpoints
@@ -63,7 +63,7 @@ def import_checkpoint(arguments) -> None:
     variables = authors_checkpoint.read(options.file)
     model = load_morphable_model(options.morphable_model)
     if not model.has_whitening:
-        raise cli.UsageError(f"{options.morphable_model}: lacks param_whitening.pkl, which the coefficients need.")
+        raise terminal.UsageError(f"{options.morphable_model}: lacks param_whitening.pkl, which the coefficients need.")
     model = in_our_frame(model)
     config = authors_config(options.morphable_model)
     spec = builder.build_stages(config)[-1].spec
@@ -85,8 +85,8 @@ def import_checkpoint(arguments) -> None:
     )
     checkpoints = Checkpoints(folder / trained_model.LATEST, keep=1)
     checkpoints.save(state, builder.resume_fingerprint(config, digest(model), {}), wait=True)
-    cli.console.print(f"Written to {folder}; use it as --checkpoint={folder}")
+    terminal.console.print(f"Written to {folder}; use it as --checkpoint={folder}")
 
 
 if __name__ == "__main__":
-    cli.run(lambda: import_checkpoint(sys.argv[1:]), PickleError, CheckpointFormatError)
+    terminal.run(lambda: import_checkpoint(sys.argv[1:]), PickleError, CheckpointFormatError)

@@ -92,7 +92,7 @@ def detector_of(options: argparse.Namespace):
 
 def load(options: argparse.Namespace):
     """Loads the model with its detector, and the surface of its morphable model."""
-    from scripts.evaluation_cli import UsageError
+    from scripts.terminal import UsageError
     from twodal_jax import load
     from twodal_jax.checkpointing.trained_model import BEST, LATEST
     from twodal_jax.reconstruction.scene import Surface
@@ -115,7 +115,7 @@ def load(options: argparse.Namespace):
 
 def reconstruct(options: argparse.Namespace, outcome) -> int:
     """Runs the command; returns the exit status. Results of the inputs are added to a `photos.Outcome`."""
-    from scripts.evaluation_cli import console, progress
+    from scripts.terminal import console, progress
     from twodal_jax.detection.from_file import GivenError
     from twodal_jax.reconstruction import inputs, outputs, photos as photo_job, videos
     from twodal_jax.reconstruction.video_io import VideoError
@@ -192,7 +192,7 @@ def main() -> None:
     """Runs the command; errors that a user can fix, and Ctrl-C, are one message."""
     options, outcome = parse(), None
     try:
-        from scripts import evaluation_cli as cli
+        from scripts import terminal
         from twodal_jax.detection.from_file import GivenError
         from twodal_jax.export.frames import FrameError
         from twodal_jax.reconstruction.inputs import InputError
@@ -200,8 +200,10 @@ def main() -> None:
         from twodal_jax.reconstruction.photos import Outcome
 
         outcome, user_errors = Outcome(), (GivenError, InputError, OutputError, FrameError, ModuleNotFoundError)
-        cli.run(lambda: sys.exit(reconstruct(options, outcome)), *user_errors, interrupted=lambda: interrupted(outcome))
-    except KeyboardInterrupt:  # during the imports; `cli.run` handles later ones
+        terminal.run(
+            lambda: sys.exit(reconstruct(options, outcome)), *user_errors, interrupted=lambda: interrupted(outcome)
+        )
+    except KeyboardInterrupt:  # during the imports; `terminal.run` handles later ones
         print(interrupted(outcome), file=sys.stderr)
         sys.exit(INTERRUPTED)
 

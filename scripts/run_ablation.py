@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import ml_collections
 
 from configs.variants import ALIASES, canonical, VARIANTS, WITHOUT_EXTRAS
-from scripts import ablation_plan, ablation_table, evaluation_cli as cli
+from scripts import ablation_plan, ablation_table, evaluation_cli as cli, terminal
 from scripts.ablation_plan import Row, Run
 from scripts.ablation_table import Finished
 from scripts.option_types import at_least_one, comma_list
@@ -195,22 +195,22 @@ def train(run: Run, ablation: Ablation) -> bool:
     arguments, folder = ablation.arguments(run), ablation.folder(run)
     recorded = folder / COMMAND
     if recorded.is_file() and json.loads(recorded.read_text(encoding="utf-8")) != arguments:
-        raise cli.UsageError(
+        raise terminal.UsageError(
             f"{folder}: was trained by another command, see {COMMAND}. Give another --workdir, or remove the folder."
         )
     if ablation.is_finished(run):
-        cli.console.print(f"{run.folder}: finished before", highlight=False)
+        terminal.console.print(f"{run.folder}: finished before", highlight=False)
         return False
     folder.mkdir(parents=True, exist_ok=True)
     write_json(recorded, arguments)
-    cli.console.rule(run.folder)
+    terminal.console.rule(run.folder)
     code = _wait_for([sys.executable, *arguments], compiled=ablation.options.workdir.absolute() / ".compiled")
     if code:
-        raise cli.UsageError(
+        raise terminal.UsageError(
             f"{run.folder}: ended with status {code}, see above. The same command resumes the ablation."
         )
     if not ablation.is_finished(run):
-        raise cli.UsageError(f"{run.folder}: stopped before its end. The same command resumes the ablation.")
+        raise terminal.UsageError(f"{run.folder}: stopped before its end. The same command resumes the ablation.")
     return True
 
 
@@ -241,7 +241,7 @@ def validation_error(workdir: pathlib.Path) -> float:
     last = evaluations[-1] if evaluations else {}
     name = next((name for name in names if name in last), None)
     if name is None:
-        raise cli.UsageError(f"{workdir}: its history has no validation error at the end of the run.")
+        raise terminal.UsageError(f"{workdir}: its history has no validation error at the end of the run.")
     return float("inf") if last[name] is None else last[name]
 
 
@@ -277,7 +277,7 @@ def tune(ablation: Ablation) -> list[dict]:
 
         chosen, tried = tune_row(ablation.options.rates, error_of)
         if tried[chosen] == float("inf"):
-            raise cli.UsageError(f"{row.folder}: no rate gives a measurable validation error; try lower --rates.")
+            raise terminal.UsageError(f"{row.folder}: no rate gives a measurable validation error; try lower --rates.")
         trials = [
             {
                 "factor": factor,
@@ -407,4 +407,4 @@ def run_ablation(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: run_ablation(sys.argv[1:]))
+    terminal.run(lambda: run_ablation(sys.argv[1:]))

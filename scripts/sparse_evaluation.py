@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable
 
 from data_pipelines.test_sets import aflw_lfpa
-from scripts import evaluation_cli as cli
+from scripts import evaluation_cli as cli, terminal
 from twodal_jax.evaluation import sparse
 from twodal_jax.evaluation.predictions import Predictions
 from twodal_jax.reporting import benchmark_output, published_results
@@ -63,7 +63,7 @@ def evaluate(
     }
     errors = {}
     for label, predictions in (methods | given).items():
-        with cli.progress(f"{label}: measuring", len(truth)) as advance:
+        with terminal.progress(f"{label}: measuring", len(truth)) as advance:
             errors[label] = sparse.measure(
                 sparse.with_landmarks(predictions, model), truth, landmark_map, model, problems, advance
             )

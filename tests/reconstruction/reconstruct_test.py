@@ -182,7 +182,7 @@ def test_ctrl_c_before_the_first_input_reports_that_nothing_was_written(photos, 
     assert status == 130 and printed.endswith("Interrupted before anything was written.\n")
 
 
-@pytest.mark.parametrize("module", ["scripts.evaluation_cli", "jax", "twodal_jax.reconstruction.photos"])
+@pytest.mark.parametrize("module", ["scripts.terminal", "jax", "twodal_jax.reconstruction.photos"])
 def test_ctrl_c_during_the_imports_is_one_line(module):
     code = (
         "import sys, scripts.reconstruct as command\n"

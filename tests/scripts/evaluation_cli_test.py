@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines.test_sets import aflw2000, aflw_lfpa
 from data_pipelines.test_sets.crops import CroppedFaces
-from scripts import evaluate_aflw2000, evaluate_florence, evaluation_cli as cli, sparse_evaluation
+from scripts import evaluate_aflw2000, evaluate_florence, evaluation_cli as cli, sparse_evaluation, terminal
 
 MISSING = "no landmarks were given (--detections=FILE)"
 
@@ -44,7 +44,7 @@ def test_the_networks_inputs_are_described_and_missing_landmarks_reported(visibl
 
 def test_detections_and_an_empty_heatmap_are_an_error():
     options = argparse.Namespace(detections="a.csv", heatmap="empty", checkpoint=[], predictions=[])
-    with pytest.raises(cli.UsageError, match="omit one of them"):
+    with pytest.raises(terminal.UsageError, match="omit one of them"):
         cli.check_labels(options, ["m"])
 
 
