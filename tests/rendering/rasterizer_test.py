@@ -127,6 +127,24 @@ def test_a_render_is_brightest_towards_the_light_and_keeps_the_background():
     assert abs(mask.sum() - np.pi * 24**2) < 0.02 * np.pi * 24**2
 
 
+def test_a_closed_mesh_is_the_same_without_its_back_and_an_open_one_is_not():
+    _, vertices, triangles = sphere(60)
+    whole, front = (rasterizer.rasterize(vertices, triangles, 60, 60, front_only=only) for only in (False, True))
+    np.testing.assert_array_equal(whole.triangle_index, front.triangle_index)
+    back = triangles[np.unique(rasterizer.rasterize(vertices * [1, 1, -1], triangles, 60, 60).triangle_index)[1:]]
+    assert (rasterizer.rasterize(vertices, back, 60, 60).triangle_index >= 0).any()
+    assert (rasterizer.rasterize(vertices, back, 60, 60, front_only=True).triangle_index < 0).all()
+
+
+def test_a_fine_mesh_looks_as_one_shaded_pixel_by_pixel():
+    _, vertices, triangles = sphere(60)
+    colours = np.random.default_rng(0).uniform(0.4, 0.6, vertices.shape)
+    image, mask = shading.render(vertices, triangles, colours, 60, 60)
+    fine, fine_mask = shading.render(vertices, triangles, colours, 60, 60, fine_mesh=True)
+    np.testing.assert_allclose(fine_mask, mask, atol=1e-6)
+    assert np.abs(fine - image).max() < 0.02
+
+
 @pytest.mark.slow
 def test_a_mesh_of_the_size_of_a_face_model_is_rasterised_in_milliseconds():
     _, vertices, triangles = sphere(120, rows=230)

@@ -42,8 +42,10 @@ def fold(network: Regressor, variables: Mapping[str, Any], images: int) -> tuple
         raise ValueError("The network is folded already.")
     start = channels_first_from(network, images)
     folded = network.clone(folded=True, axis_name=None, channels_first_from=start)
-    inputs = jax.ShapeDtypeStruct((1, CROP_SIZE, CROP_SIZE, 4), jnp.float32)
-    target_shapes = jax.eval_shape(folded.init, jax.random.key(0), inputs)["params"]
+    target_shapes: Mapping[str, Any] = {}
+    if start < STAGES:
+        inputs = jax.ShapeDtypeStruct((1, CROP_SIZE, CROP_SIZE, 4), jnp.float32)
+        target_shapes = jax.eval_shape(folded.init, jax.random.key(0), inputs)["params"]
     return folded, {"params": _folded(variables["params"], variables["batch_stats"], target_shapes)}
 
 
@@ -53,9 +55,9 @@ def _folded(params: Mapping[str, Any], stats: Mapping[str, Any], target_shapes: 
     for name, value in params.items():
         norm = name.replace(CONV, NORM)
         if name.startswith(CONV) and norm in params:
-            result[name] = _fold_layer(value["kernel"], params[norm], stats[norm], target_shapes[name])
+            result[name] = _fold_layer(value["kernel"], params[norm], stats[norm], target_shapes.get(name, {}))
         elif name in stats and not name.startswith(NORM):
-            result[name] = _folded(value, stats[name], target_shapes[name])  # a block
+            result[name] = _folded(value, stats[name], target_shapes.get(name, {}))  # a block
         elif not name.startswith(NORM):
             result[name] = value
     return result

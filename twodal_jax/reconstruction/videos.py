@@ -1,5 +1,7 @@
 """Reconstruction of a video or camera: overlay.mp4, alpha.npz and the animated faces.glb."""
 
+import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import pathlib
@@ -81,7 +83,7 @@ def reconstruct_video(
         shapes = film.RunningShape(model.morphable_model) if one_shape else None
         log, views, times, with_face = AlphaLog(), film.TextureViews(), [], 0
         failed: list[VideoError] = []
-        with _overlay(folder / OVERLAY, frames, failed) as write_overlay:
+        with _overlay(folder / OVERLAY, frames, failed) as write_overlay, _Behind() as behind:
             try:
                 for image in frames:
                     faces = tracker(image)
@@ -93,7 +95,8 @@ def reconstruct_video(
                         log.add(len(times), tracked.face_id, tracked.face)
                     if shapes:
                         faces = [shapes(tracked) for tracked in faces]
-                    write_overlay(_drawn(image, faces, surface, model if smoother or shapes else None))
+                    changed = model if smoother or shapes else None
+                    behind(_draw, write_overlay, frames.time, image, faces, surface, changed)
                     times.append(frames.time)
                     with_face += bool(faces)
                     advance(1)
@@ -129,14 +132,14 @@ def reconstruct_video(
 @contextlib.contextmanager
 def _overlay(
     path: pathlib.Path, frames: VideoReader | CameraReader, failed: list[VideoError]
-) -> Iterator[Callable[[np.ndarray], None]]:
-    """Gives a function that writes the overlay of the current frame. A failure ends the overlay, not the film."""
+) -> Iterator[Callable[[np.ndarray, float], None]]:
+    """Gives a function that writes the overlay of a frame and its time. A failure ends the overlay, not the film."""
     sound = frames if isinstance(frames, VideoReader) else None
 
-    def write(image: np.ndarray) -> None:
+    def write(image: np.ndarray, time: float) -> None:
         if not failed:
             try:
-                writer.write(image, frames.time)
+                writer.write(image, time)
             except VideoError as error:
                 failed.append(error)
 
@@ -163,11 +166,38 @@ class _VideoSmoother:
         return TrackedFace(tracked.face_id, dataclasses.replace(tracked.face, alpha=alpha, roi_box=roi_box))
 
 
-def _drawn(image: np.ndarray, faces: list[TrackedFace], surface: Surface, changed: Reconstructor | None) -> np.ndarray:
-    """The image with its faces; `changed`: the model that makes their vertices anew, if coefficients have changed."""
+class _Behind:
+    """Runs calls in order on one other thread, while the caller prepares the next one. Errors reach the caller."""
+
+    _MOST = 4  # calls that wait, each with its frame
+
+    def __enter__(self) -> "_Behind":
+        self._worker, self._calls = concurrent.futures.ThreadPoolExecutor(1), collections.deque()
+        return self
+
+    def __call__(self, function: Callable[..., None], *arguments) -> None:
+        self._calls.append(self._worker.submit(function, *arguments))
+        if len(self._calls) > self._MOST:
+            self._calls.popleft().result()
+
+    def __exit__(self, kind, *_) -> None:
+        self._worker.shutdown()
+        for call in () if kind else self._calls:
+            call.result()
+
+
+def _draw(
+    write: Callable[[np.ndarray, float], None],
+    time: float,
+    image: np.ndarray,
+    faces: list[TrackedFace],
+    surface: Surface,
+    changed: Reconstructor | None,
+) -> None:
+    """Writes a frame with its faces; `changed`: the model that makes their vertices anew, if coefficients changed."""
     from twodal_jax.rendering import overlay
 
     for face in (tracked.face for tracked in faces):
         vertices = changed.vertices(face.alpha, face.roi_box) if changed else face.vertices
         image = overlay.draw_face(image, vertices, surface.triangles, surface.landmark_indices, opacity=_OPACITY)
-    return image
+    write(image, time)

@@ -42,6 +42,7 @@ def draw_mesh(canvas, vertices, triangles, *, scale=3, opacity=0.8, colours=None
                 np.asarray(colours, np.float32),
                 *tile.shape[:2],
                 light=HEAD_LIGHT,
+                fine_mesh=True,
             )
             cover = opacity * mask[..., None]
             blended = tile.astype(np.float32) * (1.0 - cover) + 255.0 * opacity * image

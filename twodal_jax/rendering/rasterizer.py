@@ -59,7 +59,7 @@ def _boxes(vertices, triangles, height, width, boxes):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _fill(vertices, triangles, triangle_index, barycentric, depth):
+def _fill(vertices, triangles, triangle_index, barycentric, depth, front_only):
     boxes = np.empty((triangles.shape[0] + 1, 5), np.int32)
     for box in boxes[: _boxes(vertices, triangles, depth.shape[0], depth.shape[1], boxes)]:
         t, top, bottom = _INDEX(box[0]), _INDEX(box[1]), _INDEX(box[2])
@@ -70,7 +70,7 @@ def _fill(vertices, triangles, triangle_index, barycentric, depth):
         ax, ay, az = vertices[j, 0] - x0, vertices[j, 1] - y0, vertices[j, 2] - z0
         bx, by, bz = vertices[k, 0] - x0, vertices[k, 1] - y0, vertices[k, 2] - z0
         area = ax * by - ay * bx
-        if area == 0.0 or not np.isfinite(area + az + bz):
+        if area == 0.0 or (front_only and area > 0.0) or not np.isfinite(area + az + bz):
             continue
         inverse = 1.0 / area
         for row in range(top, bottom + 1):
@@ -114,7 +114,9 @@ def _empty(shape: tuple[int, ...]) -> Fragments:
     return Fragments(np.full(shape, -1, np.int32), np.zeros((*shape, 3), np.float32), np.full(shape, _FAR, np.float32))
 
 
-def rasterize(vertices: np.ndarray, triangles: np.ndarray, height: int, width: int) -> Fragments:
+def rasterize(
+    vertices: np.ndarray, triangles: np.ndarray, height: int, width: int, *, front_only: bool = False
+) -> Fragments:
     """Finds the nearest triangle over the centre of each pixel.
 
     Args:
@@ -123,6 +125,8 @@ def rasterize(vertices: np.ndarray, triangles: np.ndarray, height: int, width: i
         triangles at the same depth is kept.
       height: of the image, pixels.
       width: of the image, pixels.
+      front_only: skip triangles that are clockwise as seen, the back of a mesh whose triangles are as in morphable
+        models: twice as fast.
 
     Returns:
       Fragments [H, W].
@@ -132,7 +136,7 @@ def rasterize(vertices: np.ndarray, triangles: np.ndarray, height: int, width: i
     """
     vertices, triangles = _checked(vertices, triangles)
     fragments = _empty((height, width))
-    _fill(vertices, triangles, *fragments)
+    _fill(vertices, triangles, *fragments, front_only)
     return fragments
 
 
@@ -161,7 +165,7 @@ def rasterize_batch(
 
     def fill(start: int) -> None:
         for mesh in range(start, len(vertices), threads):
-            _fill(vertices[mesh], triangles, *(array[mesh] for array in fragments))
+            _fill(vertices[mesh], triangles, *(array[mesh] for array in fragments), False)
 
     if threads < 2:
         fill(0)

@@ -139,6 +139,34 @@ def interpolate(attributes: np.ndarray, triangles: np.ndarray, fragments: Fragme
     return result
 
 
+@njit(cache=True, nogil=True)
+def _accumulate(attributes, triangles, triangle_index, barycentric, factor, result, mask):
+    share = np.float32(1 / (factor * factor))
+    for row in range(triangle_index.shape[0]):
+        for column in range(triangle_index.shape[1]):
+            t = triangle_index[row, column]
+            if t < 0:
+                continue
+            r, s = row // factor, column // factor
+            mask[r, s, 0] += share
+            for corner in range(3):
+                weight = share * barycentric[row, column, corner]
+                vertex = triangles[t, corner]
+                for c in range(attributes.shape[1]):
+                    result[r, s, c] += weight * attributes[vertex, c]
+
+
+def _average(
+    attributes: np.ndarray, triangles: np.ndarray, fragments: Fragments, factor: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`interpolate`, averaged over blocks of factor x factor fragments: [H, W, C]; and the share covered [H, W, 1]."""
+    height, width = (side // factor for side in fragments.depth.shape)
+    result, mask = (np.zeros((height, width, channels), np.float32) for channels in (attributes.shape[1], 1))
+    triangles = np.ascontiguousarray(triangles, np.int32)
+    _accumulate(attributes, triangles, fragments.triangle_index, fragments.barycentric, factor, result, mask)
+    return result, mask
+
+
 def shade(normals: np.ndarray, albedo: np.ndarray, light: Light, gloss=1.0, lit=1.0) -> np.ndarray:
     """Lambert, ambient and soft Blinn shading.
 
@@ -246,6 +274,7 @@ def render(
     gloss: np.ndarray | None = None,
     shadows: bool = False,
     supersample: int = 2,
+    fine_mesh: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Renders a coloured mesh.
 
@@ -260,6 +289,8 @@ def render(
       gloss: [N, 1], factor of the highlight, or None for 1.
       shadows: whether the mesh casts shadows on itself.
       supersample: samples per pixel and axis, for smooth outlines.
+      fine_mesh: the triangles are about as small as the pixels: faster, by shading the vertices, not the pixels, and
+        without triangles seen from behind.
 
     Returns:
       image float32 [H, W, 3] clipped to 0..1, and mask float32 [H, W], the share of each pixel that the mesh covers.
@@ -269,16 +300,22 @@ def render(
     # Sample i of pixel p is at p + (i + 0.5) / supersample - 0.5.
     scaled = vertices * supersample
     scaled[:, :2] += (supersample - 1) / 2
-    fragments = rasterizer.rasterize(scaled, triangles, height * supersample, width * supersample)
+    size = height * supersample, width * supersample
+    fragments = rasterizer.rasterize(scaled, triangles, *size, front_only=fine_mesh)
     one = np.ones((len(vertices), 1), np.float32)
     lit = cast_shadow(vertices, triangles, light.direction) if shadows else one
-    attributes = np.concatenate([normals, colours, one if gloss is None else gloss, lit], axis=1)
-    inside = fragments.triangle_index >= 0
-    pixels = interpolate(attributes, triangles, fragments)[inside]
-    image = np.zeros((*inside.shape, 3), np.float32)
-    image[inside] = shade(pixels[:, :3], pixels[:, 3:6], light, pixels[:, 6:7], pixels[:, 7:8])
-    mask = _shrink(inside.astype(np.float32)[..., None], supersample)
-    image = _shrink(np.clip(image, 0, 1), supersample)
+    gloss = one if gloss is None else gloss
+    if fine_mesh:
+        values = np.clip(shade(normals, np.asarray(colours, np.float32), light, gloss, lit), 0, 1)
+        image, mask = _average(values, triangles, fragments, supersample)
+    else:
+        attributes = np.concatenate([normals, colours, gloss, lit], axis=1)
+        inside = fragments.triangle_index >= 0
+        pixels = interpolate(attributes, triangles, fragments)[inside]
+        image = np.zeros((*inside.shape, 3), np.float32)
+        image[inside] = shade(pixels[:, :3], pixels[:, 3:6], light, pixels[:, 6:7], pixels[:, 7:8])
+        mask = _shrink(inside.astype(np.float32)[..., None], supersample)
+        image = _shrink(np.clip(image, 0, 1), supersample)
     if background is not None:
         image = image + (1 - mask) * background
     return np.clip(image, 0, 1).astype(np.float32), mask[..., 0]
