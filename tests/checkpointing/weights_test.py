@@ -44,6 +44,12 @@ def test_the_same_network_gives_the_same_bytes_without_places_of_the_machine(run
     assert {array.dtype.name for array in safetensors.load(content).values()} == {"float16", "float32"}
 
 
+@pytest.mark.parametrize("name", weights.NAMES)
+def test_a_network_of_the_package_has_the_arrays_of_its_config(name):
+    trained, path = trained_model.load(name), weights.file_of(name)
+    weights.check_fits(trained.spec.regressor.clone(axis_name=None), weights.read(path)[1], path)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

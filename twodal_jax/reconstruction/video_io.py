@@ -100,7 +100,7 @@ class VideoReader:
         if len(data) < height * width * 3:
             return None
         self._advance_time()
-        return np.ascontiguousarray(np.frombuffer(data, np.uint8).reshape(height, width, 3)[..., ::-1])
+        return cv2.cvtColor(np.frombuffer(data, np.uint8).reshape(height, width, 3), cv2.COLOR_RGB2BGR)
 
     def _advance_time(self) -> None:
         """Sets the time of the next frame; one without a time follows the previous one at the mean rate."""

@@ -27,7 +27,7 @@ def draw_face_landmarks(photo, landmarks, visible=None, color=drawing.PREDICTED_
 def _hidden(vertices: np.ndarray, triangles: np.ndarray, indices: np.ndarray, slack: float) -> np.ndarray:
     """The landmarks with a triangle more than `slack` in front of them, as positions in `indices` (with repetitions).
 
-    Plain NumPy, because Numba's start would cost more than this does for hundreds of photos.
+    Plain NumPy: a compiled loop is no faster, and Numba takes 50 MB and 0.4 s to start.
     """
     points = vertices[indices]
     order = np.argsort(points[:, 0])
@@ -38,6 +38,9 @@ def _hidden(vertices: np.ndarray, triangles: np.ndarray, indices: np.ndarray, sl
     counts = np.maximum(stop - start, 0)
     t = np.repeat(np.arange(len(triangles)), counts)
     p = order[np.repeat(start - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())]
+    y, own = vertices[:, 1].take(triangles.T), points[p, 1]
+    near = (np.minimum(np.minimum(y[0], y[1]), y[2])[t] <= own) & (np.maximum(np.maximum(y[0], y[1]), y[2])[t] >= own)
+    t, p = t[near], p[near]
     others = (triangles[t] != indices[p, None]).all(axis=1)
     t, p = t[others], p[others]
     first, second, third = np.moveaxis(vertices[triangles[t]].astype(np.float64), 1, 0)
