@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import importlib
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -84,6 +85,8 @@ def reconstruct_video(
         log, views, times, with_face = AlphaLog(), film.TextureViews(), [], 0
         failed: list[VideoError] = []
         with _overlay(folder / OVERLAY, frames, failed) as write_overlay, _Behind() as behind:
+            # Numba takes 0.3 s to start; meanwhile the first face is found.
+            behind(importlib.import_module, "twodal_jax.rendering.overlay")
             try:
                 for image in frames:
                     faces = tracker(image)
