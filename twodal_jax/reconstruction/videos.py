@@ -23,6 +23,7 @@ from twodal_jax.reconstruction.video_io import CameraReader, VideoError, VideoRe
 OVERLAY, ALPHA, ANIMATION = "overlay.mp4", "alpha.npz", "faces.glb"
 PASSES = 2  # the landmarks of the previous frame replace a first pass
 _OPACITY = 0.55
+_LARGE = 200  # pixels of a crop box from which one sample a pixel is enough for a moving picture
 
 
 def open_frames(source: Video | Camera) -> VideoReader | CameraReader:
@@ -202,5 +203,8 @@ def _draw(
 
     for face in (tracked.face for tracked in faces):
         vertices = changed.vertices(face.alpha, face.roi_box) if changed else face.vertices
-        image = overlay.draw_face(image, vertices, surface.triangles, surface.landmark_indices, opacity=_OPACITY)
+        samples = 1 if face.roi_box[2] - face.roi_box[0] > _LARGE else 2
+        image = overlay.draw_face(
+            image, vertices, surface.triangles, surface.landmark_indices, opacity=_OPACITY, supersample=samples
+        )
     write(image, time)
