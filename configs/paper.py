@@ -118,6 +118,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.heatmap.sigma = 2.0  # [paper]
     config.heatmap.enabled = True  # [paper]; False: the ablation's variants with the image alone
 
+    # [ours] True: a prediction is the mean of those for the crop and for its mirror image, at twice the cost.
+    config.mirror_prediction = False
+
     # Switches of the ablation.
     config.self_supervision = True  # [paper] L_2d-con, L_3d-con, L_cyc
     config.self_critic = True  # [paper] L_sc

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import helpers_model
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from twodal_jax import forward
+from twodal_jax.face_models.load import load_morphable_model
 from twodal_jax.forward import HeatmapSettings
-from twodal_jax.geometry import heatmap, projection
+from twodal_jax.geometry import heatmap, projection, symmetry
+from twodal_jax.geometry.morphable_model import without_mesh
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,28 @@ def test_network_input_is_the_normalised_image_and_the_heatmap_of_the_settings(m
     np.testing.assert_array_equal(inputs[..., 3:], expected)
     disabled = forward.network_input(images, landmarks, visible, settings.replace(enabled=False))
     np.testing.assert_array_equal(disabled[..., 3], -1)
+
+
+class Linear(nn.Module):
+    def __call__(self, inputs):
+        return linear_regressor(inputs)
+
+
+def test_a_mirrored_crop_gets_the_mirrored_prediction_where_both_are_averaged():
+    model = symmetry.with_mirror(load_morphable_model("builtin"))
+    images, landmarks, visible, _ = faces(helpers_model.tiny_model(), 3)
+    visible[:, ::2] = 0
+    predict = functools.partial(
+        forward.predict_batch, {}, model=without_mesh(model), network=Linear(), settings=HeatmapSettings()
+    )
+    one = predict(images, landmarks, visible, mirror=True)
+    swapped = np.asarray(landmarks)[:, heatmap.MIRROR_18] * [-1, 1] + [119, 0]
+    other = predict(images[:, :, ::-1], swapped, visible[:, heatmap.MIRROR_18], mirror=True)
+    expected = np.asarray(one.landmarks)[:, heatmap.MIRROR_68] * [-1, 1, 1] + [119, 0, 0]
+    np.testing.assert_allclose(other.landmarks, expected, atol=0.05)
+    alone = predict(images, landmarks, visible)
+    assert np.abs(np.asarray(alone.alpha) - one.alpha).max() > 0.1  # the network itself is not symmetric
+    np.testing.assert_allclose(one.landmarks, projection.landmarks_crop(model, one.alpha), atol=1e-3)
 
 
 def test_trim_margin_keeps_the_crop_and_at_most_the_stored_margin():

@@ -134,7 +134,7 @@ def forward_passes(
     return result
 
 
-@functools.partial(jax.jit, static_argnames=("network", "settings", "passes"))
+@functools.partial(jax.jit, static_argnames=("network", "settings", "passes", "mirror"))
 def predict_batch(
     variables: Mapping[str, Any],
     images: jax.Array,
@@ -145,12 +145,24 @@ def predict_batch(
     network: nn.Module,
     settings: HeatmapSettings,
     passes: int = 1,
+    mirror: bool = False,
 ) -> Reconstruction:
     """`forward_passes` of a trained network, compiled once for each batch size.
 
     variables: {"params", "batch_stats"} of `network`. images: [B, S, S, 3] uint8 BGR, crops with any margin; other
-    arguments as in `network_input`.
+    arguments as in `network_input`. mirror: average alpha with that of the mirrored crop, at twice the cost; needs
+    `model.mirror_map`.
     """
     regressor = functools.partial(network.apply, variables)
+
+    def reconstructed(crops: jax.Array, landmarks: jax.Array, visible: jax.Array) -> Reconstruction:
+        return forward_passes(regressor, crops, landmarks, visible, model, settings, passes=passes)
+
     crops = trim_margin(images).astype(jnp.float32)
-    return forward_passes(regressor, crops, landmarks, visible, model, settings, passes=passes)
+    result = reconstructed(crops, landmarks, visible)
+    if not mirror:
+        return result
+    swapped = landmarks[:, heatmap.MIRROR_18] * jnp.array([-1.0, 1.0]) + jnp.array([projection.CROP_SIZE - 1.0, 0.0])
+    other = reconstructed(crops[:, :, ::-1], swapped, visible[:, heatmap.MIRROR_18])
+    alpha = (result.alpha + projection.mirror_alpha(other.alpha, model.mirror_map)) / 2
+    return reconstruct(coefficients.whiten(alpha, model.alpha_mean, model.alpha_std), model)

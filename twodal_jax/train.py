@@ -141,7 +141,7 @@ def train_and_evaluate(
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     stages = _checked_stages(config, data)
-    if config.augmentation.mirror_annotated:
+    if config.augmentation.mirror_annotated or stages[-1].spec.mirror_prediction:
         with builder.config_errors():
             model = symmetry.with_mirror(model)
     small_model = without_mesh(model)

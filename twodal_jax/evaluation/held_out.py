@@ -10,7 +10,7 @@ from twodal_jax.checkpointing.trained_model import TrainedModel
 from twodal_jax.evaluation import metrics
 from twodal_jax.evaluation.nme_evaluation import BATCH, dense_errors, vertices_image
 from twodal_jax.geometry import projection
-from twodal_jax.geometry.morphable_model import MorphableModel, without_mesh
+from twodal_jax.geometry.morphable_model import MorphableModel
 from twodal_jax.training.state import NetState, TrainSpec
 
 DETECTED, EMPTY = "detected_landmarks", "empty_heatmap"
@@ -68,6 +68,7 @@ def _predict_in_batches(
             network=spec.regressor,
             settings=spec.heatmap,
             passes=passes,
+            mirror=spec.mirror_prediction,
         )
         count = min(batch_size, total - start)  # the last batch repeats its last face
         yield np.asarray(result.alpha)[:count], np.asarray(result.landmarks)[:count]
@@ -103,7 +104,7 @@ def predict_alpha(
     `progress` is called with the number of faces just done.
     """
     alphas, trained = [], trained.folded(batch_size)
-    faces, model = (images, landmarks, visible), without_mesh(trained.model)
+    faces, model = (images, landmarks, visible), trained.landmark_model
     for alpha, _ in _predict_in_batches(trained.regressor, faces, model, trained.spec, batch_size, passes):
         alphas.append(alpha)
         progress(len(alpha))

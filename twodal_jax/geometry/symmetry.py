@@ -62,7 +62,7 @@ def mirror_map(mean: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def with_mirror(model: MorphableModel) -> MorphableModel:
-    """The model, which must have a whitening, with the `mirror_map` that mirrored annotated faces need.
+    """The model, which must have a whitening, with the `mirror_map` that mirrored faces need.
 
     Raises:
       ValueError: the model is not symmetric about a plane x = const: for faces distributed as the whitening states, the
@@ -76,6 +76,7 @@ def with_mirror(model: MorphableModel) -> MorphableModel:
     if not error <= MAX_ERROR:
         raise ValueError(
             f"The morphable model is not symmetric: the error of mirrored faces is {error:.1%} of the face's size, "
-            f"expected at most {MAX_ERROR:.0%}. Set config.augmentation.mirror_annotated to 0."
+            f"expected at most {MAX_ERROR:.0%}. Set config.augmentation.mirror_annotated to 0 and"
+            " config.mirror_prediction to False."
         )
     return model.replace(mirror_map=matrix.astype(np.float32))

@@ -10,6 +10,7 @@ heatmap: the paper's self-mapping at test time. One pass, in order:
     io.images.crop_face -> forward (heatmap, regressor, alpha) -> geometry.projection (landmarks, vertices)
 """
 
+import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -54,6 +55,10 @@ class Reconstructor:
         self._network = folded.spec.regressor
         self._variables = jax.device_put({"params": folded.regressor.params})
 
+    @functools.cached_property
+    def _mirrored_model(self) -> MorphableModel:
+        return jax.device_put(self.trained.landmark_model)
+
     @property
     def morphable_model(self) -> MorphableModel:
         """The morphable model, on the host."""
@@ -75,6 +80,7 @@ class Reconstructor:
         *,
         passes: int = PASSES,
         min_confidence: float = 0.0,
+        mirror: bool = True,
     ) -> list[Face]:
         """Reconstructs the faces of one image.
 
@@ -84,12 +90,14 @@ class Reconstructor:
           boxes: the detections; default: the detector's.
           passes: through the network for each face, at least 1.
           min_confidence: faces below it are left out.
+          mirror: False: the network sees each crop once, even if its config says that it sees it mirrored, too
+            (`forward.predict_batch`); it takes half the time.
 
         Raises:
           ValueError: `image` has another shape or type. SkipFace: the file cannot be read.
         """
         boxes = None if boxes is None else [boxes]
-        return self.reconstruct_batch([image], boxes, passes=passes, min_confidence=min_confidence)[0]
+        return self.reconstruct_batch([image], boxes, passes=passes, min_confidence=min_confidence, mirror=mirror)[0]
 
     def reconstruct_batch(
         self,
@@ -98,8 +106,10 @@ class Reconstructor:
         *,
         passes: int = PASSES,
         min_confidence: float = 0.0,
+        mirror: bool = True,
     ) -> list[list[Face]]:
         """Reconstructs the faces of several images, which share the network's batches; otherwise as `reconstruct`."""
+        mirror = mirror and self.trained.spec.mirror_prediction
         if passes < 1:
             raise ValueError(f"`passes` must be at least 1, got {passes}.")
         pictures = [_as_picture(picture) for picture in pictures]
@@ -111,7 +121,7 @@ class Reconstructor:
         faces: list[list[Face]] = [[] for _ in pictures]
         for start in range(0, len(flat), BATCH_SIZES[-1]):
             owners, group = zip(*flat[start : start + BATCH_SIZES[-1]])
-            for i, face in zip(owners, self._run_passes([pictures[i] for i in owners], group, passes)):
+            for i, face in zip(owners, self._run_passes([pictures[i] for i in owners], group, passes, mirror)):
                 if face is not None and face.confidence >= min_confidence:
                     faces[i].append(face)
         # Two detections of one face converge to one window.
@@ -141,7 +151,9 @@ class Reconstructor:
         pose = Pose(*map(float, angles))
         return Face(alpha[0], roi_box[0], points, self.vertices(alpha, roi_box)[0], pose, float(confidence))
 
-    def _run_passes(self, pictures: list[np.ndarray], boxes: Sequence[FaceBox], passes: int) -> list[Face | None]:
+    def _run_passes(
+        self, pictures: list[np.ndarray], boxes: Sequence[FaceBox], passes: int, mirror: bool
+    ) -> list[Face | None]:
         """Reconstructs at most `BATCH_SIZES[-1]` faces, one for each box; None where a box cannot be cropped."""
         count, authors_mouth = len(boxes), self.trained.spec.heatmap.authors_mouth
         windows = [CropWindow.of(box) for box in boxes]
@@ -151,7 +163,7 @@ class Reconstructor:
         for pass_index in range(passes):
             crops, is_cut = _cut(pictures, windows)
             usable &= is_cut
-            turned_alphas = self._alphas(crops, landmarks, visible)
+            turned_alphas = self._alphas(crops, landmarks, visible, mirror)
             turns = np.stack([window.turn for window in windows])
             alphas = np.asarray(_upright_alpha(*_padded(turned_alphas, turns)))[:count]
             roi_boxes = np.stack([window.roi_box for window in windows])
@@ -177,12 +189,13 @@ class Reconstructor:
         trusted = np.float32([crop_window.has_converged(*pair) for pair in zip(windows, after)])
         return after, landmarks, np.repeat(trusted[:, None], landmarks.shape[1], axis=1)
 
-    def _alphas(self, crops: np.ndarray, landmarks: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    def _alphas(self, crops: np.ndarray, landmarks: np.ndarray, visible: np.ndarray, mirror: bool) -> np.ndarray:
         """[B, 62] raw alpha in each crop's own frame, of crops [B, 120, 120, 3] uint8 and the heatmap's landmarks."""
         batch = _padded(crops, landmarks, visible)
+        model = self._mirrored_model if mirror else self._landmark_model
         settings = self.trained.spec.heatmap
         result = forward.predict_batch(
-            self._variables, *batch, self._landmark_model, network=self._network, settings=settings
+            self._variables, *batch, model, network=self._network, settings=settings, mirror=mirror
         )
         return np.asarray(result.alpha)[: len(crops)]
 

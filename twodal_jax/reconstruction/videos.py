@@ -77,7 +77,7 @@ def reconstruct_video(
         folder.mkdir(parents=True, exist_ok=True)
         started(min(frames.num_frames, max_frames or frames.num_frames))
         tracker = Tracker(
-            lambda image, boxes: model.reconstruct(image, boxes, passes=PASSES),
+            lambda image, boxes: model.reconstruct(image, boxes, passes=PASSES, mirror=False),
             model.detector,
             TrackingSettings(min_new_confidence=min_confidence),
         )

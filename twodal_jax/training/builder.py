@@ -220,6 +220,7 @@ def build_stages(config: ml_collections.ConfigDict) -> list[Stage]:
         alternate=config.critic.alternate,
         label_smoothing=config.critic.label_smoothing,
         coefficient_noise=config.critic.coefficient_noise,
+        mirror_prediction=config.get("mirror_prediction", False),
     )
     stages, start = [], 0
     for name, stage in stage_configs(config).items():

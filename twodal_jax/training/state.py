@@ -74,6 +74,7 @@ class TrainSpec:
     normalize_by_visibility: bool = _static(default=False)  # see `losses.normalize_by_visibility`
     alternate: bool = _static(default=True)  # the regressor's step uses the updated critic; False: the old one
     label_smoothing: float = _static(default=0.0)  # of the critic's labels, see `losses.loss_sc_critic`
+    mirror_prediction: bool = _static(default=False)  # see `forward.predict_batch`
     coefficient_noise: float = _static(default=0.0)  # standard deviation of noise on the critic's whitened coefficients
 
     def __post_init__(self):
