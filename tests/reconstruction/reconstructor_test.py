@@ -148,7 +148,7 @@ def test_every_pass_uses_the_mouth_centre_of_the_networks_training(model, pictur
     before = crop_window.CropWindow.of(given)
     after = crop_window.next_window(before, 0.0, first.landmarks68)
     expected = [(before, given.landmarks68), (after, first.landmarks68)]
-    for (landmarks, _), (window, points) in zip(shown[1:], expected, strict=True):
+    for (landmarks, *_), (window, points) in zip(shown[1:], expected, strict=True):
         np.testing.assert_allclose(landmarks[0, 16], window.from_image(points[centre, :2]).mean(axis=0), atol=1e-2)
 
 
