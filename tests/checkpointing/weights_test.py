@@ -44,6 +44,13 @@ def test_the_same_network_gives_the_same_bytes_without_places_of_the_machine(run
     assert {array.dtype.name for array in safetensors.load(content).values()} == {"float16", "float32"}
 
 
+def test_a_weights_file_holds_values_whatever_their_order_in_memory():
+    kernel = np.arange(6, dtype=np.float32).reshape(2, 3)
+    variables = {"params": {"a": {"kernel": np.asfortranarray(kernel)}}, "batch_stats": {}}
+    (stored,) = safetensors.load(weights.pack(tiny_config(), {}, variables, 0)).values()
+    np.testing.assert_array_equal(stored, kernel)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
