@@ -50,6 +50,13 @@ def test_a_network_of_the_package_has_the_arrays_of_its_config(name):
     weights.check_fits(trained.spec.regressor.clone(axis_name=None), weights.read(path)[1], path)
 
 
+def test_a_weights_file_holds_values_whatever_their_order_in_memory():
+    kernel = np.arange(6, dtype=np.float32).reshape(2, 3)
+    variables = {"params": {"a": {"kernel": np.asfortranarray(kernel)}}, "batch_stats": {}}
+    (stored,) = safetensors.load(weights.pack(tiny_config(), {}, variables, 0)).values()
+    np.testing.assert_array_equal(stored, kernel)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

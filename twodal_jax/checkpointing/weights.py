@@ -105,7 +105,7 @@ def check_fits(regressor, arrays: dict[str, np.ndarray], path: pathlib.Path) -> 
 
 
 def _half(array: Any) -> np.ndarray:
-    array = np.asarray(array, np.float32)
+    array = np.asarray(array, np.float32, order="C")  # safetensors writes other orders as if they were this one
     return array.astype(np.float16) if array.ndim > 1 else array
 
 
