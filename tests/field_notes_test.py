@@ -18,6 +18,7 @@ import cv2
 import flax.linen as nn
 import flax.serialization
 import helpers_gltf
+import helpers_mediapipe
 import imageio_ffmpeg
 import jax
 import jax.numpy as jnp
@@ -336,6 +337,86 @@ def test_a_detectors_box_is_higher_than_the_landmarks_and_as_wide(aflw):
             found.append([up, *((end - corner) / (high - low))])
     assert len(found) > 25
     np.testing.assert_allclose(np.median(found, axis=0), [0.16, 1.0, 1.35], atol=0.03)
+
+
+@needs_data
+def test_a_cascades_square_is_higher_and_larger_than_the_landmarks(aflw):
+    skimage = pytest.importorskip("skimage")
+    cascade, found, table = skimage.feature.Cascade(skimage.data.lbp_frontal_face_cascade_filename()), [], aflw[1]
+    for name, points, yaw in list(zip(table["name"], table["pts68"][:, :2] / 2, table["yaw_deg"], strict=True))[
+        :300:10
+    ]:
+        if abs(yaw) > 20:
+            continue
+        picture = cv2.imread(str(DATA / "aflw2000" / "images" / f"{name}.jpg"), cv2.IMREAD_REDUCED_GRAYSCALE_2)
+        low, high = points.min(1), points.max(1)
+        for box in cascade.detect_multi_scale(picture, 1.2, 1, min_size=(60, 60), max_size=(225, 225)):
+            corner, side = np.array([box["c"], box["r"]]), box["width"]
+            away = (low + high) / 2 - corner - side / 2
+            if np.abs(away).max() < 30:
+                found.append([away[1] / (high - low).max(), *(side / (high - low))])
+    assert len(found) >= 10
+    np.testing.assert_allclose(np.median(found, axis=0), [0.15, 1.2, 1.3], atol=0.05)
+
+
+# ---- MediaPipe ----
+
+
+def tflite(folder, name, engine):
+    path = folder / "model.tflite"
+    path.write_bytes(helpers_mediapipe.read(f"modules/{name}.tflite"))
+    return cv2.dnn.readNetFromTFLite(str(path), engine)
+
+
+def test_opencv_5_drops_the_scores_of_tflite_detectors(tmp_path):
+    for name, outputs in (
+        ("face_detection/face_detection_short_range", {"classificators", "regressors"}),
+        ("face_landmark/face_landmark", {"conv2d_31", "conv2d_21"}),  # presence of a face, 468 points
+    ):
+        assert set(tflite(tmp_path, name, cv2.dnn.ENGINE_CLASSIC).getUnconnectedOutLayersNames()) == outputs
+        found = tflite(tmp_path, name, cv2.dnn.ENGINE_AUTO).getUnconnectedOutLayersNames()
+        assert len(found) == 1 and found[0] in ("regressors", "conv2d_21")
+
+
+def test_opencv_5_cannot_read_the_mesh_of_478_points(tmp_path):
+    for engine in (cv2.dnn.ENGINE_CLASSIC, cv2.dnn.ENGINE_NEW):
+        with pytest.raises(cv2.error, match="Unsupported operator type Landmarks2TransformMatrix"):
+            tflite(tmp_path, "face_landmark/face_landmark_with_attention", engine)
+
+
+def test_mediapipe_1_has_neither_models_nor_solutions():
+    old, new = (
+        helpers_mediapipe.wheel(v).namelist() for v in (helpers_mediapipe.WITH_MODELS, helpers_mediapipe.NEWEST)
+    )
+    for part in (".tflite", "solutions/face_mesh.py"):
+        assert any(name.endswith(part) for name in old) and not any(name.endswith(part) for name in new)
+
+
+def test_blendshapes_of_mediapipe_are_51_of_arkits_and_a_neutral_one():
+    for version in (helpers_mediapipe.WITH_MODELS, helpers_mediapipe.NEWEST):
+        source = helpers_mediapipe.read("tasks/python/vision/face_landmarker.py", version).decode()
+        names = re.findall(r"^  ([A-Z_]+) = \d+$", source[source.index("class Blendshapes") :], re.M)
+        arkit = {re.sub("([A-Z])", r"_\1", name).upper() for name in cc0_head.load().unit_names}
+        assert len(names) == 52 and names[0] == "NEUTRAL" and arkit ^ set(names) == {"NEUTRAL", "TONGUE_OUT"}
+
+
+@needs_data
+def test_depth_of_mediapipe_grows_away_from_the_viewer_and_is_flatter(aflw, tmp_path):
+    network = tflite(tmp_path, "face_landmark/face_landmark", cv2.dnn.ENGINE_CLASSIC)
+    found, table = [], aflw[1]
+    for name, points, yaw in list(zip(table["name"], table["pts68"], table["yaw_deg"], strict=True))[:300:10]:
+        if abs(yaw) > 15:
+            continue
+        image = cv2.imread(str(DATA / "aflw2000" / "images" / f"{name}.jpg"))
+        scale = 128 / np.ptp(points[:2], axis=1).max()  # the network's pixels per image pixel
+        move = np.float32([96, 96]) - scale * (points[:2].min(1) + points[:2].max(1)) / 2
+        crop = cv2.warpAffine(image, np.column_stack([np.eye(2) * scale, move]), (192, 192))
+        network.setInput(cv2.dnn.blobFromImage(crop, 1 / 255, swapRB=True))
+        z = network.forward("conv2d_21").reshape(468, 3)[[1, 33, 263, 61, 291, 152, 234, 454], 2]
+        slope = np.polyfit(scale * points[2, [30, 36, 45, 48, 54, 8, 0, 16]], z, 1)[0]
+        found.append([z[0], z[-2:].mean(), slope])  # nose tip, edges of the face in front of the ears
+    nose, edges, slope = np.median(found, axis=0)
+    assert -32 < nose < -22 and 45 < edges < 60 and -0.9 < slope < -0.7
 
 
 # ---- JAX ----
