@@ -16,6 +16,8 @@ COMMANDS = {
     "evaluate-lfpa": ("scripts.evaluate_lfpa", "errors on AFLW-LFPA"),
     "evaluate-florence": ("scripts.evaluate_florence", "errors on Florence"),
     "ablation": ("scripts.run_ablation", "train and compare the rows of the paper's ablation"),
+    "convert-model": ("scripts.convert_model", "convert a face model to this project's .npz"),
+    "evaluate-now": ("scripts.evaluate_now", "errors on the NoW challenge"),
     "export": ("scripts.export_network", "write a network as StableHLO, ONNX or weights"),
     "import-authors": ("scripts.import_authors_checkpoint", "convert the authors' released checkpoint"),
 }

@@ -6,6 +6,7 @@
       coefficients are raw, as in 300W-LP's `Shape_Para` and `Exp_Para`;
   `.pkl`: 3DDFA_V2's bfm_noneck_v3.pkl, with param_mean_std_62d_120x120.pkl and tri.pkl in the same folder;
   `.npz`: this project's own format, written by `save_morphable_model`;
+  the formats of `face_models.formats`: Deep3DFaceRecon, Basel Face Model 2017 and 2019, FLAME, ICT-FaceKit, Surrey;
   "builtin": the CC0 head of `face_models.cc0_head`.
 
 The readers (`io.pickle_arrays`, `io.mat`, `io.npy`) execute no code of a file and check each length in it. Triangles
@@ -14,15 +15,17 @@ are counter-clockwise seen from outside, whatever their order in the file.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from twodal_jax.face_models import cc0_head
+from twodal_jax.face_models import cc0_head, formats, landmark_transfer
+from twodal_jax.face_models.formats import RawModel
 from twodal_jax.geometry import coefficients, morphable_model
 from twodal_jax.geometry.morphable_model import MorphableModel
 from twodal_jax.io import mat, npy, pickle_arrays
@@ -39,22 +42,86 @@ class AssetError(ValueError):
     """A model file is missing, broken or does not conform to its format."""
 
 
-def load_morphable_model(path: os.PathLike | str, *, whitening: os.PathLike | str | None = None) -> MorphableModel:
+def load_morphable_model(
+    path: os.PathLike | str, *, whitening: os.PathLike | str | None = None, landmarks: os.PathLike | str | None = None
+) -> MorphableModel:
     """Reads a 3D morphable model in any format of this module.
 
     Args:
       path: file, folder or "builtin".
       whitening: .pkl or .npz with mean and std [62] of alpha, which replaces that of the model; or None. If the model
         has none either, `has_whitening` is False.
+      landmarks: text file of the 68 landmarks' vertices (`formats.read_landmarks`), for the formats of `formats`; by
+        default those that the model states, completed by `landmark_transfer`.
 
     Raises:
       AssetError: a file is missing or broken; names the file, what was expected and the remedy.
     """
     if str(path) == BUILTIN:
         model = cc0_head.load().model
+    elif raw := read_raw(pathlib.Path(path), landmarks):
+        model = _from_raw(pathlib.Path(path), raw, NUM_SHAPE, NUM_EXPRESSION)
     else:
         model = _read_model(pathlib.Path(path))
     return model if whitening is None else _with_whitening(model, pathlib.Path(whitening))
+
+
+def read_raw(path: pathlib.Path, landmarks: os.PathLike | str | None = None) -> RawModel | None:
+    """All directions of a model of `formats`, with its 68 landmarks; None for the other formats.
+
+    Raises:
+      AssetError: the file is broken.
+    """
+    reader = formats.reader_of(path)
+    if path.suffix == ".pkl" and path.is_file() and formats.is_flame(path):
+        reader = formats.read_flame
+    if reader is None or not path.exists():
+        return None
+    raw = _read(reader, path)
+    if len(raw.mean) < morphable_model.NUM_LANDMARKS or not np.isfinite(raw.mean).all():
+        raise AssetError(f"{path}: has {len(raw.mean)} vertices, or numbers that are not finite")
+    stated = raw.landmarks if landmarks is None else _read(formats.read_landmarks, pathlib.Path(landmarks))
+    if stated and not 0 <= min(stated.values()) <= max(stated.values()) < len(raw.mean):
+        raise AssetError(
+            f"{landmarks or path}: landmarks of vertices that the model, of {len(raw.mean)}, does not have"
+        )
+    vertices = landmark_transfer.complete(raw.mean, stated)
+    return dataclasses.replace(raw, landmarks=dict(enumerate(vertices.tolist())))
+
+
+def raw_fields(path: pathlib.Path, raw: RawModel, num_shape: int, num_expression: int) -> dict[str, np.ndarray]:
+    """The fields of an .npz with the first directions of a model; those that it lacks are zero.
+
+    Raises:
+      AssetError: parts of the model do not fit each other.
+    """
+    count = len(raw.mean)
+    parts = []
+    for directions, number in ((raw.shape, num_shape), (raw.expression, num_expression)):
+        if directions.shape[1:] != (count, 3) or not np.isfinite(directions[:number]).all():
+            raise AssetError(
+                f"{path}: directions {list(directions.shape)} do not fit {count} vertices, or are not finite"
+            )
+        part = np.zeros((number, 3, count), np.float32)
+        part[: len(directions)] = directions[:number].transpose(0, 2, 1)
+        parts.append(part)
+    mean = np.ascontiguousarray(raw.mean.T, np.float32)
+    triangles = _zero_based(path, np.asarray(raw.triangles), count, 0)
+    return {
+        "mean": mean,
+        "basis": np.concatenate(parts),
+        "triangles": orient_outward(mean, triangles),
+        "landmark_indices": np.array([raw.landmarks[number] for number in range(68)], np.int32),
+        "num_shape": np.int32(num_shape),
+    }
+
+
+def _from_raw(path: pathlib.Path, raw: RawModel, num_shape: int, num_expression: int) -> MorphableModel:
+    fields = raw_fields(path, raw, num_shape, num_expression)
+    try:
+        return morphable_model.create(*(fields[name] for name in _NPZ_FIELDS))
+    except ValueError as error:
+        raise AssetError(f"{path}: {error}") from None
 
 
 def save_morphable_model(path: os.PathLike | str, model: MorphableModel) -> None:
@@ -63,6 +130,11 @@ def save_morphable_model(path: os.PathLike | str, model: MorphableModel) -> None
     fields = {name: np.asarray(getattr(model, name)) for name in _NPZ_FIELDS}
     if model.has_whitening:
         fields |= {name: np.asarray(getattr(model, name)) for name in ("alpha_mean", "alpha_std")}
+    save_fields(path, fields)
+
+
+def save_fields(path: pathlib.Path, fields: Mapping[str, np.ndarray]) -> None:
+    """Writes the arrays of an .npz atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
         try:
@@ -90,8 +162,8 @@ def _read_model(path: pathlib.Path) -> MorphableModel:
     if not path.exists():
         raise AssetError(
             f"{path}: no such morphable model; give a folder (3DDFA's train.configs, or"
-            " Model_Shape.mat + Model_Expression.mat), a .pkl of 3DDFA_V2, an .npz, or"
-            f" the name {BUILTIN!r}"
+            " Model_Shape.mat + Model_Expression.mat), a .pkl of 3DDFA_V2, an .npz, a model of Deep3DFaceRecon (.mat),"
+            f" Basel (.h5), FLAME (.pkl), ICT-FaceKit (folder) or Surrey (.bin), or the name {BUILTIN!r}"
         )
     if path.is_dir() and (path / "u_shp.npy").exists():
         return _read_3ddfa(path)
@@ -105,7 +177,7 @@ def _read_model(path: pathlib.Path) -> MorphableModel:
         return _read_npz(path)
     if path.suffix == ".pkl":
         return _read_3ddfa_v2(path)
-    raise AssetError(f"{path}: unknown kind of morphable model; expected a folder, .pkl or .npz")
+    raise AssetError(f"{path}: unknown kind of morphable model; expected a folder, .mat, .h5, .bin, .pkl or .npz")
 
 
 def _read_3ddfa(folder: pathlib.Path) -> MorphableModel:
@@ -153,7 +225,8 @@ def _read_npz(path: pathlib.Path) -> MorphableModel:
     content = {name: _numbers(path, value) for name, value in _load_npz(path, _NPZ_FIELDS).items()}
     try:
         return morphable_model.create(
-            *(content[name] for name in _NPZ_FIELDS[:2]),
+            content["mean"],
+            _first_directions(content["basis"], content.get("num_shape")),
             orient_outward(content["mean"], content["triangles"]),
             content["landmark_indices"],
             content.get("alpha_mean"),
@@ -161,6 +234,17 @@ def _read_npz(path: pathlib.Path) -> MorphableModel:
         )
     except (ValueError, IndexError) as error:
         raise AssetError(f"{path}: {error}") from None
+
+
+def _first_directions(basis: np.ndarray, num_shape: np.ndarray | None) -> np.ndarray:
+    """The 40 + 10 directions of a basis with another number of them, of which `num_shape` are of the shape."""
+    if num_shape is None or basis.ndim != 3:
+        return basis
+    number = int(np.clip(num_shape, 0, len(basis)))
+    chosen = np.zeros((NUM_SHAPE + NUM_EXPRESSION, *basis.shape[1:]), np.float32)
+    shape, expression = basis[:number][:NUM_SHAPE], basis[number:][:NUM_EXPRESSION]
+    chosen[: len(shape)], chosen[NUM_SHAPE : NUM_SHAPE + len(expression)] = shape, expression
+    return chosen
 
 
 def _create(path, mean, basis, tri_path, triangles, keypoints, first_vertex) -> MorphableModel:
