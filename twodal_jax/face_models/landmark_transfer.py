@@ -12,8 +12,9 @@ def complete(mean: np.ndarray, stated: dict[int, int]) -> np.ndarray:
     """Vertices [68] of the landmarks of a mean face [N, 3], in any unit: those stated, and the others by alignment.
 
     The built-in head is placed by a similarity on the stated landmarks, or, with fewer than four, by the width of the
-    head and the tip of the nose, and refined by iterative closest points; then the nearest vertices are taken. Errors
-    are some millimetres for inner landmarks and more along the jaw: look at the result, or give a file of landmarks.
+    head and the tip of the nose, refined by iterative closest points; then the nearest vertices are taken. For BFM 2009
+    they are off by 3 mm (jaw 5 mm) with four stated landmarks, by 6 mm (jaw 12 mm) with none: look at the result, or give
+    a file of landmarks.
     """
     model = cc0_head.load().model
     own = np.asarray(model.landmark_mean, np.float64).T
