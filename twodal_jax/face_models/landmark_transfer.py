@@ -13,8 +13,8 @@ def complete(mean: np.ndarray, stated: dict[int, int]) -> np.ndarray:
 
     The built-in head is placed by a similarity on the stated landmarks, or, with fewer than four, by the width of the
     head and the tip of the nose, refined by iterative closest points; then the nearest vertices are taken. For BFM 2009
-    they are off by 3 mm (jaw 5 mm) with four stated landmarks, by 6 mm (jaw 12 mm) with none: look at the result, or give
-    a file of landmarks.
+    they are off by 3 mm (jaw 5 mm) with four stated landmarks, by 6 mm (jaw 12 mm) with none: look at the result, or
+    give a file of landmarks.
     """
     model = cc0_head.load().model
     own = np.asarray(model.landmark_mean, np.float64).T
