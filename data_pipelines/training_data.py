@@ -136,7 +136,7 @@ def _check_origin(config: ml_collections.ConfigDict, name: str, opened: Prepared
     if spec.folder:  # chosen by the user
         return
     there, here = manifest["source"], f"split {spec.split!r}"
-    same = not (spec.make and spec.split) or there.endswith(f":{spec.split}")
+    same = not (spec.make and spec.split) or spec.split in there.split(":")
     if spec.source == SYNTHETIC:
         there, here = f"{opened.count} faces of seed {manifest.get('seed')}", f"{spec.count} faces of seed {spec.seed}"
         same = there == here

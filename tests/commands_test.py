@@ -298,7 +298,7 @@ def use_few_faces(config, folder):
         if spec.make and not all(source.exists() for source in sources):
             pytest.skip(f"{spec.input} does not exist; set TWODAL_DATA_DIR")
         if spec.make:
-            table = "annotations.npz" if spec.source == "mat" else "landmarks21.csv"
+            table = "annotations.npz" if spec.source in ("mat", "profile") else "landmarks21.csv"
             for source in sources:
                 if not (folder / source.name).is_dir():
                     copy_few_images(source, folder / source.name, table)

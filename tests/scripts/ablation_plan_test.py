@@ -65,7 +65,7 @@ def test_masks_and_numbers_of_wild_images_multiply_only_rows_that_use_them():
 @EACH_ROW
 def test_all_rows_have_equal_steps_images_input_and_augmentation(row):
     config = configured(Run(row, 0, 900))
-    assert (config.stage1.steps, config.stage2.steps) == (300, 600)  # 4,500 and 9,000 of 13,500
+    assert (config.stage1.steps, config.stage2.steps) == (253, 647)  # 4,500 and 11,500 of 16,000
     wild = [any(builder.loss_weights(config, config[s])[n] for n in WILD_LOSSES) for s in ("stage1", "stage2")]
     assert wild[0] == wild[1], "without wild images in one stage a row would see fewer images there"
     assert config.batch_annotated + config.batch_wild * wild[0] == 32
@@ -135,7 +135,7 @@ def test_runs_of_different_rates_seeds_and_kinds_have_different_folders():
 
 def test_steps_are_divided_as_in_the_config_and_no_stage_loses_all():
     config = aflw.get_config()
-    assert ablation_plan.stage_steps(config, 9000) == (3000, 6000)
+    assert ablation_plan.stage_steps(config, 16_000) == (4500, 11_500)
     assert ablation_plan.stage_steps(config, 2) == (1, 1)
     config.stage1.steps = 0
     assert ablation_plan.stage_steps(config, 50) == (0, 50)
