@@ -46,7 +46,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
 
     config.regressor.name = "resnet18"
     config.regressor.variant = "keypoints"
-    # 16,000 steps, detected landmarks and image alone, with the mirror image: 3.01 and 3.07 % with 0.25 in two thirds of
+    # 16,000 steps, detected landmarks and image alone, mirrored as well: 3.01 and 3.07 % with 0.25 in two thirds of
     # the time, 3.01 and 3.02 % with 0.375.
     config.regressor.width = 0.375
     config.mirror_prediction = True  # without: 3.08 and 3.11 %
