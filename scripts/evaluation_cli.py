@@ -216,7 +216,6 @@ def run(
     """
     from data_pipelines.sources.base import SourceError
 
-    xla_flags.set_cpu_flags()
     xla_flags.keep_compiled()
     known = (UsageError, PredictionsError, CheckpointError, AssetError, SourceError, OSError, *user_errors)
     try:
