@@ -131,7 +131,8 @@ def installed():
 def constraints(folder):
     """The pins as a file in which the core's requirements have the tested versions."""
     path = folder / "constraints.txt"
-    path.write_text("".join(f"{name}=={version}\n" for name, version in pins("requirements.txt", platform.python_version()[:4]).items()))
+    pinned = pins("requirements.txt", ".".join(platform.python_version_tuple()[:2]))
+    path.write_text("".join(f"{name}=={version}\n" for name, version in pinned.items()))
     return path
 
 
