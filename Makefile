@@ -3,7 +3,7 @@
 # make test        all tests
 # make test-quick  the tests of less than half a minute
 # make test-all    all tests, with more repetitions (TWODAL_TEST_ALL=1)
-# make test-core   the quick tests of the mathematics, networks, training and export, for a second version of Python:
+# make test-core   quick tests of losses, network, step, checkpoints and export, for a second version of Python:
 #                  make test-core PYTHON=python3.13 VENV=.venv13
 # make test-onnx   the export to ONNX, with an environment of its own (onnx_env)
 PYTHON ?= python3
@@ -12,8 +12,8 @@ BIN := $(VENV)/bin
 WORKDIR ?= runs/demo
 # Number of test workers; each may use about 3 GB.
 WORKERS ?= 2
-CORE := tests/geometry tests/losses_test.py tests/forward_test.py tests/models tests/distributed tests/training \
-	tests/checkpointing tests/export/export_network_test.py
+CORE := tests/losses_test.py tests/forward_test.py tests/models/resnet_test.py tests/training/train_step_test.py \
+	tests/checkpointing/checkpoint_test.py tests/export/export_network_test.py
 
 .PHONY: demo lint test test-quick test-all test-core test-onnx clean
 
