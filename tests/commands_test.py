@@ -161,7 +161,7 @@ def check_make(arguments):
 
 
 def check_pip(arguments):
-    """A requirements file exists; a package, and its version where it is pinned, is in requirements.txt; extras are the package's."""
+    """A requirements file exists; requirements.txt has a package, in its pinned version; extras are the package's."""
     if arguments[0] == "-r":
         assert (ROOT / arguments[1]).is_file()
     elif arguments[0].startswith("."):
