@@ -75,7 +75,6 @@ def serve(maker: str, arguments: str) -> None:
     """Main function of the process: makes the job, reports its value, and runs it once per line on standard input."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries may print to stdout; answers have their own channel
-    xla_flags.set_cpu_flags()
     module, _, function = maker.partition(":")
     job, told = getattr(importlib.import_module(module), function)(*json.loads(arguments))
     print(json.dumps(told), file=answers, flush=True)

@@ -14,7 +14,6 @@ import numpy as np
 
 from benchmarks import models, timing
 from benchmarks.timing import in_turn, median_ms, ratio, Row
-from twodal_jax.runtime import xla_flags
 
 BATCH = 32
 
@@ -143,7 +142,6 @@ def raster_rows(model, sizes: tuple[int, ...], rounds: int) -> list[Row]:
 
 def measure(options) -> list[Row]:
     """The rows of meshes, then those of the rasteriser."""
-    xla_flags.set_cpu_flags()
     model = models.full_size()
     rounds = 5 if options.quick else 9
     rows = mesh_rows(model, rounds, 320 if options.quick else 2000)

@@ -16,7 +16,6 @@ import sys
 
 from benchmarks import timing
 from benchmarks.timing import in_turn, median_ms, ratio, Row
-from twodal_jax.runtime import xla_flags
 
 
 def small_step(images: int):
@@ -100,11 +99,11 @@ def measure_here(images: int, rounds: int, both: bool) -> dict[str, float]:
 def on_devices(count: int, images: int, rounds: int, both: bool) -> dict[str, float]:
     """`measure_here` in a process with `count` virtual devices."""
     code = (
-        "from twodal_jax.runtime import xla_flags; xla_flags.set_cpu_flags(); import json;"
+        "import json;"
         " from benchmarks.devices_speed import measure_here;"
         f" print(json.dumps(measure_here({images}, {rounds}, {both})))"
     )
-    flags = f"{xla_flags.CPU_FLAGS} --xla_force_host_platform_device_count={count}"
+    flags = f"--xla_force_host_platform_device_count={count}"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True, check=False
     )

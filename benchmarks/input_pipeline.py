@@ -20,7 +20,6 @@ import numpy as np
 from benchmarks import timing
 from benchmarks.timing import Row
 from data_pipelines.loading.loader import reading_threads
-from twodal_jax.runtime import xla_flags
 from twodal_jax.training import step as train_step
 
 SIZE, BATCH = 160, 32
@@ -218,7 +217,6 @@ def _resized(annotated: dict) -> dict:
 
 def measure(options) -> list[Row]:
     """The rates, the waiting time, and the demand of a fast GPU."""
-    xla_flags.set_cpu_flags()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         encoded, sets = make_sets(folder, 512 if options.quick else 2048)

@@ -12,7 +12,6 @@ import functools
 
 from benchmarks import flops, timing
 from benchmarks.timing import Row
-from twodal_jax.runtime import xla_flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +101,6 @@ def stage_cost(stage: int, compile_it: bool) -> tuple[StepCost, dict[str, float]
 
 def measure(options) -> list[Row]:
     """The rows of the counts, then those of the estimates."""
-    xla_flags.set_cpu_flags()
     from configs import paper
 
     config = paper.get_config()

@@ -35,7 +35,6 @@ def first_step(config_name: str, batch: int, cache: str) -> None:
     from twodal_jax.runtime import xla_flags
     from twodal_jax.training import step as train_step
 
-    xla_flags.set_cpu_flags()
     if cache:
         xla_flags.keep_compiled(cache)
     import jax

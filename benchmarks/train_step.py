@@ -13,7 +13,6 @@ import os
 from benchmarks import timing
 from benchmarks.apart import Apart, AS_IN_TRAINING, AS_THE_SYSTEM_HAS_IT, in_turn
 from benchmarks.timing import median_ms, ratio, Row
-from twodal_jax.runtime import xla_flags
 
 FORWARD_BACKWARD = 3  # a backward pass costs two forward passes
 
@@ -204,7 +203,6 @@ def inference_rows(batch: int, rounds: int, bar: float) -> list[Row]:
 
 def measure(options) -> list[Row]:
     """All rows; bfloat16 and batch 32 without `--quick` only."""
-    xla_flags.set_cpu_flags()
     rows = [Row("GEMM peak, float32", timing.measured_peak() / 1e9, "GFLOP/s")]
     rows += train_rows(8, "float32", 5 if options.quick else 9, 1.05, more=not options.quick)
     if not options.quick:

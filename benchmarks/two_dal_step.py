@@ -18,7 +18,6 @@ from benchmarks import apart, timing
 from benchmarks.apart import Apart, AS_IN_TRAINING
 from benchmarks.timing import in_turn, median_ms, Row
 from benchmarks.train_step import have_torch, memory_note, torch_jobs, torch_rows
-from twodal_jax.runtime import xla_flags
 
 
 def load_config(name: str, batch: int, dtype: str = "float32"):
@@ -225,7 +224,6 @@ def against_torch(name: str, batch: int, dtype: str, rounds: int) -> list[Row]:
 
 def measure(options) -> list[Row]:
     """The rows of the step of CPU users, then of the paper's step."""
-    xla_flags.set_cpu_flags()
     peak = timing.measured_peak()
     rows = [Row("GEMM peak, float32", peak / 1e9, "GFLOP/s")]
     if options.config:

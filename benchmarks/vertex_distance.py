@@ -9,7 +9,6 @@ import functools
 
 from benchmarks import models, timing
 from benchmarks.timing import in_turn, median_ms, ratio, Row
-from twodal_jax.runtime import xla_flags
 
 FACES = 32
 
@@ -67,7 +66,6 @@ def rows_for(model, rounds: int) -> list[Row]:
 
 def measure(options) -> list[Row]:
     """The rows of the paper's mesh, and of larger ones."""
-    xla_flags.set_cpu_flags()
     rounds = 5 if options.quick else 9
     rows = rows_for(models.full_size(), rounds)
     for count in () if options.quick else (2 * models.NUM_VERTICES, 4 * models.NUM_VERTICES):

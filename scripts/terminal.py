@@ -49,7 +49,6 @@ def run(
 
     After Ctrl-C the message is `interrupted()` and the exit status 130.
     """
-    xla_flags.set_cpu_flags()
     xla_flags.keep_compiled()
     try:
         main()

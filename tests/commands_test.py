@@ -161,14 +161,14 @@ def check_make(arguments):
 
 
 def check_pip(arguments):
-    """A requirements file exists; a pinned package has the version of requirements.txt; extras are the package's."""
+    """A requirements file exists; requirements.txt has a package, in its pinned version; extras are the package's."""
     if arguments[0] == "-r":
         assert (ROOT / arguments[1]).is_file()
     elif arguments[0].startswith("."):
         assert arguments[0] == "." or arguments[0][2:-1] in cli.EXTRAS.values()
     else:
         pin = re.sub(r"\[\w+\]", "", arguments[0])
-        assert re.search(rf"^{re.escape(pin)}\s", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M)
+        assert re.search(rf"^{re.escape(pin)}(==|;|\s)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

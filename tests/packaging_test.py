@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import platform
 import re
 import shutil
 import subprocess
@@ -36,18 +37,27 @@ def names(requirements):
     return {canonicalize_name(requirement.name) for requirement in requirements}
 
 
-def pins(file):
-    """{package: version} of a requirements file and of those it includes."""
+def pins(file, python):
+    """{package: version} of a requirements file and of those it includes, for a version of Python."""
     found = {}
     for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
         if line.startswith("-r "):
-            found |= pins(line.removeprefix("-r "))
+            found |= pins(line.removeprefix("-r "), python)
         elif line and not line.startswith("#"):
-            name, version = line.split("#")[0].strip().split("==")
-            found[canonicalize_name(name)] = version
+            requirement = Requirement(line.split("#")[0])
+            if requirement.marker is None or requirement.marker.evaluate({"python_version": python}):
+                (pin,) = requirement.specifier
+                assert pin.operator == "==" and canonicalize_name(requirement.name) not in found, line
+                found[canonicalize_name(requirement.name)] = pin.version
     return found
 
 
+@pytest.mark.parametrize("python, version", [("3.11", "0.10.2"), ("3.12", "0.12.0.1"), ("3.13", "0.12.0.1")])
+def test_the_version_of_jax_follows_from_that_of_python(python, version):
+    assert pins("requirements.txt", python)["jax"] == version
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.13"])
 @pytest.mark.parametrize(
     "file, extras",
     [
@@ -56,8 +66,8 @@ def pins(file):
         ("requirements-test.txt", ("train", "data", "app")),
     ],
 )
-def test_the_pins_satisfy_the_requirements_of_the_package(file, extras):
-    pinned, required = pins(file), [*CORE, *(item for extra in extras for item in EXTRAS[extra])]
+def test_the_pins_satisfy_the_requirements_of_the_package(file, extras, python):
+    pinned, required = pins(file, python), [*CORE, *(item for extra in extras for item in EXTRAS[extra])]
     assert not [str(r) for r in required if pinned.get(canonicalize_name(r.name), "0") not in r.specifier]
     if file != "requirements-test.txt":
         assert pinned.keys() == names(required)
@@ -121,7 +131,8 @@ def installed():
 def constraints(folder):
     """The pins as a file in which the core's requirements have the tested versions."""
     path = folder / "constraints.txt"
-    path.write_text("".join(f"{name}=={version}\n" for name, version in pins("requirements.txt").items()))
+    pinned = pins("requirements.txt", ".".join(platform.python_version_tuple()[:2]))
+    path.write_text("".join(f"{name}=={version}\n" for name, version in pinned.items()))
     return path
 
 

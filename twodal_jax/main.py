@@ -39,7 +39,6 @@ def fail(message: str, code: int = 1) -> None:
 
 def run(config, workdir: pathlib.Path) -> None:
     """Trains a run; errors that a user can correct end in one message."""
-    xla_flags.set_cpu_flags()
     from data_pipelines import training_data
 
     absl.logging.set_verbosity(absl.logging.WARNING)  # Orbax logs every step of every save

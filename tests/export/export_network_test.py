@@ -177,6 +177,7 @@ def exported(one, tmp_path_factory):
     [
         ({"images": np.zeros((2, 120, 120, 3), np.float32)}, "`images` as uint8"),
         ({"images": np.zeros((2, 128, 128, 3), np.uint8)}, "`images` of shape"),
+        ({"images": np.zeros((0, 120, 120, 3), np.uint8)}, "at least 1 face in `images`, got a batch of 0"),
         ({"landmarks": np.zeros((2, 68, 2))}, "`landmarks` of shape"),
         ({"visible": np.zeros((3, 18))}, "`visible` of shape"),
     ],
@@ -303,5 +304,6 @@ def test_onnx_in_onnxruntime_agrees_with_evaluation(tmp_path, passes):
             [python, *map(str, arguments)], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=800
         )
         assert done.returncode == 0, done.stderr[-2000:]
+        assert "nitializer" not in done.stderr, "onnxruntime warns of initialisers that no node uses"
     check_batches(np.load(tmp_path / "out.npz"), evaluated(one, batch, passes))
     assert json.loads((tmp_path / "network.onnx.json").read_text())["format"].startswith("ONNX")

@@ -74,6 +74,8 @@ class LoadedNetwork:
         if images.dtype != np.uint8:
             raise ValueError(f"Expected `images` as uint8 (BGR, 0 to 255), got {images.dtype}.")
         count = len(images)
+        if not count:
+            raise ValueError("Expected at least 1 face in `images`, got a batch of 0.")
         for name, array, shape in (
             ("images", images, (count, CROP_SIZE, CROP_SIZE, 3)),
             ("landmarks", landmarks, (count, 18, 2)),

@@ -37,7 +37,7 @@ _MODEL_SHAPES = {
     "landmark_basis": (NUM_DIRECTIONS, 3, NUM_LANDMARKS),
 }
 INPUTS = {
-    "images": "the 120-pixel crop, BGR, 0 to 255",
+    "images": "the 120-pixel crops, BGR, 0 to 255; at least one (onnxruntime ends the process for a batch of 0)",
     "landmarks": "the 18 landmarks of the heatmap in crop pixels (x right, y down, the first pixel's centre"
     " at (0, 0)), in this order: " + ", ".join(heatmap.LANDMARK_NAMES),
     "visible": "1 where a landmark is known, 0 where not (its place is then ignored); all 0: the network sees"

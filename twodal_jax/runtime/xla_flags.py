@@ -1,11 +1,9 @@
-"""Settings made before JAX starts: huge pages, fast convolutions on a CPU, a cache of compiled programs."""
+"""Settings made before JAX starts: huge pages and a cache of compiled programs."""
 
 import os
 import pathlib
 import sys
 
-# Makes 1x1 convolutions that are written as matrix products fast on a CPU; see `models.layers`.
-CPU_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=individual_dot"
 # XLA allocates its buffers anew at every step, which is faster in pages of 2 MB. Needs glibc 2.35 or newer, and a
 # system that lets programs choose (/sys/kernel/mm/transparent_hugepage/enabled: [madvise]).
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -15,13 +13,6 @@ def cache_folder() -> pathlib.Path:
     """The user's cache folder of this project: $XDG_CACHE_HOME/twodal_jax."""
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(base) / "twodal_jax"
-
-
-def set_cpu_flags() -> None:
-    """Adds CPU_FLAGS to $XLA_FLAGS. Has no effect once a JAX backend has started."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if CPU_FLAGS not in flags:
-        os.environ["XLA_FLAGS"] = f"{CPU_FLAGS} {flags}".strip()
 
 
 def use_huge_pages() -> None:
