@@ -52,7 +52,7 @@ def main() -> None:
 # Imported package -> extra of pyproject.toml that brings it.
 EXTRAS = {
     **dict.fromkeys(("matplotlib", "jinja2", "markupsafe", "tensorboardX"), "train"),
-    **dict.fromkeys(("tensorflow", "tensorflow_datasets", "array_record", "apache_beam"), "data"),
+    **dict.fromkeys(("h5py", "tensorflow", "tensorflow_datasets", "array_record", "apache_beam"), "data"),
     "face_alignment": "landmarks",
     **dict.fromkeys(("gradio", "fastapi", "starlette", "uvicorn"), "app"),
 }
