@@ -3,10 +3,12 @@
 `geometry/pixel_convention_test` checks that alpha and landmarks follow the image content.
 """
 
+import cv2
 import helpers_model
 import jax
 import jax.numpy as jnp
 import numpy as np
+import skimage.data
 from helpers_augmentation import compiled, GEOMETRY, keys
 
 from twodal_jax import forward
@@ -26,6 +28,20 @@ EVERYTHING = APPEARANCE.replace(
     landmark_dropout=0.1,
     heatmap_dropout=0.3,
 )
+
+
+def test_both_forms_of_the_warp_give_the_same_image():
+    """That of accelerators is lowered only there; here both run on the CPU, on a photo."""
+    photo = cv2.resize(skimage.data.astronaut()[:400, 60:460], (160, 160), interpolation=cv2.INTER_AREA)
+    matrices = jax.vmap(lambda key: augmentation.random_similarity(key, GEOMETRY))(keys(40))
+    mirrored = [augmentation._compose(matrix, augmentation.mirror_matrix()) for matrix in matrices[::2]]
+    differences = []
+    for matrix in [*matrices, *mirrored]:
+        one, other = (form(photo, matrix) for form in (augmentation._warp_by_gathers, augmentation._warp_by_products))
+        differences.append(np.abs(np.asarray(one) - other).mean())
+    assert max(differences) < 4 and np.mean(differences) < 1
+    same = augmentation._warp_by_products(photo, np.eye(2, 3, dtype=np.float32))
+    np.testing.assert_array_equal(same, photo[20:140, 20:140])
 
 
 def test_random_similarity_is_a_similarity_within_the_settings():

