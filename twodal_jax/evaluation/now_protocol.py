@@ -14,6 +14,7 @@ import dataclasses
 import numpy as np
 
 from twodal_jax.evaluation.surface_distance import Surface
+from twodal_jax.geometry.similarity import similarity
 
 LANDMARKS = (36, 39, 42, 45, 33, 48, 54)  # the seven of the 68
 _COARSE = (3000, 12_000)  # points of the first stages
@@ -71,22 +72,12 @@ def scan_errors(
     if len(points) < 10:
         raise ValueError(f"The scan has {len(points)} points in the ball of its landmarks; are both in one frame?")
     surface = Surface(vertices, triangles)
-    motion = _on_landmarks(landmarks, scan_landmarks, metrical)
+    motion = Similarity(*similarity(landmarks, scan_landmarks, scaled=not metrical))
     rng = np.random.default_rng(0)
     coarse = [rng.choice(points, count, replace=False) for count in _COARSE if count < len(points) / 2]
     for part in (*coarse, points):
         motion, distances = _align(surface, part, motion, metrical)
     return np.abs(distances)
-
-
-def _on_landmarks(source: np.ndarray, target: np.ndarray, metrical: bool) -> Similarity:
-    """The least-squares motion of the landmarks, without a reflection (Umeyama 1991)."""
-    centre, aim = source.mean(axis=0), target.mean(axis=0)
-    u, sizes, vt = np.linalg.svd((target - aim).T @ (source - centre))
-    signs = np.array([1, 1, np.sign(np.linalg.det(u @ vt))])
-    rotation = (u * signs) @ vt
-    scale = 1.0 if metrical else (sizes * signs).sum() / ((source - centre) ** 2).sum()
-    return Similarity(float(scale), rotation, aim - scale * rotation @ centre)
 
 
 def _align(surface: Surface, points: np.ndarray, motion: Similarity, metrical: bool) -> tuple[Similarity, np.ndarray]:

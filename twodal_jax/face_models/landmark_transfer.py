@@ -4,6 +4,7 @@ import numpy as np
 import scipy.spatial
 
 from twodal_jax.face_models import cc0_head
+from twodal_jax.geometry.similarity import similarity
 
 _STEPS, _KEPT = 40, 0.8  # of the alignment, and the share of pairs that it trusts
 
@@ -29,19 +30,6 @@ def complete(mean: np.ndarray, stated: dict[int, int]) -> np.ndarray:
     for number, vertex in stated.items():
         vertices[number] = vertex
     return vertices
-
-
-def similarity(source: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Scale, rotation [3, 3] and translation [3] that move points [K, 3] onto others with the least squares.
-
-    Source: Umeyama, Least-Squares Estimation of Transformation Parameters Between Two Point Patterns, 1991.
-    """
-    centre, aim = source.mean(axis=0), target.mean(axis=0)
-    u, sizes, vt = np.linalg.svd((target - aim).T @ (source - centre))
-    signs = np.array([1, 1, np.sign(np.linalg.det(u @ vt))])
-    rotation = (u * signs) @ vt
-    scale = (sizes * signs).sum() / max(((source - centre) ** 2).sum(), 1e-300)
-    return scale, rotation, aim - scale * rotation @ centre
 
 
 def _apply(motion: tuple[float, np.ndarray, np.ndarray], points: np.ndarray) -> np.ndarray:
