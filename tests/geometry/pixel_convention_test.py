@@ -216,14 +216,14 @@ class DotDetector(Reconstructor):
     """Reconstructor without a network: its face has landmark 30 on the crop's dot."""
 
     def __init__(self, model, alpha):
-        spec = types.SimpleNamespace(heatmap=HeatmapSettings())
+        spec = types.SimpleNamespace(heatmap=HeatmapSettings(), mirror_prediction=False)
         folded = types.SimpleNamespace(
             spec=types.SimpleNamespace(regressor=None), regressor=types.SimpleNamespace(params={})
         )
         super().__init__(types.SimpleNamespace(model=model, config={}, spec=spec, folded=lambda images: folded))
         self.alpha = np.asarray(alpha, np.float32)
 
-    def _alphas(self, crops, landmarks, visible):
+    def _alphas(self, crops, landmarks, visible, mirror):
         found = []
         for crop in crops:
             alpha = self.alpha.copy()

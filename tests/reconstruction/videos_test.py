@@ -27,7 +27,8 @@ class FakeModel:
     def detect(self, image):
         return [FaceBox(BOX)]
 
-    def reconstruct(self, image, boxes, passes):
+    def reconstruct(self, image, boxes, passes, mirror):
+        assert not mirror  # a film is fast
         alpha = self._alpha.copy()
         alpha[[3, 7]] += self._rng.normal(0, 1.0, 2).astype(np.float32)
         return [self.face_of(alpha, BOX, 0.9) for _ in boxes]
@@ -91,9 +92,9 @@ def test_smoothing_reduces_jitter(clip, tmp_path):
 def test_each_frames_own_shape_is_kept_on_request_and_no_animation_written(clip, tmp_path, monkeypatch):
     once = FakeModel.reconstruct
 
-    def changing(self, image, boxes, passes):
+    def changing(self, image, boxes, passes, mirror):
         self._alpha[12] += 1
-        return once(self, image, boxes, passes)
+        return once(self, image, boxes, passes, mirror)
 
     monkeypatch.setattr(FakeModel, "reconstruct", changing)
     run(clip, tmp_path / "one", animation=False)
