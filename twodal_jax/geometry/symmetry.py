@@ -52,13 +52,14 @@ def mirror_map(mean: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndar
     unknowns = np.concatenate([directions, shifts])
     norms = np.linalg.norm(unknowns, axis=1)[:, None]
     norms = np.where(norms > 0, norms, 1.0)
-    unknowns = unknowns / norms
-    targets = np.concatenate([basis, mean[None]])[:, :, pairs] * FLIP_X[:, None]
+    unknowns /= norms  # in place, as below: each of these arrays has 25 MB
+    targets = np.concatenate([basis, mean[None]])[:, :, pairs]
+    targets *= FLIP_X[:, None]
     targets[-1] -= mean
     targets = targets.reshape(NUM_DIRECTIONS + 1, -1)
     solution = np.linalg.lstsq(unknowns @ unknowns.T, unknowns @ targets.T, rcond=1e-10)[0]
-    residual = targets - solution.T @ unknowns
-    return solution / norms, residual @ residual.T / num_vertices
+    targets -= solution.T @ unknowns
+    return solution / norms, targets @ targets.T / num_vertices
 
 
 def with_mirror(model: MorphableModel) -> MorphableModel:
