@@ -121,8 +121,8 @@ def write_ict(folder, unit=100.0):
     return folder, unit
 
 
-def write_surrey(folder, unit=1000.0, version=3):
-    """A model of eos, in cereal's binary archive, with blendshapes in a second file."""
+def write_surrey(folder, unit=1000.0, version=3, embedded=None):
+    """A model of eos, in cereal's binary archive, with blendshapes in a second file or expressions `embedded`."""
     mean, shape, expression, triangles, _ = head()
 
     def matrix(values):
@@ -136,10 +136,17 @@ def write_surrey(folder, unit=1000.0, version=3):
 
     nothing = struct.pack("<iiiiii", 0, 0, 0, 0, 0, 0) + struct.pack("<Q", 0)
     content = struct.pack("<I", version) + pca(unit * mean.ravel(), unit * columns(shape)) + nothing
-    content += (b"\1" if version >= 2 else b"") + (b"\1" if version >= 3 else b"") + struct.pack("<Q", 0)
+    named = [struct.pack("<Q", 5) + b"happy" + matrix(unit * part.ravel()) for part in expression[:6]]
+    blendshapes = struct.pack("<Q", 6) + b"".join(named)
+    kinds = {  # std::optional's byte is 1 without a value; std::variant<PcaModel, Blendshapes> has its index first
+        None: b"\1",
+        "pca": b"\0" + struct.pack("<i", 0) + pca(unit * 1e-3 * np.ones(mean.size), unit * columns(expression)),
+        "blendshapes": b"\0" + struct.pack("<i", 1) + blendshapes,
+    }
+    content += (kinds[embedded] if version >= 2 else b"") + (b"\1" if version >= 3 else b"") + struct.pack("<Q", 0)
     (folder / "sfm_shape_3448.bin").write_bytes(content)
-    blendshapes = [struct.pack("<Q", 5) + b"happy" + matrix(unit * part.ravel()) for part in expression[:6]]
-    (folder / "expression_blendshapes_3448.bin").write_bytes(struct.pack("<Q", 6) + b"".join(blendshapes))
+    if embedded is None:
+        (folder / "expression_blendshapes_3448.bin").write_bytes(blendshapes)
     return folder / "sfm_shape_3448.bin", unit
 
 

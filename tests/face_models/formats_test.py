@@ -1,13 +1,17 @@
 """Face models of other projects, read from small files in their true formats."""
 
+import json
 import pickle
+import shutil
 
+import h5py
 import helpers_model_files
 import numpy as np
 import pytest
+import scipy.io
 
 from scripts import convert_model
-from twodal_jax.face_models import load
+from twodal_jax.face_models import formats, load
 from twodal_jax.face_models.load import AssetError, load_morphable_model
 
 
@@ -98,3 +102,90 @@ def test_old_and_new_versions_of_eos_are_read(tmp_path):
     path.write_bytes(b"\0\0\0\0" + path.read_bytes()[4:])
     with pytest.raises(AssetError, match="version 0"):
         load.read_raw(path)
+
+
+def test_expressions_inside_a_model_of_eos_are_read_in_both_forms(tmp_path):
+    mean, _, expression, *_ = helpers_model_files.head()
+    path, unit = helpers_model_files.write_surrey(tmp_path, version=4, embedded="pca")
+    raw = load.read_raw(path)
+    np.testing.assert_allclose(raw.mean / unit, mean + 1e-3, atol=1e-6)
+    np.testing.assert_allclose(raw.expression / unit, expression, atol=1e-6)
+    path, _ = helpers_model_files.write_surrey(tmp_path, version=4, embedded="blendshapes")
+    np.testing.assert_allclose(load.read_raw(path).expression / unit, expression[:6], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("metadata/landmarks/json", json.dumps({"a": 1})),
+        ("metadata/landmarks/json", json.dumps([{"id": "center.nose.tip"}])),
+        ("shape/model/pcaBasis", np.zeros(45)),
+        ("shape/model/mean", np.zeros(100)),
+    ],
+)
+def test_an_h5_with_parts_of_another_shape_is_one_message(tmp_path, key, value):
+    path, _ = helpers_model_files.write_bfm_h5(tmp_path)
+    with h5py.File(path, "a") as file:
+        del file[key]
+        file[key] = value
+    with pytest.raises(AssetError, match="model2017") as error:
+        load_morphable_model(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "part", [{"meanshape": np.zeros(100)}, {"idBase": np.zeros((100, 80))}, {"keypoints": np.arange(5) + 1.0}]
+)
+def test_a_mat_with_parts_of_another_shape_is_one_message(tmp_path, part):
+    path, _ = helpers_model_files.write_deep3d(tmp_path)
+    content = {name: value for name, value in scipy.io.loadmat(path).items() if not name.startswith("_")}
+    scipy.io.savemat(path, content | part)
+    with pytest.raises(AssetError, match="BFM_model_front"):
+        load_morphable_model(path)
+
+
+def test_landmark_mappings_of_eos_are_read(tmp_path):
+    (tmp_path / "new.txt").write_text(
+        "# 68-point\n[landmark_mappings] # of 2\n 9 = 478 # chin\n#18 = # none\n31 = 81\n"
+        "[contour_landmarks]\nright = [ 1,\n 2 ]\n"
+    )
+    (tmp_path / "old.txt").write_text(
+        "; the 68-point\nlandmarkMappings ;\n{\n\t 9   478 ; (3)\n\t31 81\n}\ncontour_landmarks\n{\n1\n}\n"
+    )
+    for name in ("new.txt", "old.txt"):
+        assert formats.read_landmarks(tmp_path / name, np.zeros((0, 3), int)) == {8: 478, 30: 81}
+
+
+@pytest.mark.parametrize("count", [51, 68])
+@pytest.mark.parametrize("suffix", [".npz", ".pkl"])
+def test_the_embedding_of_flame_gives_the_vertices_of_most_weight(tmp_path, count, suffix):
+    path, _ = helpers_model_files.write_flame(tmp_path)
+    *_, triangles, _ = helpers_model_files.head()
+    rng = np.random.default_rng(0)
+    faces, corner = rng.choice(len(triangles), count, replace=False), rng.integers(3, size=count)
+    wanted = triangles[faces, corner]
+    weights = np.where(np.arange(3) == corner[:, None], 0.6, 0.2)
+    content = {"lmk_face_idx": faces, "lmk_b_coords": weights}
+    file = tmp_path / f"embedding{suffix}"
+    file.write_bytes(pickle.dumps(content, 2)) if suffix == ".pkl" else np.savez(file, **content)
+    found = load_morphable_model(path, landmarks=file).landmark_indices
+    np.testing.assert_array_equal(found[68 - count :], wanted)
+
+
+def test_only_the_listed_expressions_of_ict_facekit_count(tmp_path):
+    helpers_model_files.write_ict(tmp_path)
+    shutil.copy(tmp_path / "browDown_0.obj", tmp_path / "PupilDilate_L.obj")
+    (tmp_path / "mine.obj").write_text("v 0 0 0\n")
+    indices = tmp_path / "vertex_indices.json"
+    stated = json.loads(indices.read_text()) | {"expressions": [f"browDown_{number}" for number in range(12)]}
+    indices.write_text(json.dumps(stated))
+    assert len(load.read_raw(tmp_path).expression) == 12
+
+
+def test_negative_numbers_of_an_obj_count_from_its_last_vertex(tmp_path):
+    path = tmp_path / "mesh.obj"
+    path.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf -4 -3 -2\nf 1 2 4\n")
+    np.testing.assert_array_equal(formats.read_obj(path)[1], [[0, 1, 2], [0, 1, 3]])
+    path.write_text("v 0 0 0\nv 1 0 0\nf 1 2 3\n")
+    with pytest.raises(formats.BrokenFileError, match="does not exist"):
+        formats.read_obj(path)

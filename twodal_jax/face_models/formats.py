@@ -8,10 +8,11 @@
   FLAME 2020 and 2023 (.pkl): v_template, f, shapedirs [5023, 3, 400]: 300 of shape, 100 of expression. The pose stays
       at rest. Unit: metres. Source: Li et al., Learning a Model of Facial Shape and Expression from 4D Scans, 2017.
   ICT-FaceKit (folder FaceXModel): generic_neutral_mesh.obj, identity###.obj, an OBJ for each expression, and
-      vertex_indices.json with 68 landmarks. Unit: centimetres. Its 53 expressions are no principal components: the
-      directions are those of most variance among them.
-  Surrey Face Model (.bin of eos 1.0 and later, versions 1 to 4): shape model, and expression_blendshapes_*.bin beside
-      it. Source: PcaModel.hpp and MorphableModel.hpp of eos, in cereal's binary archive. Unit: millimetres.
+      vertex_indices.json with 68 landmarks and the expressions' names. Unit: centimetres. Its 53 expressions are no
+      principal components: the directions are those of most variance among them.
+  Surrey Face Model (.bin of eos 1.0 and later, versions 1 to 4): shape model, and expressions in it or in
+      expression_blendshapes_*.bin beside it. Source: PcaModel.hpp, ExpressionModel.hpp and MorphableModel.hpp of eos,
+      in cereal's binary archive. Unit: millimetres.
 
 All are in the frame of `MorphableModel`: x to the right of the picture, y up, z towards the viewer. Directions are
 scaled to standard deviations, so that coefficients of 1 are usual; Surrey's expressions are full expressions.
@@ -27,7 +28,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from twodal_jax.io import flame_pickle, mat
+from twodal_jax.io import flame_pickle, mat, npy, pickle_arrays
 from twodal_jax.io.untrusted import BrokenFileError
 
 FLAME_SHAPES = 300  # of FLAME's 400 directions; the others are expressions
@@ -128,6 +129,8 @@ def read_deep3d(path: pathlib.Path) -> RawModel:
     if missing := [name for name in names if name not in content]:
         raise BrokenFileError(f"{path}: lacks {', '.join(missing)}; expected Deep3DFaceRecon's BFM_model_front.mat")
     keypoints = content["keypoints"].ravel().astype(np.int64) - 1
+    if len(keypoints) != 68:
+        raise BrokenFileError(f"{path}: has {len(keypoints)} keypoints, expected 68")
     return RawModel(
         content["meanshape"].reshape(-1, 3),
         _directions(content["idBase"]),
@@ -197,7 +200,16 @@ def read_ict(folder: pathlib.Path) -> RawModel:
     """ICT-FaceKit's folder FaceXModel."""
     mean, faces = read_obj(folder / "generic_neutral_mesh.obj")
     identities = sorted(folder.glob("identity[0-9][0-9][0-9].obj"))
-    others = sorted(set(folder.glob("*.obj")) - set(identities) - {folder / "generic_neutral_mesh.obj"})
+    indices = folder / "vertex_indices.json"
+    try:
+        stated = json.loads(indices.read_text(encoding="utf-8")) if indices.is_file() else {}
+        landmarks = {number: int(vertex) for number, vertex in enumerate(stated.get("idx_to_landmark_verts", []))}
+        names = stated.get("expressions")
+        others = None if names is None else [folder / f"{pathlib.PurePath(name).name}.obj" for name in names]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BrokenFileError(f"{indices}: not as ICT-FaceKit writes it ({error!r})") from None
+    if others is None:
+        others = sorted(set(folder.glob("*.obj")) - set(identities) - {folder / "generic_neutral_mesh.obj"})
     if not identities or not others:
         raise BrokenFileError(f"{folder}: has no identity###.obj or no expressions; expected ICT-FaceKit's FaceXModel")
     shape, expression = ([read_obj(path)[0] for path in paths] for paths in (identities, others))
@@ -207,12 +219,6 @@ def read_ict(folder: pathlib.Path) -> RawModel:
     deltas = np.stack(expression) - mean
     _, sizes, rows = np.linalg.svd(deltas.reshape(len(deltas), -1), full_matrices=False)
     principal = (rows * (sizes / np.sqrt(len(deltas)))[:, None]).reshape(-1, *mean.shape)
-    indices = folder / "vertex_indices.json"
-    try:
-        listed = json.loads(indices.read_text(encoding="utf-8"))["idx_to_landmark_verts"] if indices.is_file() else []
-        landmarks = {number: int(vertex) for number, vertex in enumerate(listed[:68])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise BrokenFileError(f"{indices}: has no list idx_to_landmark_verts ({error!r})") from None
     return RawModel(mean, np.stack(shape) - mean, principal, faces, landmarks)
 
 
@@ -230,7 +236,11 @@ def read_obj(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     except (OSError, ValueError) as error:
         raise BrokenFileError(f"{path}: not readable as an OBJ ({error})") from None
     triangles = [[polygon[0], *pair] for polygon in polygons for pair in zip(polygon[1:], polygon[2:])]
-    return points, np.array(triangles, np.int64).reshape(-1, 3) - 1
+    numbers = np.array(triangles, np.int64).reshape(-1, 3)
+    numbers = np.where(numbers < 0, numbers + len(points), numbers - 1)  # negative ones count from the end
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(points):
+        raise BrokenFileError(f"{path}: a face names a vertex that does not exist")
+    return points, numbers
 
 
 class _Cereal:
@@ -288,10 +298,15 @@ def read_surrey(path: pathlib.Path) -> RawModel:
     archive.pca()  # colours
     expressions: list[np.ndarray] = []
     if version >= 2 and not archive.number("B"):  # std::optional: 1 where there is none
-        if archive.number("i") == 0:  # std::variant
+        kind = archive.number("i")  # of std::variant<PcaModel, Blendshapes>
+        if kind not in (0, 1):
+            raise BrokenFileError(f"{path}: has expressions of kind {kind}; expected 0 (PCA) or 1 (blendshapes)")
+        if kind == 1:
             expressions = archive.blendshapes()
         else:
             offset, basis, _ = archive.pca()
+            if len(offset) != len(mean):
+                raise BrokenFileError(f"{path}: its expressions have another number of vertices")
             mean, expressions = mean + offset, list(basis.T)
     beside = sorted(path.parent.glob("expression_blendshapes_*.bin"))
     if not expressions and beside:
@@ -306,16 +321,40 @@ def read_surrey(path: pathlib.Path) -> RawModel:
     return RawModel(mean, _directions(shape), stacked.reshape(-1, count, 3), triangles, landmarks if is_surrey else {})
 
 
-def read_landmarks(path: pathlib.Path) -> dict[int, int]:
-    """{number of the 68: vertex} of a text file: 68 vertices from 0, or lines `number vertex`, numbers from 1."""
+def read_landmarks(path: pathlib.Path, triangles: np.ndarray) -> dict[int, int]:
+    """{number of the 68, from 0: vertex} of a file of landmarks.
+
+    Text: 68 vertices from 0; or lines of a number from 1 to 68 and a vertex, as in eos's ibug_to_*.txt.
+    .npz or .pkl: FLAME's embedding, triangles `lmk_face_idx` [K] with weights `lmk_b_coords` [K, 3], of which the
+    vertex of most weight counts; K is 68, or 51 without the jaw.
+    """
+    if path.suffix in (".npz", ".pkl"):
+        return _read_embedding(path, triangles)
     try:
-        rows = [re.findall(r"\d+", line.split("#")[0]) for line in path.read_text(encoding="utf-8").splitlines()]
-        rows = [[int(value) for value in row] for row in rows if row]
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise BrokenFileError(f"{path}: not readable ({error})") from None
+    lines = [re.split("[#;]", line)[0] for line in text.splitlines()]
+    mapping = "\n".join(lines).split("contour_landmarks")[0]  # eos lists numbers of the jaw's points after this word
+    rows = [[int(value) for value in re.findall(r"\d+", line)] for line in mapping.splitlines()]
+    rows = [row for row in rows if row]
     flat = [value for row in rows for value in row]
-    if len(flat) == 68:
+    if len(rows) != 34 and len(flat) == 68:
         return dict(enumerate(flat))
     if rows and all(len(row) == 2 and 1 <= row[0] <= 68 for row in rows):
         return {number - 1: vertex for number, vertex in rows}
     raise BrokenFileError(f"{path}: expected 68 vertices from 0, or lines with a number from 1 to 68 and a vertex")
+
+
+def _read_embedding(path: pathlib.Path, triangles: np.ndarray) -> dict[int, int]:
+    content = npy.read_npz(path) if path.suffix == ".npz" else pickle_arrays.load(path)
+    faces, weights = (
+        np.asarray(content.get(name) if isinstance(content, dict) else None)
+        for name in ("lmk_face_idx", "lmk_b_coords")
+    )
+    count = faces.size
+    fits = faces.dtype.kind in "iu" and count in (51, 68) and weights.shape == (count, 3) and weights.dtype.kind == "f"
+    if not fits or not 0 <= faces.min() <= faces.max() < len(triangles):
+        raise BrokenFileError(f"{path}: expected lmk_face_idx [51 or 68], triangles of the model, and lmk_b_coords")
+    vertices = triangles[faces.ravel(), weights.argmax(axis=1)]
+    return {68 - count + number: int(vertex) for number, vertex in enumerate(vertices)}

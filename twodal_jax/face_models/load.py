@@ -51,8 +51,8 @@ def load_morphable_model(
       path: file, folder or "builtin".
       whitening: .pkl or .npz with mean and std [62] of alpha, which replaces that of the model; or None. If the model
         has none either, `has_whitening` is False.
-      landmarks: text file of the 68 landmarks' vertices (`formats.read_landmarks`), for the formats of `formats`; by
-        default those that the model states, completed by `landmark_transfer`.
+      landmarks: file of the 68 landmarks (`formats.read_landmarks`), for the formats of `formats`; by default those
+        that the model states. `landmark_transfer` completes either.
 
     Raises:
       AssetError: a file is missing or broken; names the file, what was expected and the remedy.
@@ -77,10 +77,19 @@ def read_raw(path: pathlib.Path, landmarks: os.PathLike | str | None = None) -> 
         reader = formats.read_flame
     if reader is None or not path.exists():
         return None
-    raw = _read(reader, path)
+    try:
+        raw = _read(reader, path)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        if isinstance(error, AssetError):
+            raise
+        raise AssetError(f"{path}: a part of it has another shape or type than its format states ({error!r})") from None
     if len(raw.mean) < morphable_model.NUM_LANDMARKS or not np.isfinite(raw.mean).all():
         raise AssetError(f"{path}: has {len(raw.mean)} vertices, or numbers that are not finite")
-    stated = raw.landmarks if landmarks is None else _read(formats.read_landmarks, pathlib.Path(landmarks))
+    stated = raw.landmarks
+    if landmarks is not None:
+        stated = _read(lambda file: formats.read_landmarks(file, raw.triangles), pathlib.Path(landmarks))
+    if len(stated) > morphable_model.NUM_LANDMARKS:
+        raise AssetError(f"{landmarks or path}: has {len(stated)} landmarks, expected 68")
     if stated and not 0 <= min(stated.values()) <= max(stated.values()) < len(raw.mean):
         raise AssetError(
             f"{landmarks or path}: landmarks of vertices that the model, of {len(raw.mean)}, does not have"
