@@ -141,7 +141,7 @@ def _warp_by_products(image: jax.Array, matrix: jax.Array) -> jax.Array:
     size = image.shape[0]
     margin = (size - CROP_SIZE) / 2.0
     (a, b), (c, d) = inverse = _inverse(matrix)
-    e, f = margin - inverse @ matrix[:, 2]
+    e, f = margin - _matmul(inverse, matrix[:, 2])  # a default product of a TPU would be off by half a pixel
     grid, lines = jnp.arange(CROP_SIZE, dtype=jnp.float32), jnp.arange(size, dtype=jnp.float32)
     # The column v of the crop that row y of the image meets at column u decides x; then y follows from u and v.
     v = (lines[:, None] - c * grid[None, :] - f) / d
