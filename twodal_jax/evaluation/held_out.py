@@ -103,8 +103,9 @@ def predict_alpha(
 
     `progress` is called with the number of faces just done.
     """
-    alphas, trained = [], trained.folded(batch_size)
-    faces, model = (images, landmarks, visible), trained.landmark_model
+    # The folded copy would compute the mirror map anew.
+    alphas, model, trained = [], trained.landmark_model, trained.folded(batch_size)
+    faces = images, landmarks, visible
     for alpha, _ in _predict_in_batches(trained.regressor, faces, model, trained.spec, batch_size, passes):
         alphas.append(alpha)
         progress(len(alpha))

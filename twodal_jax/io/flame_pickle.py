@@ -1,15 +1,14 @@
-"""Reader of FLAME's pickles: arrays, of which some are wrapped by the package chumpy. Executes nothing of the file.
+"""Reader of FLAME's pickles, in which chumpy wraps some of the arrays. Executes nothing of the file.
 
 A `chumpy.ch.Ch` object is read as its array `x`; sparse matrices of SciPy, which hold the joints, are read as None.
 """
 
-import io
 import os
 from typing import Any
 
 import numpy as np
 
-from twodal_jax.io import pickle_arrays, untrusted
+from twodal_jax.io import pickle_arrays
 from twodal_jax.io.pickle_arrays import PickleError
 
 _FOREIGN = {
@@ -31,11 +30,8 @@ class _Class:
     """A class of `_FOREIGN`, by name only."""
 
 
-class _Instance:
+class _Instance(pickle_arrays.Pending):
     """An object of such a class, until its state is read."""
-
-    def __init__(self):
-        self.memo_keys: list[int] = []
 
 
 class _Interpreter(pickle_arrays.Interpreter):
@@ -62,11 +58,6 @@ class _Interpreter(pickle_arrays.Interpreter):
             raise PickleError("makes an object of an unknown class; refused")
         self.stack.append(_Instance())
 
-    def _remember(self, key: int) -> None:
-        super()._remember(key)
-        if isinstance(self.stack[-1], _Instance):
-            self.stack[-1].memo_keys.append(key)
-
     def _op_build(self, argument):
         if len(self.stack) < 2 or not isinstance(self.stack[-2], _Instance):
             super()._op_build(argument)
@@ -85,9 +76,4 @@ def load(path: os.PathLike | str) -> dict[str, Any]:
     Raises:
       PickleError: the file is missing, broken, or names anything but NumPy, chumpy and SciPy's sparse matrices.
     """
-    try:
-        with untrusted.opened(path, "pickle") as file:
-            data = file.read(untrusted.size_of(file))
-    except untrusted.BrokenFileError as error:
-        raise PickleError(str(error)) from None
-    return pickle_arrays.run(_Interpreter(pickle_arrays.Limits(len(data))), io.BytesIO(data), str(path))
+    return pickle_arrays.load(path, _Interpreter)

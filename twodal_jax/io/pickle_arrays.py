@@ -270,8 +270,8 @@ def _as_bytes(data: Any) -> Any:
     return data.encode("latin-1") if isinstance(data, str) else data
 
 
-def load(path: os.PathLike | str) -> Any:
-    """Reads a pickle file.
+def load(path: os.PathLike | str, interpreter: type[Interpreter] | None = None) -> Any:
+    """Reads a pickle file, with an `Interpreter` of more globals than NumPy's if one is given.
 
     Returns:
       NumPy arrays and scalars, dict, list, tuple, set, str, bytes, int, float, bool, None; without cycles, and nested
@@ -286,7 +286,7 @@ def load(path: os.PathLike | str) -> Any:
             data = file.read(untrusted.size_of(file))
     except BrokenFileError as error:
         raise PickleError(str(error)) from None
-    return loads(data, str(path))
+    return run((interpreter or Interpreter)(Limits(len(data))), io.BytesIO(data), str(path))
 
 
 def loads(data: bytes, name: str = "pickle") -> Any:
