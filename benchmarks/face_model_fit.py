@@ -22,6 +22,7 @@ import scipy.spatial
 from twodal_jax.face_models import cc0_head, load
 from twodal_jax.geometry.coefficients import NUM_POSE
 from twodal_jax.geometry.morphable_model import MorphableModel
+from twodal_jax.geometry.similarity import similarity
 from twodal_jax.rendering.shading import vertex_normals
 
 NOISE = 0.0135  # with it BFM has the residual known of it, 0.85 %
@@ -30,19 +31,6 @@ LANDMARK_STEPS, SURFACE_STEPS = 30, 12
 SURFACE_VERTICES = 2500
 MAX_DISTANCE = 0.02  # metres to the nearest point beyond which a vertex has no partner
 MICROMETRES = 1e-6
-
-
-def similarity(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least-squares scale [P], rotation [P, 3, 3], shift [P, 1, 3] from source to target [P, L, 3] (Umeyama 1991)."""
-    source_mean, target_mean = source.mean(axis=1, keepdims=True), target.mean(axis=1, keepdims=True)
-    x, y = source - source_mean, target - target_mean
-    u, size, vt = np.linalg.svd(np.einsum("pli,plj->pij", y, x))
-    sign = np.sign(np.linalg.det(u @ vt))
-    size[:, 2] *= sign
-    u[:, :, 2] *= sign[:, None]
-    scale = size.sum(axis=1) / np.einsum("pli,pli->p", x, x)
-    rotation = u @ vt
-    return scale, rotation, target_mean - scale[:, None, None] * (source_mean @ rotation.transpose(0, 2, 1))
 
 
 def face_size(points: np.ndarray) -> np.ndarray:
@@ -67,11 +55,10 @@ def fit_landmarks(mean: np.ndarray, basis: np.ndarray, points: np.ndarray, steps
     weights = np.zeros((len(points), len(basis)))
     for step in range(steps + 1):
         shape = mean + np.tensordot(weights, basis, axes=1)
-        scale, rotation, shift = similarity(shape, points)
+        move = similarity(shape, points)
         if step < steps:
-            seen = ((points - shift) @ rotation) / scale[:, None, None]
-            weights = (seen - mean).reshape(len(points), -1) @ flat.T @ solve
-    return scale[:, None, None] * (shape @ rotation.transpose(0, 2, 1)) + shift, weights
+            weights = (move.inverse(points) - mean).reshape(len(points), -1) @ flat.T @ solve
+    return move(shape), weights
 
 
 def residual_percent(fitted: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -157,27 +144,24 @@ def fit_surface(head: cc0_head.Cc0Head, target: Surface, landmarks: np.ndarray) 
     index = head.model.landmark_indices
     _, weights = fit_landmarks(mean[index], basis[:, index], landmarks[None])
     weights = weights[0]
-    move = similarity((mean + np.tensordot(weights, basis, axes=1))[None, index], landmarks[None])
+    move = similarity((mean + np.tensordot(weights, basis, axes=1))[index], landmarks)
     some_mean, some_basis = mean[chosen], basis[:, chosen]
     # As many landmarks of information as there are landmarks, whatever the number of vertices.
     ridge = (NOISE * face_size(mean[index])) ** 2 * len(chosen) / len(index)
     for _ in range(SURFACE_STEPS):
-        scale, rotation, shift = (a[0] for a in move)
-        placed = scale * ((some_mean + np.tensordot(weights, some_basis, axes=1)) @ rotation.T) + shift
+        placed = move(some_mean + np.tensordot(weights, some_basis, axes=1))
         near, vertex = target.nearest(placed)
         paired = (np.linalg.norm(near - placed, axis=1) < MAX_DISTANCE) & ~target.rim[vertex]
         # Along the surface the pairs are unknown; the way across it counts.
-        normals = target.normals[vertex[paired]] @ rotation
-        wanted = ((near[paired] - shift) @ rotation) / scale - some_mean[paired]
+        normals = target.normals[vertex[paired]] @ move.rotation
+        wanted = move.inverse(near[paired]) - some_mean[paired]
         across = np.einsum("dkc,kc->dk", some_basis[:, paired], normals)
         normal_matrix = across @ across.T + ridge * np.eye(len(std))
         weights = np.linalg.solve(normal_matrix, across @ np.einsum("kc,kc->k", wanted, normals))
         shape = (some_mean + np.tensordot(weights, some_basis, axes=1))[paired]
-        placed = scale * (shape @ rotation.T) + shift
-        near, _ = target.nearest(placed)
-        move = similarity(shape[None], near[None])
-    scale, rotation, shift = (a[0] for a in move)
-    placed = scale * ((mean[face] + np.tensordot(weights, basis[:, face], axes=1)) @ rotation.T) + shift
+        near, _ = target.nearest(move(shape))
+        move = similarity(shape, near)
+    placed = move(mean[face] + np.tensordot(weights, basis[:, face], axes=1))
     near, vertex = target.nearest(placed)
     distance = np.linalg.norm(near - placed, axis=1)
     return distance[(distance < MAX_DISTANCE) & ~target.rim[vertex]]

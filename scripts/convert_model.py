@@ -29,7 +29,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=pathlib.Path, required=True, help="the .npz to write")
     parser.add_argument("--shape", type=at_least_one, default=40, help="number of shape directions (default 40)")
     parser.add_argument("--expression", type=at_least_one, default=10, help="of expression directions (default 10)")
-    parser.add_argument("--landmarks", help="text file: 68 vertices from 0, or lines: number from 1 to 68, vertex")
+    parser.add_argument("--landmarks", help="text: 68 vertices, eos's ibug_to_*.txt; or FLAME's embedding (.npz, .pkl)")
     parser.add_argument("--picture", type=pathlib.Path, help="draw the mean face and its landmarks there (.png)")
     return parser.parse_args(arguments)
 

@@ -16,7 +16,6 @@ import concurrent.futures
 import csv
 import io
 import json
-import os
 import pathlib
 import re
 
@@ -116,6 +115,7 @@ def reconstructed(model, data_dir: pathlib.Path, image: pathlib.PurePath) -> tup
 def measure(label: str, mesh_of, images, scans, options, problems: list[str]) -> dict[pathlib.PurePath, np.ndarray]:
     """{image: distances [P] in mm}; what failed is named in `problems`."""
     from twodal_jax.evaluation import now_protocol
+    from twodal_jax.rendering.rasterizer import usable_cores
 
     def errors_of(image: pathlib.PurePath) -> np.ndarray | str:
         try:
@@ -130,7 +130,10 @@ def measure(label: str, mesh_of, images, scans, options, problems: list[str]) ->
             return f"{label}, {image}: {error}"
 
     results = {}
-    with terminal.progress(label, len(images)) as advance, concurrent.futures.ThreadPoolExecutor(_cores()) as pool:
+    with (
+        terminal.progress(label, len(images)) as advance,
+        concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool,
+    ):
         for image, found in zip(images, pool.map(errors_of, images)):
             if isinstance(found, str):
                 problems.append(found)
@@ -138,10 +141,6 @@ def measure(label: str, mesh_of, images, scans, options, problems: list[str]) ->
                 results[image] = found
             advance(1)
     return results
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def summary(errors: list[np.ndarray]) -> dict[str, float]:

@@ -9,29 +9,14 @@ and the challenge's evaluation, github.com/soubhiksanyal/now_evaluation, for the
 outer and inner corner of the right eye, inner and outer of the left, base of the nose, right and left mouth corner.
 """
 
-import dataclasses
-
 import numpy as np
 
 from twodal_jax.evaluation.surface_distance import Surface
-from twodal_jax.geometry.similarity import similarity
+from twodal_jax.geometry.similarity import Similarity, similarity
 
 LANDMARKS = (36, 39, 42, 45, 33, 48, 54)  # the seven of the 68
 _COARSE = (3000, 12_000)  # points of the first stages
 _STEPS, _TOLERANCE = 60, 1e-7  # of an alignment, and the relative decrease that ends it
-
-
-@dataclasses.dataclass(frozen=True)
-class Similarity:
-    """The motion x -> scale * rotation @ x + translation."""
-
-    scale: float
-    rotation: np.ndarray
-    translation: np.ndarray
-
-    def inverse(self, points: np.ndarray) -> np.ndarray:
-        """Points [P, 3] in the frame before the motion."""
-        return (points - self.translation) @ self.rotation / self.scale
 
 
 def face_ball(landmarks: np.ndarray) -> tuple[np.ndarray, float]:
@@ -72,7 +57,7 @@ def scan_errors(
     if len(points) < 10:
         raise ValueError(f"The scan has {len(points)} points in the ball of its landmarks; are both in one frame?")
     surface = Surface(vertices, triangles)
-    motion = Similarity(*similarity(landmarks, scan_landmarks, scaled=not metrical))
+    motion = similarity(landmarks, scan_landmarks, scaled=not metrical)
     rng = np.random.default_rng(0)
     coarse = [rng.choice(points, count, replace=False) for count in _COARSE if count < len(points) / 2]
     for part in (*coarse, points):

@@ -142,7 +142,7 @@ def _query(points, corners, nodes, boxes, places, found):
                         best = distance
                         places[row] = place
                         found[row] = t
-            else:  # the nearer child is looked at first
+            else:  # the nearer child comes first
                 one, other = left, left + 1
                 if _to_box(p, boxes[one]) < _to_box(p, boxes[other]):
                     one, other = other, one

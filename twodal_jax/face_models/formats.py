@@ -325,8 +325,8 @@ def read_landmarks(path: pathlib.Path, triangles: np.ndarray) -> dict[int, int]:
     """{number of the 68, from 0: vertex} of a file of landmarks.
 
     Text: 68 vertices from 0; or lines of a number from 1 to 68 and a vertex, as in eos's ibug_to_*.txt.
-    .npz or .pkl: FLAME's embedding, triangles `lmk_face_idx` [K] with weights `lmk_b_coords` [K, 3], of which the
-    vertex of most weight counts; K is 68, or 51 without the jaw.
+    .npz or .pkl: FLAME's embedding, triangles `lmk_face_idx` [K] with weights `lmk_b_coords` [K, 3]. The
+    vertex of most weight counts. K is 68, or 51 without the jaw.
     """
     if path.suffix in (".npz", ".pkl"):
         return _read_embedding(path, triangles)

@@ -23,18 +23,13 @@ def complete(mean: np.ndarray, stated: dict[int, int]) -> np.ndarray:
     tree = scipy.spatial.cKDTree(mean)
     if len(stated) >= 4:
         numbers = sorted(stated)
-        placed = _apply(similarity(own[numbers], mean[[stated[number] for number in numbers]]), own)
+        placed = similarity(own[numbers], mean[[stated[number] for number in numbers]])(own)
     else:
         placed = _refined(_roughly_placed(own, np.asarray(model.mean, np.float64).T, mean), tree, mean)
     vertices = tree.query(placed)[1]
     for number, vertex in stated.items():
         vertices[number] = vertex
     return vertices
-
-
-def _apply(motion: tuple[float, np.ndarray, np.ndarray], points: np.ndarray) -> np.ndarray:
-    scale, rotation, translation = motion
-    return scale * points @ rotation.T + translation
 
 
 def _roughly_placed(own: np.ndarray, head: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -50,5 +45,5 @@ def _refined(placed: np.ndarray, tree: scipy.spatial.cKDTree, mean: np.ndarray) 
     for _ in range(_STEPS):
         distance, nearest = tree.query(placed)
         good = distance <= np.quantile(distance, _KEPT)
-        placed = _apply(similarity(placed[good], mean[nearest[good]]), placed)
+        placed = similarity(placed[good], mean[nearest[good]])(placed)
     return placed

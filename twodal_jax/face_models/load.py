@@ -246,7 +246,7 @@ def _read_npz(path: pathlib.Path) -> MorphableModel:
 
 
 def _first_directions(basis: np.ndarray, num_shape: np.ndarray | None) -> np.ndarray:
-    """The 40 + 10 directions of a basis with another number of them, of which `num_shape` are of the shape."""
+    """40 + 10 directions of a basis of any number, whose first `num_shape` directions are those of the shape."""
     if num_shape is None or basis.ndim != 3:
         return basis
     number = int(np.clip(num_shape, 0, len(basis)))

@@ -13,6 +13,7 @@ import numpy as np
 from twodal_jax.export import frames, glb
 from twodal_jax.geometry import coefficients, morphable_model, projection
 from twodal_jax.geometry.morphable_model import MorphableModel
+from twodal_jax.geometry.similarity import similarity
 from twodal_jax.reconstruction.one_euro import polar
 from twodal_jax.reconstruction.scene import Surface
 
@@ -49,22 +50,11 @@ def with_shape(model: MorphableModel, alpha: np.ndarray, shape: np.ndarray) -> n
         for rows in (replaced, alpha)
     )
     target = np.einsum("fij,fnj->fni", pose[..., :3], target) + pose[:, None, :, 3]
-    replaced[:, : coefficients.NUM_POSE] = _similarity(source, target).reshape(len(alpha), -1)
+    moved = similarity(source, target)
+    linear = moved.scale[:, None, None] * moved.rotation
+    pose = np.concatenate([linear, moved.translation[..., None]], axis=2)
+    replaced[:, : coefficients.NUM_POSE] = pose.reshape(len(alpha), -1)
     return replaced
-
-
-def _similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """[F, 3, 4], the scaled rotation and shift that moves source [F, P, 3] nearest to target.
-
-    Source: Umeyama, Least-squares estimation of transformation parameters, PAMI 1991.
-    """
-    source, target = source.astype(np.float64), target.astype(np.float64)
-    middle, place = source.mean(axis=1), target.mean(axis=1)
-    source = source - middle[:, None]
-    rotation, symmetric = polar(np.einsum("fni,fnj->fij", target - place[:, None], source))
-    scale = np.trace(symmetric, axis1=1, axis2=2) / np.square(source).sum(axis=(1, 2))
-    linear = scale[:, None, None] * rotation
-    return np.concatenate([linear, (place - np.einsum("fij,fj->fi", linear, middle))[..., None]], axis=2)
 
 
 def glb_mesh(

@@ -161,7 +161,7 @@ def rasterize_batch(
     """
     vertices, triangles = _checked(vertices, triangles, "B, ")
     fragments = _empty((len(vertices), height, width))
-    threads = max(1, min(threads or _usable_cores(), len(vertices)))
+    threads = max(1, min(threads or usable_cores(), len(vertices)))
 
     def fill(start: int) -> None:
         for mesh in range(start, len(vertices), threads):
@@ -178,7 +178,8 @@ def rasterize_batch(
     return fragments
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
